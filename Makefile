@@ -1,0 +1,23 @@
+# make demo: repair a small classifier that fails on corrupted digits, end to end, offline (about 3 minutes after installation)
+# make test: the whole test suite and the linter
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint figures clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/demo.py --output demo-output
+
+test: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info

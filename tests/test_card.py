@@ -1,0 +1,139 @@
+"""To accept a changed card: `TIMM_REPAIR_GOLDEN=write pytest tests/test_card.py`, and read the difference."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from report_examples import genotype, report, scores, weights_only
+
+from timm_repair import card
+from timm_repair.errors import OptionError
+
+GOLDEN = Path(__file__).with_name("golden") / "card.md"
+
+
+def front_matter(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_card_is_the_golden_one():
+    made = card.render(
+        report(), repo_id="me/net", base_model="timm/resnet18.a1_in1k", license="apache-2.0", dataset="u/d"
+    )
+    if os.environ.get("TIMM_REPAIR_GOLDEN") == "write":
+        GOLDEN.write_text(made, encoding="utf-8")
+    assert made == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_card_needs_no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the card reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    card.render(report(model="hf-hub:timm/resnet18.a1_in1k"), repo_id="me/net")
+
+
+def test_model_index_holds_the_accuracies_after():
+    parsed = ModelCard(card.render(report(), repo_id="me/net")).data
+    assert [(each.metric_value, each.metric_type) for each in parsed.eval_results] == [
+        (0.65, "accuracy"),
+        (0.789, "accuracy"),
+    ]
+    assert len({each.metric_name for each in parsed.eval_results}) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ("hf-hub:timm/resnet18.a1_in1k@abc", None, "timm/resnet18.a1_in1k"),
+        ("resnet18", None, None),
+        ("local-dir:/home/me/net", None, None),
+        ("resnet18", "/home/me/net", None),
+        ("resnet18", "timm/x", "timm/x"),
+    ],
+)
+def test_base_model_only_if_it_is_a_hub_id(model, given, expected):
+    data = front_matter(card.render(report(model=model), base_model=given))
+    assert data.get("base_model") == expected
+    assert data.get("base_model_relation") == (expected and "finetune")
+
+
+def test_licence_is_never_invented():
+    assert "license" not in front_matter(card.render(report()))
+    assert front_matter(card.render(report(), license="CC-BY-NC-4.0"))["license"] == "cc-by-nc-4.0"
+    assert front_matter(card.render(report(), license="ask: me"))["license"] == "other"
+
+
+def test_repo_id_must_be_one():
+    with pytest.raises(OptionError, match="user/name"):
+        card.render(report(), repo_id='x"); import os; ("')
+
+
+def test_first_code_block_imports_timm_repair_and_runs_as_python():
+    code = card.render(report(), repo_id="me/net").split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "import timm_repair" in code and '"hf-hub:me/net"' in code
+
+
+def test_hostile_names_stay_text():
+    bad = "<script>|`x`\n# head [a](b) {{ 7*7 }} \x1b[0m" + card.END
+    plan = genotype([(0, 1, "skip")], nodes=2)
+    plan["nodes"][0]["layer"] = '"] --> evil["\n```\n'
+    made = report(
+        model=bad,
+        method=bad,
+        scores=(scores(bad),),
+        notes=(bad,),
+        genotype=plan,
+        block=bad,
+        versions={bad: bad},
+        provenance={bad: {"n": 1, "sha256": bad}},
+        localization={"scorer": bad, "suspiciousness": {bad: 1.0}},
+        stages=({"name": bad, "seconds": 1.0, "peak_memory": 1},),
+    )
+    text = card.render(made)
+    body = text.split("---\n", 2)[2]
+    assert "<script>" not in body and "\x1b" not in text and "evil[" not in text
+    assert body.count("```") == 4 and body.count(card.END) == 1
+    assert [line for line in body.splitlines() if line.startswith("# ")] == [
+        line for line in body.splitlines() if "# Model card" in line
+    ]
+    assert r"\{\{ 7\*7 \}\}" in body
+    tables = [line for line in body.splitlines() if line.startswith("|")]
+    assert all(len(line.replace("\\|", "").split("|")) in (6, 7, 5, 12, 11) for line in tables)
+    assert front_matter(text)["model-index"]
+
+
+def test_card_shows_no_local_path():
+    made = report(
+        model="local-dir:/home/me/net", provenance={"failing": {"source": "/home/me/failures", "n": 3, "sha256": "a"}}
+    )
+    assert "/home/me" not in card.render(made)
+
+
+def test_card_says_what_is_missing():
+    text = card.render(weights_only())
+    assert "forgetting could not be measured" in text and "what the repair made worse elsewhere is unknown" in text
+    assert "mermaid" not in text and "weights only" in text
+    assert "ended at the raw architecture" in card.render(report(genotype=genotype(())))
+    failures_only = scores(kept=0, broken=0, fixed=5, missed=5)
+    assert "could only rise" in card.render(report(scores=(failures_only,)))
+
+
+def test_card_of_the_barest_report():
+    bare = report(
+        cost={},
+        stages=(),
+        history=(),
+        versions={},
+        provenance={},
+        notes=(),
+        blocks=(),
+        localization=None,
+        genotype=None,
+    )
+    assert "## Cost" not in card.render(bare)

@@ -1,0 +1,244 @@
+"""Images, the splits of prepare(), and what it refuses, on an 8-pixel model that reads the class off the red channel."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from timm_repair.data import DataOptions, as_images, check_finite, collect_failures, prepare
+from timm_repair.errors import DataError, NoFailuresError, NonFiniteError, OptionError
+from timm_repair.images import Images, Pool
+from timm_repair.runtime import Runtime
+from timm_repair.splits import stratified
+
+CLASSES = 3
+
+
+class Reddest(nn.Module):
+    """Answers the class whose centre (20, 40, 60) is nearest to the mean of the red channel, times 255."""
+
+    num_classes = CLASSES
+
+    def __init__(self):
+        super().__init__()
+        config = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1.0}
+        self.pretrained_cfg = config
+        self.centres = nn.Parameter(torch.tensor([20.0, 40.0, 60.0]))
+
+    def forward(self, x):
+        return -(255 * x[:, 0].mean((1, 2), keepdim=False)[:, None] - self.centres).abs()
+
+
+def examples(n, *, right, start=0, seed=0):
+    """`n` different images with labels that the model gets `right`, or all wrong; classes in turn."""
+    noise = np.random.default_rng(seed)
+    items = []
+    for i in range(start, start + n):
+        array = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        array[..., 0] = 20 + 20 * (i % CLASSES)
+        items.append((Image.fromarray(array), i % CLASSES if right else (i + 1) % CLASSES))
+    return items
+
+
+@pytest.fixture
+def model():
+    return Reddest()
+
+
+@pytest.fixture
+def runtime():
+    return Runtime(progress=False)
+
+
+def keys(images):
+    return {(id(images._pool.reader.examples), i) for i in images.ids}
+
+
+def test_splits_are_disjoint_complete_and_stratified(model, runtime):
+    data = prepare(model, examples(60, right=False), retain=examples(90, right=True, seed=1), runtime=runtime)
+    assert (len(data.failing), len(data.selection["failing"]), len(data.holdout["failing"])) == (36, 12, 12)
+    assert (len(data.retained), len(data.selection["retained"]), len(data.holdout["retained"])) == (63, 9, 18)
+    for name, train in (("failing", data.failing), ("retained", data.retained)):
+        parts = [train, data.selection[name], data.holdout[name]]
+        assert len(set.union(*map(keys, parts))) == sum(map(len, parts))
+        for part in parts:
+            counts = part.labels.bincount(minlength=CLASSES)
+            assert counts.max() - counts.min() <= 1
+    assert (data.num_classes, data.label_names, data.error_rate) == (CLASSES, None, None)
+
+
+def test_the_seed_decides_the_split_and_the_caller_keeps_his_model(model):
+    failures = examples(30, right=False)
+    before, state = pickle.dumps(model.state_dict()), torch.get_rng_state()
+    ids = [prepare(model.train(), failures, runtime=Runtime(seed=s, progress=False)).failing.ids for s in (0, 0, 1)]
+    assert ids[0] == ids[1] != ids[2]
+    assert model.training and pickle.dumps(model.state_dict()) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("imbalance", [[1] * 5, [97, 2, 1], [50, 0, 50]])
+def test_stratified_takes_its_share_of_every_label(imbalance):
+    labels = torch.repeat_interleave(torch.arange(len(imbalance)), torch.tensor(imbalance))
+    sizes = [len(labels) // 5, len(labels) - len(labels) // 5]
+    first, second = stratified(labels, sizes, torch.Generator().manual_seed(3))
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(len(labels)))
+    expected = torch.tensor(imbalance) * sizes[0] / len(labels)
+    assert ((labels[first].bincount(minlength=len(imbalance)) - expected).abs() <= 1).all()
+
+
+def test_a_given_holdout_is_measured_and_leaves_the_retained_whole(model, runtime):
+    holdout = examples(20, right=True, seed=2)
+    data = prepare(model, examples(30, right=False), retain=examples(50, right=True, seed=1), holdout=holdout, runtime=runtime)
+    assert {name: len(images) for name, images in data.holdout.items()} == {"failing": 6, "retained": 20}
+    assert len(data.retained) == 45
+    named = {"failing": examples(9, right=False, seed=4), "drift": holdout}
+    data = prepare(model, examples(30, right=False), holdout=named, runtime=runtime)
+    assert {name: len(images) for name, images in data.holdout.items()} == {"failing": 9, "drift": 20}
+    assert len(data.failing) == 24 and data.retained is None and set(data.selection) == {"failing"}
+
+
+def test_failures_that_are_right_are_left_out_with_a_warning(model, runtime):
+    mixed = examples(24, right=False) + examples(6, right=True, seed=1)
+    with pytest.warns(UserWarning, match="6 of the 30 failures right"):
+        data = prepare(model, mixed, runtime=runtime)
+    assert len(data.failing) + len(data.selection["failing"]) + len(data.holdout["failing"]) == 24
+    with pytest.raises(DataError, match="24 of the 30"):
+        prepare(model, examples(6, right=False) + examples(24, right=True, seed=1), runtime=runtime)
+    with pytest.raises(NoFailuresError, match="30 of the 30"):
+        prepare(model, examples(30, right=True), runtime=runtime)
+
+
+def test_too_little_is_refused_before_any_work(model, runtime):
+    with pytest.raises(NoFailuresError, match="no failures were given"):
+        prepare(model, [], runtime=runtime)
+    with pytest.raises(DataError, match="at least 6"):
+        prepare(model, examples(5, right=False), runtime=runtime)
+    assert len(prepare(model, examples(6, right=False), runtime=runtime).failing) == 2
+    with pytest.raises(DataError, match="of one class"):
+        prepare(model, examples(9, right=False), retain=examples(30, right=True, seed=1)[::3], runtime=runtime)
+    one_class = examples(30, right=False)[::3]
+    assert len(prepare(model, one_class, runtime=runtime).failing) == 6
+
+
+def test_a_holdout_with_failures_or_retained_examples_is_refused(model, runtime):
+    failures, retain = examples(20, right=False), examples(40, right=True, seed=1)
+    copies = [(image.copy(), label) for image, label in failures[:3]]
+    with pytest.raises(DataError, match="3 of its examples are among the failures"):
+        prepare(model, failures, holdout=examples(9, right=True, seed=2) + copies, runtime=runtime)
+    with pytest.raises(DataError, match="5 of its examples are among the retained"):
+        prepare(model, failures, retain=retain, holdout={"clean": retain[:5]}, runtime=runtime)
+
+
+def test_no_failure_is_retained_and_none_counts_twice(model, runtime):
+    failures, retain = examples(20, right=False), examples(40, right=True, seed=1)
+    data = prepare(model, failures + failures[:5], retain=retain + failures, runtime=runtime)
+    assert len(data.failing) + len(data.selection["failing"]) + len(data.holdout["failing"]) == 20
+    assert len(data.retained) + len(data.selection["retained"]) + len(data.holdout["retained"]) == 40
+
+
+def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
+    pool = examples(30, right=True) + examples(10, right=False, seed=1)
+    failures = collect_failures(model, pool, runtime=runtime)
+    assert failures.ids == tuple(range(30, 40)) and failures.error_rate == 0.25
+    few = [collect_failures(model, pool, max_failures=4, seed=s, runtime=runtime) for s in (5, 5)]
+    assert few[0].ids == few[1].ids and len(few[0]) == 4 and few[0].error_rate == 0.25
+    assert prepare(model, failures, runtime=runtime).error_rate == 0.25
+    with pytest.raises(NoFailuresError, match="all 30"):
+        collect_failures(model, pool[:30], runtime=runtime)
+
+
+def test_provenance_is_plain_json_and_tells_labels_apart(model, runtime):
+    data = prepare(model, examples(30, right=False), retain=examples(30, right=True, seed=1), runtime=runtime)
+    assert json.loads(json.dumps(data.provenance)) == data.provenance
+    assert data.provenance["failing"]["n"] == 18 and data.provenance["failing"]["skipped"] == {"unknown_label": 0, "unreadable": 0}
+    images = as_images([(image, 0) for image, _ in examples(3, right=True)], model)
+    other = as_images([(image, 1) for image, _ in examples(3, right=True)], model)
+    assert images.describe()["sha256"] != other.describe()["sha256"]
+
+
+def test_weights_that_are_not_finite_are_named(model):
+    check_finite(model)
+    model.centres.data[1] = float("nan")
+    with pytest.raises(NonFiniteError, match="'centres'"):
+        check_finite(model)
+
+
+def test_images_of_another_model_are_refused(model, runtime):
+    other = Reddest()
+    other.pretrained_cfg = other.pretrained_cfg | {"input_size": (3, 16, 16)}
+    with pytest.raises(DataError, match="another model"):
+        prepare(model, as_images(examples(30, right=False), other), runtime=runtime)
+
+
+@pytest.mark.parametrize("wrong", [{"selection_share": 0}, {"holdout_share": 0.9}, {"max_right": 2}, {"retained_holdout_max": 0}])
+def test_options_out_of_range(wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong)).split("_")[0]):
+        DataOptions(**wrong)
+
+
+class Counting:
+    """Reader that counts how often each row is read."""
+
+    key = "counting"
+
+    def __init__(self, items):
+        self.items, self.read_rows = items, []
+
+    def read(self, rows):
+        self.read_rows += rows
+        return [self.items[row][0] for row in rows]
+
+
+def test_pixels_are_decoded_once_shared_by_subsets_and_kept_within_the_budget(model):
+    items = examples(10, right=True)
+    whole = as_images(items, model)
+    for kept in (10, 4):
+        reader = Counting(items)
+        pool = Pool(reader, range(10), whole.preprocessing, budget=kept * 8 * 8 * 3 + 1)
+        images = Images(pool, torch.arange(10), whole.labels, name="images")
+        again = images.subset([7, 2, 2]), images.subset(torch.arange(10) >= 8)
+        for _ in range(2):
+            assert torch.equal(images.pixels(range(10)), torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i, _ in items]))
+        assert torch.equal(again[0].pixels([0, 1]), images.pixels([7, 2])) and again[1].ids == (8, 9)
+        assert len([row for row in reader.read_rows if row < kept]) == kept
+        assert (len(reader.read_rows) == 10) == (kept == 10)
+
+
+def test_images_survive_pickling_without_their_pixels(model):
+    images = as_images(examples(200, right=True), model).subset(range(50, 60))
+    size = len(pickle.dumps(images))
+    copy = pickle.loads(pickle.dumps(images))
+    images._pool.fetch(torch.arange(200))
+    assert len(pickle.dumps(images)) <= size
+    assert torch.equal(copy.pixels(range(10)), images.pixels(range(10))) and copy.ids == images.ids
+    image, label = copy[3]
+    assert image.dtype == torch.uint8 and image.shape == (3, 8, 8) and label == int(images.labels[3])
+    with pytest.raises(IndexError):
+        copy[10]
+
+
+def test_normalize_is_timm_s(model):
+    model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    images = as_images(examples(4, right=True), model)
+    pixels = images.pixels(range(4))
+    expected = (pixels / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    torch.testing.assert_close(images.preprocessing.normalize(pixels, "cpu"), expected)
+    assert pixels.dtype == torch.uint8
+
+
+def test_an_unreadable_retained_image_is_met_late_and_replaced_by_its_class(model, runtime, tmp_path):
+    retain = examples(30, right=True, seed=1)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    retain[4] = (broken, retain[4][1])
+    with pytest.raises(DataError, match="broken.png"):
+        prepare(model, examples(9, right=False), retain=retain, runtime=runtime)
+    lazily = as_images(retain, model, name="retain", check_readable=False, on_unreadable="skip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(lazily.pixels([3, 4, 5]), lazily.pixels([3, 7, 5]))

@@ -1,0 +1,166 @@
+"""The partition: what timm's families are cut into, that nothing is lost or owned twice, and that a model is left alone."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from timm_repair.errors import OptionError, PartitionError
+from timm_repair.partition import Block, blocks
+from timm_repair.surgery import extract, swap
+
+STAGES = {  # entry point -> repairable stages; the paper's four families first
+    "resnet18": 4, "resnet50": 4, "vgg11": 5, "vgg16_bn": 5, "densenet121": 7, "efficientnet_b0": 7,
+    "mobilenetv3_small_050": 6, "regnetx_002": 4, "resnetv2_18": 4, "convnext_atto": 4, "dla34": 6, "res2net50_14w_8s": 4,
+    "resnest14d": 4, "ghostnet_050": 10, "xception41": 13, "inception_v3": 13, "hgnetv2_b0": 4, "tresnet_m": 4,
+    "eca_vovnet39b": 4, "cspnext_l": 4, "hardcorenas_a": 7, "repvit_m0_9": 4, "mobilevit_xxs": 5,
+}  # fmt: skip
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def repairable(model: nn.Module, **options) -> list[str]:
+    return [block.name for block in blocks(model, **options) if block.repairable]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_families_have_their_stages_and_every_parameter_one_owner(name):
+    model = on_meta(name)
+    assert len(repairable(model)) == STAGES[name]
+    for granularity in ("stage", "pair", "unit"):
+        owned = [parameter for block in blocks(model, granularity=granularity) for parameter in block.parameters]
+        assert sorted(owned) == sorted(parameter for parameter, _ in model.named_parameters())
+
+
+def test_densenet_cuts():
+    model = on_meta("densenet121")
+    for granularity, dense in (("pair", 29), ("unit", 58)):
+        names = repairable(model, granularity=granularity)
+        assert sum("transition" in name for name in names) == 3
+        assert sum("denselayer" in name for name in names) == dense and len(names) == dense + 3
+    pair = blocks(model, granularity="pair")[1]
+    assert pair.name == "features.denseblock1.denselayer1-denselayer2"
+    assert (pair.in_shape, pair.out_shape) == ((64, 56, 56), (64, 56, 56))
+
+
+def test_vgg_blocks_lie_between_the_pools():
+    assert repairable(on_meta("vgg16")) == [
+        "features.0-3", "features.5-8", "features.10-15", "features.17-22", "features.24-29"
+    ]  # fmt: skip
+
+
+def test_a_block_is_described():
+    block = blocks(on_meta("resnet18"))[3]
+    assert (block.name, block.role, block.in_shape, block.out_shape) == ("layer2", "body", (64, 56, 56), (128, 28, 28))
+    assert block.num_params == 525568 and len(block.parameters) == 15
+    convolutions = 28 * 28 * 128 * (64 * 9 + 3 * 128 * 9 + 64)
+    assert block.flops == 2 * convolutions
+
+
+def test_layers_one_by_one():
+    found = {block.name: block for block in blocks(on_meta("resnet18"), granularity="layer")}
+    assert len(found) == 21 and found["layer1.0.conv1"].repairable and found["layer1.0.conv1"].parameters == (
+        "layer1.0.conv1.weight",
+    )
+    assert {name for name, block in found.items() if not block.repairable} == {"conv1", "fc"}
+    assert len(repairable(on_meta("vit_tiny_patch16_224"), granularity="layer")) > 40
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "nasnetalarge"])
+def test_unsuited_models_are_refused_with_the_reason(name):
+    with pytest.raises(PartitionError, match=r"tokens|channels last|one tensor in.*names="):
+        blocks(on_meta(name))
+
+
+def test_by_hand():
+    vgg, resnet = on_meta("vgg11"), on_meta("resnet18")
+    run, stage = blocks(vgg, names=["features.0:features.4", "features.6-9"])
+    assert run.paths == tuple(f"features.{i}" for i in range(5)) and stage.paths[0] == "features.6"
+    found = blocks(resnet, names=["layer4", "conv1"])
+    assert [(block.name, block.role, block.repairable) for block in found] == [("conv1", "body", True), ("layer4", "body", True)]
+    names = repairable(vgg)
+    assert repairable(vgg, names=names) == names
+    assert repairable(resnet, names=["fc"], granularity="layer") == ["fc"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["layer1", "layer5"], "did you mean 'layer4'"),
+        (["layer1", "layer1.0"], "overlap"),
+        (["layer1.1:layer1.0"], "backwards"),
+        (["layer1:layer2"], "not a run"),
+        (["layer1.0:layer1.7"], "layer1.7"),
+        (["maxpool"], "no parameters"),
+        (["fc"], "cannot repair fc"),
+        ("layer1", "must be a list"),
+    ],
+)
+def test_wrong_names(names, message):
+    with pytest.raises(PartitionError, match=message):
+        blocks(on_meta("resnet18"), names=names)
+
+
+def test_wrong_options():
+    model = on_meta("resnet18")
+    with pytest.raises(OptionError, match="did you mean 'stage'"):
+        blocks(model, granularity="stages")
+    with pytest.raises(PartitionError, match="three|must be"):
+        blocks(model, input_size=(3, 0, 1))
+    with pytest.raises(PartitionError, match="does not run on one image of 4x32x32"):
+        blocks(model, input_size=(4, 32, 32))
+
+
+def test_plain_modules():
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    with pytest.raises(PartitionError, match="pass input_size"):
+        blocks(model)
+    assert [(b.name, b.role) for b in blocks(model, input_size=(1, 8, 8))] == [("0-2", "body"), ("4-5", "body"), ("8", "head")]
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 4), ("vgg11_bn", 5), ("mobilenet_v2", 18)])
+def test_torchvision(name, count):
+    models = pytest.importorskip("torchvision").models
+    with torch.device("meta"):
+        model = getattr(models, name)()
+    assert len(repairable(model, input_size=(3, 64, 64))) == count
+
+
+def test_grey_images_need_no_argument():
+    assert blocks(timm.create_model("resnet18", in_chans=1))[0].in_shape[0] == 1
+
+
+def test_the_model_is_left_alone():
+    model = timm.create_model("resnet18").train()
+    model.layer3.eval()
+    model.bn1.weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    blocks(model, granularity="unit")
+    with pytest.raises(PartitionError):
+        blocks(model, input_size=(4, 8, 8))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training and not model.layer3.training and not model.layer3[0].training
+    assert not model.bn1.weight.requires_grad and model.conv1.weight.requires_grad
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize("granularity", ["stage", "unit"])
+def test_a_repaired_model_is_cut_the_same_way(name, granularity):
+    model = on_meta(name)
+    before = {g: repairable(model, granularity=g) for g in ("stage", granularity)}
+    for block in blocks(model, granularity=granularity):
+        if block.repairable:
+            swap(model, block, extract(model, block))
+    assert before == {g: repairable(model, granularity=g) for g in ("stage", granularity)}
+
+
+def test_a_block_is_plain_data():
+    block = Block("a", ("a",), "body", None, None, (), 0, 0, reason="because")
+    assert not block.repairable and hash(block)

@@ -1,0 +1,34 @@
+"""timm_repair: repair trained timm image classifiers at the level of blocks, and report honestly what was fixed and what was broken.
+
+Importing it registers one timm entry point, `timm_repaired`, so that `timm.create_model` can load repaired models; nothing else changes.
+"""
+
+from timm_repair.data import DataOptions, collect_failures
+from timm_repair.errors import (
+    ConfigError,
+    DataError,
+    LabelError,
+    NoEffectWarning,
+    NoFailuresError,
+    NonFiniteError,
+    OptionError,
+    OutputError,
+    PartitionError,
+    RepairError,
+)
+from timm_repair.hub import apply_edits, from_pretrained
+from timm_repair.localization import Localization
+from timm_repair.partition import Block, blocks
+from timm_repair.pipeline import Repaired, compare, localize, repair
+from timm_repair.report import Comparison, Report, Scores
+from timm_repair.sources import as_images
+from timm_repair.space import Edge, Genotype, Node
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Block", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "LabelError", "Localization",
+    "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError", "OutputError", "PartitionError", "RepairError",
+    "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures", "compare", "from_pretrained",
+    "localize", "repair",
+]  # fmt: skip

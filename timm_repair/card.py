@@ -1,0 +1,299 @@
+"""A Report in words: terminal text, markdown, the Hugging Face model card (card.md). From the Report alone, offline.
+
+What the user named (models, populations, notes) loses control characters, and is escaped where it becomes markdown.
+"""
+
+import json
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from timm_repair.errors import OptionError
+
+if TYPE_CHECKING:
+    from timm_repair.report import Comparison, Report
+
+WIDTH = 80  # columns of a terminal
+REFERENCE = "finetune network"  # the row of a Comparison whose time is the unit, if there is one
+START, END = "<!-- timm_repair:start -->", "<!-- timm_repair:end -->"  # between them the text is ours
+LEGEND = (
+    "Measured on examples that the repair neither trained nor chose on. Fixed: wrong before, right after. Broken: "
+    "right before, wrong after. NFR (negative flip rate): broken / n. Change: in percentage points, with its 95 % "
+    "bootstrap interval. p: McNemar's exact test."
+)
+
+
+def text(report: "Report") -> str:
+    """What `print(report)` shows: plain text, at most 80 columns."""
+    sections = [_wrap(f"Repair of {clean(report.model, 200)} with {clean(report.method)} (seed {report.seed})")]
+    sections += [_suspicion(report), _architecture(report), _scores(report)]
+    if report.cost:
+        sections.append(["Cost of the model", *table(_cost_rows(report))])
+    if report.stages:
+        sections.append(["Cost of the repair", *table(_stage_rows(report))])
+    if report.notes:
+        sections.append(
+            ["Notes", *(line for each in report.notes for line in _wrap(clean(each, 1000), "  * ", "    "))]
+        )
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def comparison_text(comparison: "Comparison") -> str:
+    """What `print(comparison)` shows; populations that do not fit beside each other go into a table below."""
+    reports = comparison.rows
+    first = next(iter(reports.values()))
+    unit = reports[REFERENCE].seconds if REFERENCE in reports else 0.0
+    times = (f"{each.seconds / unit:.2f}x" if unit else f"{each.seconds:.1f}" for each in reports.values())
+    timed = [("time" if unit else "seconds", *times)]
+    labels = [("method", *(clean(label, 26) for label in reports))]
+    lines = _wrap(f"Comparison of {len(reports)} repairs of {clean(first.model, 200)}")
+    groups = [[]]
+    for index, before in enumerate(first.scores):
+        each, name = [report.scores[index] for report in reports.values()], clean(before.population, 14)
+        columns = [
+            (name, *(f"{100 * score.accuracy_after:.1f} {_signed(score.change)}" for score in each)),
+            ("fixed", *(str(score.fixed) for score in each)),
+            ("broken", *(str(score.broken) for score in each)),
+        ]
+        if groups[-1] and max(map(len, table(zip(*labels, *groups[-1], *columns, *timed, strict=True)))) > WIDTH:
+            groups.append([])
+        groups[-1] += columns
+        lines.append(f"  {name}: {before.n} examples, {before.accuracy_before:.1%} right before")
+    for columns in groups:
+        lines += ["", *table(zip(*labels, *columns, *timed, strict=True))]
+    note = f" time: relative to {REFERENCE!r} ({unit:.1f} s)." if unit else ""
+    return "\n".join([*lines, "", *_wrap(f"Under a population: % right after the repair, change in points.{note}")])
+
+
+def scores_markdown(report: "Report") -> str:
+    """The before/after table: accuracies and their change with 95 % intervals, flips, and McNemar's p."""
+    rows = [["population", "n", "before", "after", "change", "fixed", "broken", "negative flips", "p"]]
+    for each in report.scores:
+        bounds = each.intervals(seed=report.seed)
+        accuracies = zip((each.accuracy_before, each.accuracy_after), bounds[:2], strict=True)
+        before, after = (f"{value:.1%} [{low:.1%}, {high:.1%}]" for value, (low, high) in accuracies)
+        flips = [str(each.fixed), str(each.broken), f"{each.negative_flip_rate:.1%}", escape(p_text(each.p_value))]
+        rows.append([escape(each.population), str(each.n), before, after, _points(each.change, bounds.change), *flips])
+    return markdown_table(rows)
+
+
+def render(
+    report: "Report",
+    *,
+    repo_id: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    dataset: str | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """The model card (README.md) of a repaired model. No network; no disk but the template.
+
+    Args:
+        repo_id: "user/name" on the Hub the card is for; None for a local directory.
+        base_model: Hub id of the original; None takes it from an "hf-hub:…" `report.model`. Left out unless an id.
+        license: of the original model, which the repaired one inherits; left out if None.
+        dataset: Hub id of the data the holdout comes from, if there is one.
+        tags: beside timm, timm_repair and image-classification.
+
+    Raises:
+        OptionError: `repo_id` or `dataset` is no Hub id.
+    """
+    for name, value in (("repo_id", repo_id), ("dataset", dataset)):
+        if value is not None and not is_hub_id(value):
+            raise OptionError(f"{name}={value!r} is no Hub id; write it as 'user/name'")
+    name = short_name(report.model)
+    title = repo_id.split("/")[-1] if repo_id else f"{name}, repaired"
+    content = {
+        "start": START,
+        "end": END,
+        "report": report,
+        "escape": escape,
+        "title": title,
+        "name": name,
+        "scores": scores_markdown(report),
+        "quantity": _quantity,
+        "score": _score,
+        "label": _label,
+        "edges": edge_texts(report.genotype),
+        "source": json.dumps(f"hf-hub:{repo_id}" if repo_id else "local-dir:PATH/TO/THIS/FOLDER"),
+        "cost": markdown_table(_cost_rows(report)) if report.cost else "",
+        "stages": markdown_table([[escape(name), *rest] for name, *rest in _stage_rows(report)])
+        if report.stages
+        else "",
+    }
+    metadata = ModelCardData(model_name=clean(title), **_metadata(report, base_model, license, dataset, tags))
+    card = ModelCard.from_template(metadata, template_path=str(Path(__file__).with_name("card.md")), **content)
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def _metadata(report: "Report", base_model: str | None, license: str | None, dataset: str | None, tags: Iterable):
+    """The YAML front matter. Accuracies are those after the repair: a model-index describes this model only."""
+    if base_model is None and report.model.startswith(("hf-hub:", "hf_hub:")):
+        base_model = report.model.split(":", 1)[1].split("@")[0]
+    data = {"library_name": "timm_repair", "pipeline_tag": "image-classification", "metrics": ["accuracy"]}
+    data["tags"] = list(dict.fromkeys(["timm", "timm_repair", "image-classification", *tags]))
+    if license and re.fullmatch(r"[a-z0-9.-]+", license.lower()):
+        data["license"] = license.lower()
+    elif license:  # the Hub knows a fixed list, and this way out
+        data |= {"license": "other", "license_name": clean(license)}
+    if base_model and is_hub_id(base_model):  # anything else, such as a path, makes the Hub refuse the whole push
+        data |= {"base_model": base_model, "base_model_relation": "finetune"}
+    if dataset:
+        data["datasets"] = [dataset]
+    data["eval_results"] = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset or "unknown",
+            dataset_name=dataset or "held-out data",
+            metric_type="accuracy",
+            metric_name=f"accuracy after repair, {clean(each.population)} (n={each.n})",  # equal names would be merged
+            metric_value=round(each.accuracy_after, 6),
+        )
+        for each in report.scores
+    ]
+    return data
+
+
+def is_hub_id(value: str) -> bool:
+    """Whether `value` is shaped like "user/name"."""
+    try:
+        validate_repo_id(value)
+    except HFValidationError:
+        return False
+    return value.count("/") == 1
+
+
+def short_name(model: str) -> str:
+    """A model's name without the folder or server it came from: "local-dir:/home/me/net" is "net"."""
+    return clean(model.rstrip("/").split("/")[-1].split(":")[-1].split("@")[0] or model)
+
+
+def clean(value: str, limit: int = 80) -> str:
+    """One line without control or bidirectional characters, at most `limit` long."""
+    kept = " ".join("".join(c for c in value if c.isspace() or unicodedata.category(c)[0] != "C").split())
+    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def escape(value: str, limit: int = 80) -> str:
+    """`clean`, and without meaning in markdown or HTML."""
+    value = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#!|~$@])", r"\\\1", value)
+
+
+def edge_texts(genotype: dict | None) -> list[tuple[str, str, str]]:
+    """(what is read, operation, what it is added to) of every searched path; empty if it kept the raw chain."""
+    if genotype is None:
+        return []
+    layers = [clean(node["layer"], 30) for node in genotype["nodes"]]
+    ends = [(f"input of {layers[e['source']]}", f"input of {layers[e['target']]}") for e in genotype["edges"]]
+    return [(a, clean(e["operation"], 16), b) for e, (a, b) in zip(genotype["edges"], ends, strict=True)]
+
+
+def p_text(p: float) -> str:
+    return "<1e-9" if p < 1e-9 else f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
+
+
+def table(rows: Iterable[Sequence[str]], *, indent: str = "  ", gap: str = "  ") -> list[str]:
+    """Lines of aligned columns: the first to the left, numbers to the right."""
+    rows = list(rows)
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = ([cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)] for row in rows)
+    return [indent + gap.join([row[0].ljust(first), *cells]).rstrip() for row, cells in zip(rows, numbers, strict=True)]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same in GitHub markdown; cells must be escaped."""
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *body))
+
+
+def _label(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", clean(name))  # mermaid has no escape for quotes and brackets
+
+
+def _wrap(line: str, indent: str = "", hanging: str | None = None) -> list[str]:
+    return textwrap.wrap(line, WIDTH, initial_indent=indent, subsequent_indent=indent if hanging is None else hanging)
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-0.0", "+0.0")
+
+
+def _points(change: float, bounds: tuple[float, float]) -> str:
+    return f"{_signed(change)} [{_signed(bounds[0])}, {_signed(bounds[1])}]"
+
+
+def _quantity(value: float | None) -> str:
+    if value is None:
+        return "-"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.2f} {prefix}"
+    return f"{value:.3g}"
+
+
+def _cost_rows(report: "Report") -> list[list[str]]:
+    before, after = report.cost.get("before", {}), report.cost.get("after", {})
+    rows = [["", "before", "after", "change"]]
+    for key, name in (("parameters", "parameters"), ("flops", "FLOPs per image"), ("latency_ms", "latency (ms)")):
+        old, new = before.get(key), after.get(key)
+        if old is None and new is None:
+            continue
+        change = f"{_signed(new / old - 1)} %" if old and new is not None else "-"
+        rows.append([name, _quantity(old), _quantity(new), change])
+    return rows
+
+
+def _stage_rows(report: "Report") -> list[list[str]]:
+    rows = [[clean(s["name"], 40), f"{s['seconds']:.1f}", f"{s['peak_memory'] / 2**30:.2f} GiB"] for s in report.stages]
+    peak = max((stage["peak_memory"] for stage in report.stages), default=0)
+    return [["stage", "seconds", "peak memory"], *rows, ["all", f"{report.seconds:.1f}", f"{peak / 2**30:.2f} GiB"]]
+
+
+def _suspicion(report: "Report") -> list[str]:
+    block = f"Repaired block: {clean(report.block)}" if report.block else "No block in particular was repaired."
+    if not report.localization:
+        return _wrap(f"{block} (not localized)" if report.block else block)
+    values = report.localization["suspiciousness"]
+    top = max((value for value in values.values() if value is not None), default=0)
+    names, numbers = [clean(name, 34) for name in values], [_score(value) for value in values.values()]
+    widths = [max(map(len, column), default=0) for column in (names, numbers)]
+    lines = _wrap(f"How suspicious each block is (score: {clean(report.localization['scorer'])})")
+    for name, shown, (block_name, value) in zip(names, numbers, values.items(), strict=True):
+        bar = "#" * round(22 * max(value or 0, 0) / top) if top > 0 else ""  # no bar below zero (a probe that did harm)
+        mark = "<- repaired" if block_name == report.block else ""
+        lines.append(f"  {name.ljust(widths[0])}  {shown.rjust(widths[1])}  {bar} {mark}".rstrip())
+    return [*lines, *_wrap(block)]
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _architecture(report: "Report") -> list[str]:
+    edges, genotype = edge_texts(report.genotype), report.genotype
+    if genotype is None:
+        return ["Architecture: unchanged, the method changes weights only."]
+    chain = " -> ".join(clean(node["layer"], 30) for node in genotype["nodes"])
+    lines = [f"Architecture found ({genotype['level']} level)", *_wrap(f"raw layers, kept: {chain}", "  ")]
+    if not edges:
+        return [*lines, "  nothing added: the raw architecture was kept"]
+    added = [f"    {source} --{operation}--> {target}" for source, operation, target in edges]
+    return [*lines, f"  added paths (operations see 1/{genotype['partial']} of the channels):", *added]
+
+
+def _scores(report: "Report") -> list[str]:
+    rows = [["population", "n", "before", "after", "change [95 %]", "fixed", "broken", "NFR", "p"]]
+    for each in report.scores:
+        change = _points(each.change, each.intervals(seed=report.seed).change)
+        accuracies = (f"{100 * each.accuracy_before:.1f}", f"{100 * each.accuracy_after:.1f}")
+        flips = (str(each.fixed), str(each.broken), f"{100 * each.negative_flip_rate:.1f}", p_text(each.p_value))
+        rows.append([clean(each.population, 12), str(each.n), *accuracies, change, *flips])
+    # the gap of one column keeps six-digit counts within the terminal
+    return ["Before and after (accuracy and NFR in %)", *table(rows, indent="", gap=" "), *_wrap(LEGEND)]

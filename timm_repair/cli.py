@@ -1,0 +1,126 @@
+"""The console command `timm-repair`: blocks, localize, repair, compare, report. Also what `accelerate launch examples/repair.py` runs."""
+
+import argparse
+import ast
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timm_repair import pipeline
+from timm_repair.data import DataOptions
+from timm_repair.errors import ConfigError, OptionError, RepairError
+from timm_repair.methods import METHODS
+from timm_repair.partition import GRANULARITIES, blocks
+from timm_repair.report import Report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. A RepairError is printed in one line instead of a traceback."""
+    logging.basicConfig(format="%(message)s")  # the program's right, not the library's
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except RepairError as error:
+        print(f"timm-repair: {error}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="timm-repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("blocks", help="list a model's blocks, and why some cannot be repaired")
+    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
+    command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
+    command.set_defaults(run=_blocks)
+
+    command = commands.add_parser("localize", help="score the blocks by how suspicious they are")
+    _add_data(command)
+    command.set_defaults(run=_localize)
+
+    command = commands.add_parser("repair", help="repair a model and save it")
+    _add_data(command)
+    command.add_argument("--output", required=True, help="directory for the repaired model, its card, report and figures")
+    command.add_argument("--method", default="archrepair", choices=METHODS)
+    command.set_defaults(run=_repair)
+
+    command = commands.add_parser("compare", help="run several methods on the same data with the same budget")
+    _add_data(command)
+    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    command.add_argument("--output", help="file for the comparison as JSON")
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser("report", help="print the report of a saved repair")
+    command.add_argument("directory", type=Path)
+    command.set_defaults(run=_report)
+    return parser
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
+    command.add_argument("--failures", required=True, help="parquet, csv or json file, imagefolder directory, or Hub id")
+    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
+    command.add_argument("--holdout", help="what to measure the retained accuracy on, in any of these forms")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="a field of DataOptions, e.g. label_column=digit")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the method, e.g. steps=500")
+
+
+def _pairs(given: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"{pair!r} is not NAME=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):  # a plain word is a string
+            options[name] = value
+    return options
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"failures": arguments.failures, "retain": arguments.retain, "seed": arguments.seed,
+            "data": DataOptions(**_pairs(arguments.data))} | _pairs(arguments.set)
+
+
+def _blocks(arguments: argparse.Namespace) -> None:
+    _, model = pipeline.load(arguments.model, pretrained=False)
+    for block in blocks(model, granularity=arguments.granularity):
+        shapes = " -> ".join("x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape))
+        print(f"{block.name:45s} {shapes:27s} {block.num_params:12,d}  {'repairable' if block.repairable else block.reason or block.role}")
+
+
+def _localize(arguments: argparse.Namespace) -> None:
+    print(json.dumps(pipeline.localize(arguments.model, **_given(arguments)).to_dict(), indent=1))
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    repaired = pipeline.repair(
+        arguments.model, holdout=arguments.holdout, method=arguments.method, output_dir=arguments.output, **_given(arguments))
+    if repaired.main_process:
+        print(repaired.report)
+        print(f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
+              f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    comparison = pipeline.compare(arguments.model, methods=arguments.methods, holdout=arguments.holdout, **_given(arguments))
+    print(comparison)
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    path = arguments.directory / "repair.json"
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
+    print(Report.from_dict(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

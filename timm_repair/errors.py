@@ -1,0 +1,55 @@
+"""Every error timm_repair raises on purpose, one family. Each message says what is wrong and what to do about it.
+
+Catch `RepairError` for all of them; the second base class lets code that knows nothing of timm_repair catch them too.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RepairError(Exception):
+    """Base of the family."""
+
+
+class OptionError(RepairError, ValueError):
+    """An option, or the name of a method, scorer or strategy, is unknown or out of range."""
+
+
+class DataError(RepairError, ValueError):
+    """The failures, the retained data or the holdout cannot be used as they are."""
+
+
+class LabelError(DataError):
+    """Labels outside the model's classes, missing, or named in a way that matches none of them."""
+
+
+class NoFailuresError(DataError):
+    """There is nothing to repair: no example given, or none that the model gets wrong."""
+
+
+class PartitionError(RepairError, ValueError):
+    """The model has no block that can be repaired, or a block named by hand does not exist."""
+
+
+class NonFiniteError(RepairError, ArithmeticError):
+    """Weights, logits or a loss are NaN or infinite."""
+
+
+class OutputError(RepairError, OSError):
+    """The output directory cannot be written, or holds something that would be lost."""
+
+
+class ConfigError(RepairError, ValueError):
+    """A saved repair is damaged, was changed by hand, or was written by a newer version."""
+
+
+class NoEffectWarning(UserWarning):
+    """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'? Known: …"`, to be appended to the message of an error about `name`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} Known: {', '.join(known)}"

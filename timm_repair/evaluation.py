@@ -1,0 +1,96 @@
+"""`predict`: what a model answers for every example of a set. All metrics are computed from this, elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from timm_repair.errors import DataError, NonFiniteError
+from timm_repair.images import Images
+from timm_repair.preprocessing import Preprocessing
+from timm_repair.runtime import Runtime
+
+_BAR_FROM = 2000  # images; below, a progress bar is noise
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers in example order, on the CPU: predictions (N,) int64 class indices, losses (N,) float32 cross-entropy."""
+
+    predictions: Tensor
+    losses: Tensor
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """`model` in eval mode on `device`; afterwards every module has its own mode and the model its device again.
+
+    A model spread over several devices stays where it is.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    home = homes.pop() if len(homes) == 1 else None
+    try:
+        model.eval()
+        if home is not None and home != device:
+            model.to(device)
+        yield
+    finally:
+        if home is not None and home != device:
+            model.to(home)
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runtime: Runtime) -> Prediction:
+    """Run `model` over all `images` once, in eval mode and without gradients.
+
+    With several processes each takes a contiguous share, and all get the whole answer. The model comes back in the
+    mode and on the device it was.
+
+    Raises:
+        DataError: the model does not return logits of shape (N, classes), or has too few classes for the labels.
+        NonFiniteError: logits are NaN or infinite.
+    """
+    accelerator, total = runtime.accelerator, len(images)
+    share = -(-total // accelerator.num_processes)
+    # the last shares are filled up by repeating the last example: gather needs equal sizes
+    mine = (torch.arange(share) + share * accelerator.process_index).clamp(max=total - 1)
+    bar = runtime.bar(share, f"evaluate {images.name}") if total > _BAR_FROM else nullcontext()
+    answers: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(model, runtime.device), bar:
+        for batch in mine.split(runtime.eval_batch_size) if total else ():
+            labels = images.labels[batch].to(runtime.device)
+            inputs = preprocessing.normalize(images.pixels(batch), runtime.device)
+            with accelerator.autocast():
+                logits = model(inputs)
+            logits = _checked(logits, labels).float()
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            answers.append((logits.argmax(1), losses, logits.isfinite().all(1)))
+            if total > _BAR_FROM:
+                bar.update(len(batch))
+    if not answers:
+        return Prediction(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    # gathered before it is judged: a process that raised alone would leave the others waiting
+    parts = [torch.cat(part) for part in zip(*answers, strict=True)]
+    predictions, losses, finite = (accelerator.gather(part)[:total].cpu() for part in parts)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise NonFiniteError(
+            f"{images.name}: the model's logits are NaN or infinite for {int((~finite).sum())} of {total} images, "
+            f"first for {images.ids[bad]!r}; check its weights, or evaluate in full precision (mixed_precision='no')"
+        )
+    return Prediction(predictions, losses)
+
+
+def _checked(logits: Tensor, labels: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(f"the model must return logits of shape (N, classes), not {shape}; is it an image classifier?")
+    if labels.max() >= logits.shape[1]:
+        raise DataError(f"label {int(labels.max())} for a model with {logits.shape[1]} outputs; check the labels")
+    return logits

@@ -1,0 +1,35 @@
+"""Batch-norm recalibration: renew the running statistics on the repair's data, train nothing. The cheapest control."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+
+from timm_repair.data import RepairData
+from timm_repair.methods.outcome import Outcome
+from timm_repair.methods.tuning import batch_norms, interpolate, recalibrate
+from timm_repair.runtime import Runtime
+from timm_repair.training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class BnRecalibration:
+    """Replace every batch norm's statistics by averages over a mixture of failures and retained examples.
+
+    Args:
+        batches: how many batches are averaged; None takes as many as a tenth of the training steps would.
+    """
+
+    batches: int | None = None
+    training: Training = field(default_factory=Training)
+    name: ClassVar[str] = "bn_recalibration"
+
+    def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        if not batch_norms(model):
+            return Outcome(model, notes=("the model has no batch norm: nothing to recalibrate",))
+        original = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        with runtime.stage("recalibrate"):
+            batches = self.batches or max(self.training.steps // 10, 1)
+            recalibrate(model, model, data, self.training, runtime, batches=batches)
+            share = interpolate(model, model, original, data, runtime)
+        return Outcome(model, notes=(f"{share:.0%} of the way to the new statistics was best on the selection split",))

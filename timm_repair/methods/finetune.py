@@ -1,0 +1,48 @@
+"""Fine-tuning: of the whole network, of one block, or of one layer (the rows of the paper's Table 1, and surgical fine-tuning)."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import nn
+
+from timm_repair.data import RepairData
+from timm_repair.errors import OptionError, did_you_mean
+from timm_repair.methods.outcome import Outcome
+from timm_repair.methods.selecting import Target, part_of
+from timm_repair.methods.tuning import tune
+from timm_repair.runtime import Runtime
+from timm_repair.training import Training
+
+LEVELS = ("network", "block", "layer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """Train the weights of one part of the model on the failures and the retained examples.
+
+    Args:
+        level: "network", "block" or "layer".
+        target: which block or layer, see `Target`.
+    """
+
+    level: str = "network"
+    target: Target = field(default_factory=Target)
+    training: Training = field(default_factory=Training)
+    name: ClassVar[str] = "finetune"
+
+    def __post_init__(self):
+        if self.level not in LEVELS:
+            raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
+        if self.level == "network" and self.target.block is not None:
+            raise OptionError(f"block={self.target.block!r} needs level='block' or level='layer'")
+
+    def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        found, block, localization, part = (), None, None, model
+        if self.level != "network":
+            target = replace(self.target, granularity="layer") if self.level == "layer" else self.target
+            with runtime.stage("localize"):
+                found, block, localization = target.choose(model, data, self.training, runtime)
+            part = part_of(model, block)
+        with runtime.stage("finetune"):
+            history, notes = tune(model, part, data, self.training, runtime)
+        return Outcome(model, found, block, localization, history=history, notes=notes)

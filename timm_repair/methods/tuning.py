@@ -1,0 +1,114 @@
+"""What the methods share: tuning the weights of one part of a model, renewing batch-norm statistics, choosing how far to go."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from timm_repair.data import RepairData
+from timm_repair.runtime import Runtime
+from timm_repair.surgery import only_trainable
+from timm_repair.training import Batches, Descent, Monitor, Row, Training, fit, objective, training_mode
+
+INTERPOLATIONS = (0.25, 0.5, 0.75)
+
+
+def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime, *, stage: str = "finetune",
+         first: int = 0, total: int | None = None, original: dict[str, Tensor] | None = None) -> tuple[list[Row], tuple[str, ...]]:
+    """Train the weights of `part`, a submodule of `model` (or all of it), on all failing and retained examples.
+
+    What remains is the best state by the selection split: of those met on the way, the start included, and of those between the
+    original and the repaired weights (WiSE-FT).
+
+    Args:
+        first, total: this is steps `first` … `total` of one schedule.
+        original: state dict of `part` that computes the original function; None means its present one.
+
+    Returns:
+        The history, and notes for the user.
+    """
+    total = total or options.steps
+    original = original or {k: v.detach().clone() for k, v in part.state_dict().items()}
+    names = [name for name, p in model.named_parameters() if any(p is q for q in part.parameters())]
+    batches = Batches(data.failing, data.retained, data, options, runtime, stage)
+    anchor = (0.0 if data.retained is not None else 0.01) if options.anchor is None else options.anchor
+    parameters = dict(part.named_parameters())
+    descent = Descent(parameters.values(), options, runtime, first=first, total=total)
+
+    def step(_: int) -> Row:
+        images, labels = batches.draw()
+        with runtime.accelerator.autocast():
+            loss = F.cross_entropy(model(images).float(), labels)
+        if anchor:
+            loss = loss + 0.5 * anchor * sum((p - original[name]).square().sum() for name, p in parameters.items())
+        return descent.step(loss)
+
+    with only_trainable(model, names), training_mode(model, part, batch_norm=options.batch_norm):
+        monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations)
+        history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor)
+        monitor.restore()
+        share = interpolate(model, part, original, data, runtime)
+    notes = ()
+    if share == 0:
+        notes = ("no state of the repair was better than the original on the selection split: the original weights were kept",)
+    elif share < 1:
+        notes = (f"{share:.0%} of the way from the original weights to the repaired ones was best on the selection split",)
+    return history, notes
+
+
+def batch_norms(part: nn.Module) -> list[nn.Module]:
+    """The batch norms of `part` that keep running statistics."""
+    return [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime, *, batches: int) -> None:
+    """Renew the running statistics of `part`'s batch norms: plain averages over `batches` batches of the repair's own mixture."""
+    norms = batch_norms(part)
+    if not norms:
+        return
+    supply = Batches(data.failing, data.retained, data, options, runtime, "recalibration")
+    momenta = [m.momentum for m in norms]
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        for _ in range(batches):
+            with runtime.accelerator.autocast():
+                model(supply.draw()[0])
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], data: RepairData, runtime: Runtime,
+                shares: Iterable[float] = INTERPOLATIONS) -> float:
+    """WiSE-FT: put `part` at θ_original + a · (θ - θ_original) for the a in `shares`, 0 and 1 that the selection split prefers; returns a.
+
+    Without retained data the failures alone would always ask for all of it; there the smallest a within one standard error of the
+    best is taken, which keeps the model as close to the original as the evidence allows.
+    """
+    repaired = {k: v.detach().clone() for k, v in part.state_dict().items()}
+    values = {}
+    for share in sorted({0.0, *shares, 1.0}):
+        part.load_state_dict(_between(original, repaired, share))
+        values[share] = objective(model, data, runtime)
+    best = max(values.values())
+    if data.retained is None:
+        best -= (best * (1 - best) / len(data.selection["failing"])) ** 0.5
+    # ties go to the smaller step away from the original
+    chosen = min(share for share, value in values.items() if value >= best)
+    part.load_state_dict(_between(original, repaired, chosen))
+    return chosen
+
+
+def _between(original: dict[str, Tensor], repaired: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    if share in (0.0, 1.0):  # exactly, not up to rounding
+        return repaired if share else original
+    return {k: torch.lerp(original[k], v, share) if v.is_floating_point() else v for k, v in repaired.items()}

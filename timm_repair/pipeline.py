@@ -1,0 +1,251 @@
+"""The pipeline: repair() and compare(). Prepare the data, measure, repair a copy, measure the same examples again, report.
+
+This is the one place where models are copied, the Runtime is made, the global random state is fenced off and errors get their context.
+"""
+
+import platform
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from timm_repair import hub, methods
+from timm_repair.data import DataOptions, RepairData, check_finite, prepare
+from timm_repair.errors import NoEffectWarning, OptionError, RepairError
+from timm_repair.evaluation import predict
+from timm_repair.localization import Localization
+from timm_repair.methods import Method
+from timm_repair.report import Comparison, Report, Scores
+from timm_repair.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired model, a plain timm model in eval mode, and the report of what the repair fixed and broke."""
+
+    model: nn.Module
+    report: Report
+    edits: tuple[dict, ...] = ()
+    main_process: bool = True  # False on all processes but one: only that one prints and saves
+
+    def save_pretrained(self, save_directory: str | Path) -> Path:
+        """Write config.json, model.safetensors, repair.json, the card and the figures; see `hub.save`."""
+        return hub.save(self.model, self.report, save_directory)
+
+
+def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout: Any = None, method: str | Method = "archrepair",
+           seed: int = 0, accelerator: Accelerator | None = None, progress: bool = True, data: DataOptions | None = None,
+           output_dir: str | Path | None = None, **options: Any) -> Repaired:
+    """Repair a trained image classifier on examples it gets wrong. The model given is not changed.
+
+    Args:
+        model: a timm name, "hf-hub:…", "local-dir:…" (loaded with pretrained weights), or any nn.Module.
+        failures: examples the model gets wrong, with their true labels: a datasets.Dataset, a torch Dataset, a parquet, csv or json
+            file, an imagefolder directory, a Hub id, or a list of (PIL image, label); see `sources.as_images`.
+        retain: examples of what the model must not forget, typically its training set, in any of these forms. Without it forgetting
+            cannot be measured, and the report says so.
+        holdout: examples to measure on, never used otherwise: one dataset, or a dict of named populations. Without it a part of the
+            failures and of `retain` is set aside.
+        method: a name from `methods.METHODS` or an object; `options` are the named method's fields (block=, score=, steps=, …).
+        seed: every random choice follows from it; on one CPU the same seed gives the same result.
+        accelerator: yours, if you have one; it decides device and precision.
+        data: how the data are read and split.
+        output_dir: where to save; checked before any work starts.
+
+    Returns:
+        The repaired model and its report.
+
+    Raises:
+        RepairError: bad input, with the fix in the message; before any long work starts.
+
+    Example:
+        >>> repaired = timm_repair.repair("resnet50", failures, retain=train, seed=0)
+        >>> print(repaired.report)
+        >>> repaired.save_pretrained("out/")
+    """
+    chosen = methods.get(method, **options)
+    target = None if output_dir is None else hub.check_output(output_dir)
+    runtime = Runtime(accelerator, seed, progress)
+    name, model = load(model)
+    with _context(name, chosen), _own_randomness(seed):
+        prepared = _prepare(model, failures, retain, holdout, data, runtime)
+        repaired = _run(name, model, prepared, chosen, runtime)
+    if target is not None and runtime.accelerator.is_main_process:
+        repaired.save_pretrained(target)
+    return repaired
+
+
+def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Method] | Sequence[str | Method], retain: Any = None,
+            holdout: Any = None, seed: int = 0, accelerator: Accelerator | None = None, progress: bool = True,
+            data: DataOptions | None = None, **options: Any) -> Comparison:
+    """Run several methods on the same data, from the same model, with the same seed and `options` (the training budget).
+
+    Args:
+        methods: names or objects, or a dict label -> method to name them yourself.
+        options: as for `repair`; they go to every method given by name.
+
+    Returns:
+        One row per method; the examples measured on are the same for all.
+
+    Raises:
+        RepairError: as `repair`; or two methods under one label.
+    """
+    rows = _labelled(methods, options)
+    runtime = Runtime(accelerator, seed, progress)
+    name, model = load(model)
+    with _own_randomness(seed):
+        prepared = _prepare(model, failures, retain, holdout, data, runtime)
+    reports = {}
+    for label, method in rows.items():
+        with _context(name, method), _own_randomness(seed):
+            reports[label] = _run(name, model, prepared, method, replace(runtime, stages=[])).report
+    return Comparison(reports)
+
+
+def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed: int = 0, accelerator: Accelerator | None = None,
+             progress: bool = True, data: DataOptions | None = None, **options: Any) -> Localization:
+    """Which block is most suspicious (paper §3.2), without repairing anything.
+
+    Args:
+        options: score=, granularity=, top=, threshold=, … see `methods.Target`.
+
+    Example:
+        >>> timm_repair.localize("resnet50", failures, train, score="spectrum_gradient").ranking
+    """
+    target, training = methods.get("archrepair", **options).target, methods.Training()
+    runtime = Runtime(accelerator, seed, progress)
+    _, model = load(model)
+    with _own_randomness(seed):
+        prepared = _prepare(model, failures, retain, None, data, runtime)
+        return replace(target, block=None).choose(model, prepared, training, runtime)[2]
+
+
+def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
+    """The model and what to call it. A string is created by timm, with its pretrained weights where these are wanted.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    if isinstance(model, str):
+        name, model = model, timm.create_model(model, pretrained=pretrained).eval()
+    else:
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+    check_finite(model)
+    return name, model
+
+
+def _labelled(given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]) -> dict[str, Method]:
+    pairs = given.items() if isinstance(given, Mapping) else [(None, m) for m in given]
+    rows = {}
+    for label, method in pairs:
+        method = methods.get(method, **(options if isinstance(method, str) else {}))
+        label = label or _label(method)
+        if label in rows:
+            raise OptionError(f"two methods are called {label!r}: give compare() a dict label -> method")
+        rows[label] = method
+    return rows
+
+
+def _label(method: Method) -> str:
+    """"finetune network", "archrepair layer1", …: the name, and what tells it from its siblings."""
+    block = method.target.block if isinstance(method, methods.ArchRepair | methods.FineTune) else None
+    level = method.level if isinstance(method, methods.FineTune) else None
+    return " ".join(filter(None, [method.name, block or level]))
+
+
+def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options: DataOptions | None, runtime: Runtime) -> RepairData:
+    with runtime.stage("prepare"):
+        model, options = model.to(runtime.device), options or DataOptions()
+        return prepare(model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime)
+
+
+def _run(name: str, original: nn.Module, data: RepairData, method: Method, runtime: Runtime) -> Repaired:
+    model = deepcopy(original).to(runtime.device)
+    with runtime.stage("evaluate"):
+        before = {p: predict(original, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+    outcome = method.repair(model, data, runtime)
+    model = outcome.model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    hub.mark(model, outcome.edits)
+    with runtime.stage("evaluate"):
+        after = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+    scores = tuple(Scores(p, images.labels, before[p].predictions, after[p].predictions) for p, images in data.holdout.items())
+    notes = outcome.notes
+    if data.retained is None:
+        notes += ("no retained data were given: what the repair made the model forget could not be measured; pass retain=",)
+    if all(torch.equal(before[p].losses, after[p].losses) for p in before):
+        warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=4)
+    report = Report(
+        method=method.name, options=methods.options_of(method), model=name, scores=scores,
+        block=outcome.block.name if outcome.block else None, blocks=tuple(_plain_block(b) for b in outcome.blocks),
+        localization=outcome.localization.to_dict() if outcome.localization else None,
+        genotype=outcome.genotype.to_dict() if outcome.genotype else None, history=tuple(outcome.history),
+        cost={"before": cost(original, data, runtime), "after": cost(model, data, runtime)},
+        stages=tuple({"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory} for s in runtime.stages),
+        seed=runtime.seed, versions=versions(), provenance=data.provenance, notes=tuple(notes))
+    return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)
+
+
+def _plain_block(block) -> dict[str, Any]:
+    return {"name": block.name, "role": block.role, "in_shape": block.in_shape, "out_shape": block.out_shape,
+            "num_params": block.num_params, "flops": block.flops, "reason": block.reason}
+
+
+@torch.no_grad()
+def cost(model: nn.Module, data: RepairData, runtime: Runtime, *, repeats: int = 9) -> dict[str, float]:
+    """Parameters, FLOPs of one image's forward pass (a multiply-add counts two), and the median latency of one image in milliseconds."""
+    image = torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
+    counter = FlopCounterMode(display=False)
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        with counter:
+            model(image)
+        seconds = sorted(_timed(model, image) for _ in range(repeats))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops(),
+            "latency_ms": 1000 * seconds[repeats // 2]}
+
+
+def _timed(model: nn.Module, image: torch.Tensor) -> float:
+    start = perf_counter()
+    model(image).sum().item()  # item() waits for the accelerator
+    return perf_counter() - start
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    packages = ("timm_repair", "torch", "timm", "accelerate", "datasets", "safetensors")
+    return {"python": platform.python_version()} | {p: version(p) for p in packages}
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Dropout and the like draw from the global state: seed it for the run, and give the caller's back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _context(name: str, method: Method) -> Iterator[None]:
+    """Add the setting to a RepairError once."""
+    try:
+        yield
+    except RepairError as error:
+        error.add_note(f"while repairing {name} with {method.name}")
+        raise

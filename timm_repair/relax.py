@@ -1,0 +1,219 @@
+"""Relaxation: plan() finds a block's operation layers, relax() makes it differentiable in its architecture, discretize() is the inverse.
+
+The relaxed block computes Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · o(X_i),  X_j = L_j(Z_j)  (paper §3.3, Eq. 7 and 8, anchored):
+the raw layers stay at the nodes and the six operations of Table 3 come in through gates g_j that start at zero. At g = 0 it computes
+the original function exactly, whatever α, β and the sampler, so the original is a point of the space and the search starts there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.errors import OptionError, PartitionError, did_you_mean
+from timm_repair.space import LEVELS, OPERATIONS, AddedPaths, Cell, Edge, Genotype, Node, Tape, channel_slice, make_operation
+from timm_repair.strategies import Strategy
+from timm_repair.tracing import Trace, trace
+
+CANDIDATES = tuple(OPERATIONS)
+# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a larger lead could not be
+# overcome in the few hundred steps of a repair (α moves by about its learning rate a step)
+NONE_PRIOR, INIT_STD = 0.05, 1e-3
+
+
+def plan(raw: nn.Module, in_shape: tuple[int, int, int], *, level: str = "unit", partial: int = 4, max_span: int = 3) -> Genotype:
+    """The skeleton of a block: its operation layers as nodes and, as edges, every pair that may be connected (operation "skip").
+
+    Args:
+        raw: the block as `surgery.extract` gives it; it is only traced on the meta device.
+        in_shape: (C, H, W) of its input.
+        level: "unit" takes the block's units (residual units, dense layers, convolutions of a plain stack), "layer" its convolutions.
+        partial: operations see 1/partial of the channels.
+        max_span: an edge leads over at most this many raw layers; bounds the number of edges by max_span · K.
+
+    Raises:
+        OptionError: unknown level.
+        PartitionError: no operation layer was found.
+    """
+    if level not in LEVELS:
+        raise OptionError(f"unknown level {level!r}{did_you_mean(level, LEVELS)}")
+    if isinstance(raw, nn.Conv2d):
+        raise PartitionError("a single layer has no architecture to search: choose a block of several layers, or method='finetune'")
+    calls = _enlarged_calls(raw, in_shape)
+    paths = _units(raw, calls) if level == "unit" else [p for p, m in raw.named_modules() if isinstance(m, nn.Conv2d)]
+    added = tuple(p + "." for p, m in raw.named_modules() if isinstance(m, AddedPaths))  # of an earlier repair: no raw layers
+    nodes, arrived = [], set()
+    for path in sorted((p for p in paths if len(calls.get(p, ())) == 1), key=lambda p: calls[p][0].start):
+        call = calls[path][0]
+        shape = _feature_shape(call.inputs[0] if call.inputs else None)
+        # what reads the same tensor as an earlier layer runs beside it (a shortcut's projection); a 1x1 map is a gate's
+        if path.startswith(added) or shape is None or max(shape[1:]) <= 1 or call.arrived in arrived:
+            continue
+        arrived |= {call.arrived} - {None}
+        nodes.append((path, shape[0], shape[1]))
+    if not nodes:
+        raise PartitionError(f"no operation layer found at level {level!r}: try another level or another block")
+    nodes = tuple(Node(path, channels, max(round(nodes[0][2] / height), 1)) for path, channels, height in nodes)
+    edges = (Edge(i, j, "skip") for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
+    return Genotype(level, partial, nodes, tuple(e for e in edges if nodes[e.target].scale % nodes[e.source].scale == 0))
+
+
+def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:
+    # eight times the map where the block allows it, so that halvings, and gates' 1x1 maps, can be told from a small image's
+    channels, height, width = in_shape
+    try:
+        return trace(raw, (channels, 8 * height, 8 * width))
+    except PartitionError:
+        return trace(raw, in_shape)
+
+
+def _feature_shape(x: object) -> tuple[int, int, int] | None:
+    """(C, H, W) of a feature map, or of a sequence of maps that will be concatenated; None for anything else."""
+    maps = x if isinstance(x, tuple) else (x,)
+    if not maps or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+        return None
+    return sum(m.shape[1] for m in maps), *maps[0].shape[2:]
+
+
+def _units(raw: nn.Module, calls: Trace) -> list[str]:
+    """Paths of the block's units: the called children that own weights; through containers, and through a single child."""
+    path = ""
+    while True:
+        found = list(_called_children(raw.get_submodule(path), path, calls))
+        if len(found) != 1 or isinstance(raw.get_submodule(found[0]), nn.Conv2d):
+            break
+        path = found[0]
+    plain = [p for p in found if isinstance(raw.get_submodule(p), nn.Conv2d)]
+    # inside a unit, or in a plain stack, the children are bare layers: its convolutions are the units then
+    return plain or found or [path]
+
+
+def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str]:
+    for name, child in module.named_children():
+        below = f"{path}.{name}".lstrip(".")
+        if isinstance(child, AddedPaths) or next(child.parameters(), None) is None:
+            continue
+        if below in calls:
+            yield below
+        else:  # ModuleList and the like are never called themselves
+            yield from _called_children(child, below, calls)
+
+
+@dataclass
+class _Mixture:
+    """Weights of the running forward pass: w (E, 6) over the candidates, β (E,) over the edges into a node."""
+
+    operations: Tensor
+    edges: Tensor
+
+
+class MixedPaths(nn.Module):
+    """g_j · Σ_i β_ij Σ_o w_ij,o · o(X_i) for one node; `rows` are its edges' rows in α."""
+
+    def __init__(self, skeleton: Genotype, target: int):
+        super().__init__()
+        rows = [(row, e) for row, e in enumerate(skeleton.edges) if e.target == target]
+        self.rows, self.sources = [row for row, _ in rows], [e.source for _, e in rows]
+        self.slices = [channel_slice(i, skeleton.nodes[i].channels, skeleton.partial) for i in self.sources]
+        self.operations = nn.ModuleList(
+            nn.ModuleDict({o: make_operation(o, skeleton, e.source, target) for o in CANDIDATES if o != "none"}) for _, e in rows)
+        width = channel_slice(target, skeleton.nodes[target].channels, skeleton.partial)
+        self.gate = nn.Parameter(torch.zeros(width.stop - width.start))
+
+    def forward(self, tape: Tape) -> Tensor:
+        total = 0
+        for row, source, channels, operations in zip(self.rows, self.sources, self.slices, self.operations, strict=True):
+            x, weights = tape.arrived[source][:, channels], tape.mixture.operations[row]
+            mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in operations.items())
+            total = total + tape.mixture.edges[row] * mixed
+        return self.gate.view(1, -1, 1, 1) * total
+
+
+class RelaxedBlock(nn.Module):
+    """A block that is differentiable in its architecture; made by `relax`, turned back by `discretize`.
+
+    Args:
+        raw: the block, taken over; its layers stay at the nodes.
+        skeleton: `plan(raw, …)`.
+        strategy: gives the weights of operations and edges (softmax, edge normalization, …).
+        generator: draws α's initial values and the strategy's samples; the global random state is left alone.
+    """
+
+    def __init__(self, raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator):
+        super().__init__()
+        self.skeleton, self.strategy, self.generator = skeleton, strategy, generator
+        self.progress = 0.0  # 0 … 1 through the search, for strategies that anneal
+        targets = [e.target for e in skeleton.edges]
+        self.cell = Cell(raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None)
+        self.alpha = nn.Parameter(INIT_STD * torch.randn(len(targets), len(CANDIDATES), generator=generator))
+        with torch.no_grad():
+            self.alpha[:, CANDIDATES.index("none")] += NONE_PRIOR
+        # a lone edge has nothing to be normalized against: its β would never receive a gradient
+        contested = [row for row, t in enumerate(targets) if targets.count(t) > 1] if strategy.edge_normalization else []
+        self.beta = nn.Parameter(INIT_STD * torch.randn(len(contested), generator=generator)) if contested else None
+        self.register_buffer("targets", torch.tensor(targets, dtype=torch.long), persistent=False)
+        self.register_buffer("contested", torch.tensor(contested, dtype=torch.long), persistent=False)
+
+    def forward(self, *args, **kwargs):
+        self.cell.tape.mixture = _Mixture(self.operation_weights(), self.edge_weights())
+        try:
+            return self.cell(*args, **kwargs)
+        finally:
+            self.cell.tape.mixture = None
+
+    def operation_weights(self) -> Tensor:
+        """(E, 6): w of Eq. 8 as the strategy forms them from α."""
+        return self.strategy.weights(self.alpha, progress=self.progress, generator=self.generator)
+
+    def edge_weights(self) -> Tensor:
+        """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones where not normalized."""
+        weights = torch.ones_like(self.alpha[:, 0])
+        if self.beta is None:
+            return weights
+        shares = torch.zeros_like(self.beta)
+        into = self.targets[self.contested]
+        for target in into.unique().tolist():
+            shares = torch.where(into == target, torch.softmax(self.beta.masked_fill(into != target, -torch.inf), 0), shares)
+        return weights.index_copy(0, self.contested, shares)
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """α and, with edge normalization, β."""
+        return [self.alpha] if self.beta is None else [self.alpha, self.beta]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Everything else: raw weights, candidates' weights, gates."""
+        return list(self.cell.parameters())
+
+
+def relax(raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator) -> RelaxedBlock:
+    """Make `raw` (taken over) differentiable in its architecture. The inverse is `discretize`."""
+    return RelaxedBlock(raw, skeleton, strategy, generator)
+
+
+def discretize(relaxed: RelaxedBlock) -> Genotype:
+    """argmax over α on every edge, "none" included (paper §3.3.2). `inherit` then carries the weights over. Inverse of `relax`."""
+    chosen = relaxed.alpha.argmax(1).tolist()
+    edges = zip(relaxed.skeleton.edges, chosen, strict=True)
+    return replace(relaxed.skeleton, edges=tuple(replace(e, operation=CANDIDATES[o]) for e, o in edges if CANDIDATES[o] != "none"))
+
+
+@torch.no_grad()
+def inherit(cell: Cell, relaxed: RelaxedBlock) -> None:
+    """Copy a relaxed block's weights into `cell` (built from a genotype of the same skeleton), folding gate · β · w into the gains.
+
+    Folding keeps each kept path at the strength it had in the mixture, so that the function jumps less than with w = β = 1.
+    """
+    skeleton, raw = relaxed.skeleton, relaxed.cell.raw
+    rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
+    operations, edge_weights = torch.softmax(relaxed.alpha, 1), relaxed.edge_weights()
+    for index, node in enumerate(skeleton.nodes):
+        old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
+        if new.added is None:
+            continue
+        for path, edge in enumerate(e for e in cell.genotype.edges if e.target == index):
+            row = rows[edge.source, index]
+            trained = old.added.operations[old.added.rows.index(row)]
+            new.added.operations[path].load_state_dict(trained[edge.operation].state_dict())
+            strength = edge_weights[row] * operations[row, CANDIDATES.index(edge.operation)]
+            new.added.gains[path].copy_(old.added.gate * strength)

@@ -1,0 +1,80 @@
+"""Runtime: where a run computes (the Accelerator), how it is seeded, and what each of its stages cost.
+
+One Runtime is made in `pipeline.repair()` (around the caller's Accelerator, or a new one) and handed down.
+"""
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Cost of one stage: wall seconds, and peak memory of the process (host, or the accelerator's where there is one) in bytes."""
+
+    name: str
+    seconds: float
+    peak_memory: int
+
+
+@dataclass
+class Runtime:
+    """What every stage of a run shares.
+
+    Args:
+        accelerator: device, precision and processes; None makes a plain `Accelerator()`.
+        seed: every random choice of the run follows from it.
+        progress: show progress bars (on the main process, on standard error).
+        eval_batch_size: images per forward pass where no gradient is taken.
+    """
+
+    accelerator: Accelerator = None
+    seed: int = 0
+    progress: bool = True
+    eval_batch_size: int = 256
+    stages: list[Stage] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.accelerator is None:
+            self.accelerator = Accelerator()
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator of its own for `purpose`: adding a random draw in one stage does not shift those of another."""
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+    def bar(self, total: int, description: str):
+        """A progress bar on the main process; `with runtime.bar(n, "search") as bar: bar.update()`."""
+        hidden = not self.progress or not self.accelerator.is_main_process
+        return tqdm(total=total, desc=description, disable=hidden, leave=True, dynamic_ncols=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the enclosed work and note its peak memory under `name` in `self.stages`, also when it fails."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else _peak_host_memory()
+            self.stages.append(Stage(name, time.perf_counter() - start, peak))
+
+
+def _peak_host_memory() -> int:
+    # ru_maxrss is in kibibytes on Linux and in bytes on macOS; it never falls, so it is the peak up to now
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,251 @@
+"""Surgery: take a block out of a model, put another in, and change a model only for a while.
+
+`extract` and `swap` are inverses: `swap(model, block, extract(model, block))` leaves every logit as it was; `restore`
+undoes a swap to the last parameter name. The context managers give the model back as they found it, also after an
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.models.densenet import DenseBlock
+from torch import Tensor, nn
+
+from timm_repair.errors import OptionError, PartitionError, did_you_mean
+
+if TYPE_CHECKING:
+    from timm_repair.partition import Block
+
+
+class Swapped(nn.Sequential):
+    """What `swap` leaves in a block's place: a Sequential of one module.
+
+    A Sequential, because timm iterates over stages (gradient checkpointing does); a class of its own, because a second
+    repair has to tell a block that was put in from the stages and units that timm built.
+    """
+
+    replaces_layers = False  # True in a VGG: it stands among bare layers and counts as one when runs are cut
+    replaces_swapped = False  # True after a second repair of the same block
+
+
+class DenseRun(nn.Module):
+    """Consecutive layers of a timm DenseBlock as one module, with the call signature of one dense layer."""
+
+    def __init__(self, layers: Iterable[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Map the features so far, a list of (N, C_i, H, W) or one such tensor, to the layers' new ones, (N, sum k_i,
+        H, W)."""
+        known = [features] if isinstance(features, Tensor) else list(features)
+        new = []
+        for layer in self.layers:
+            new.append(layer(known + new))
+        return torch.cat(new, 1)
+
+
+def extract(model: nn.Module, block: Block) -> nn.Module:
+    """The block's current module, callable the way its place in the model calls it; the inverse of `swap`.
+
+    Returns:
+        nn.Module: the module itself where the block is one; an `nn.Sequential` of the members of a run; a `DenseRun`
+        for layers of a DenseBlock, which are called with the list of all features so far. Weights are shared with the
+        model.
+
+    Raises:
+        PartitionError: the model has no module at one of the block's paths.
+    """
+    parent, keys = _place(model, block)
+    _require(block, parent, keys)
+    members = [parent.get_submodule(key) for key in keys]
+    padded = all(isinstance(member, nn.Identity) for member in members[1:])
+    if isinstance(members[0], Swapped) and padded:
+        return members[0][0]
+    if len(members) == 1:
+        return members[0]
+    return DenseRun(members) if isinstance(parent, DenseBlock) else nn.Sequential(*members)
+
+
+def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
+    """Put `new` in the place of `block`, in place; the inverse of `extract`.
+
+    `new` stands at the block's first path, inside a `Swapped`; its parameters are named `<first path>.0.…`. The rest of
+    a run becomes Identity, so that the positions of all other children stay valid (VGG refers to them by number), and
+    is deleted from a DenseBlock, which would append the result of an Identity to its features.
+
+    Raises:
+        PartitionError: the model has no module at one of the block's paths.
+    """
+    parent, keys = _place(model, block)
+    _require(block, parent, keys)
+    swapped = Swapped(new)
+    replaced = parent._modules[keys[0]]
+    swapped.replaces_layers, swapped.replaces_swapped = is_layer(replaced), isinstance(replaced, Swapped)
+    parent._modules[keys[0]] = swapped
+    for key in keys[1:]:
+        if isinstance(parent, DenseBlock):
+            del parent._modules[key]
+        else:
+            parent._modules[key] = nn.Identity()
+
+
+def restore(model: nn.Module, block: Block, old: nn.Module) -> None:
+    """Undo one `swap`: put `old`, which `extract` gave before it, back under the parameter names it had then.
+
+    Where `swap` had replaced a block that was itself put in by an earlier repair, `old` stays in its wrapper, as it
+    was.
+
+    Raises:
+        PartitionError: the model has no module at the block's first path, or `old` does not have the block's members.
+    """
+    parent, keys = _place(model, block)
+    _require(block, parent, keys[:1])
+    current = parent._modules[keys[0]]
+    if isinstance(current, Swapped) and current.replaces_swapped:
+        current[0] = old
+        return
+    members = [old] if len(keys) == 1 else list(old.layers if isinstance(old, DenseRun) else old.children())
+    if len(members) != len(keys):
+        raise PartitionError(
+            f"{len(members)} modules for the {len(keys)} members of block {block.name!r}; pass what extract gave"
+        )
+    before = list(parent._modules.items())
+    parent._modules.clear()  # and refilled: a DenseBlock calls its children in this order
+    for key, module in before:
+        if key == keys[0]:
+            parent._modules.update(zip(keys, members, strict=True))
+        elif key not in keys:
+            parent._modules[key] = module
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is one bare layer, no submodule of which owns parameters, or has replaced some."""
+    if isinstance(module, Swapped):
+        return module.replaces_layers
+    return not any(True for child in module.children() for _ in child.parameters())
+
+
+def _place(model: nn.Module, block: Block) -> tuple[nn.Module, list[str]]:
+    path = block.paths[0].rpartition(".")[0]
+    keys = [member.rpartition(".")[2] for member in block.paths]
+    try:
+        parent = model.get_submodule(path)
+    except AttributeError as error:
+        raise PartitionError(
+            f"no module {path!r} for block {block.name!r}; call blocks() on this model again"
+        ) from error
+    return parent, keys
+
+
+def _require(block: Block, parent: nn.Module, keys: list[str]) -> None:
+    missing = [key for key in keys if key not in parent._modules]
+    if missing:
+        raise PartitionError(
+            f"block {block.name!r} has no member {', '.join(missing)} in this model; call blocks() on it again"
+        )
+
+
+@contextmanager
+def capture(model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple, Any], Any]]) -> Iterator[None]:
+    """Call `functions[path](module, inputs, output)` after each forward pass of the module at `path`.
+
+    What a function returns is dropped: a forward hook that returned it would replace the output. Reduce the output at
+    once rather than keep it: in-place activations overwrite it later.
+
+    Raises:
+        PartitionError: a path is not in the model.
+    """
+    handles = []
+    try:
+        for path, function in functions.items():
+            handles.append(_submodule(model, path).register_forward_hook(_silent(function)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture_inputs(model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple], Any]]) -> Iterator[None]:
+    """Like `capture`, but call `functions[path](module, inputs)` before each forward pass.
+
+    Raises:
+        PartitionError: a path is not in the model.
+    """
+    handles = []
+    try:
+        for path, function in functions.items():
+            handles.append(_submodule(model, path).register_forward_pre_hook(_silent(function)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _silent(function: Callable) -> Callable:
+    def hook(*arguments) -> None:
+        function(*arguments)
+
+    return hook
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        known = [name for name, _ in model.named_children()]
+        raise PartitionError(f"no module {path!r} in the model{did_you_mean(path, known)}") from error
+
+
+@contextmanager
+def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let exactly the parameters called `names` require a gradient.
+
+    Raises:
+        OptionError: a name is not one of the model's parameters.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = set(names)
+    unknown = sorted(wanted - parameters.keys())
+    if unknown:
+        raise OptionError(f"no parameter {', '.join(map(repr, unknown))} in the model; see model.named_parameters()")
+    before = {parameter: parameter.requires_grad for parameter in parameters.values()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in wanted)
+        yield
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode; each gets its own mode back (`model.train(was)` would make them all
+    alike)."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Give every module back its mode, and every parameter its `requires_grad`, whatever happens inside."""
+    modes = {module: module.training for module in model.modules()}
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, wanted in required.items():
+            parameter.requires_grad_(wanted)

@@ -1,0 +1,240 @@
+"""Training: the options every method shares, batches of failures and retained examples, and fit(), the only loop.
+
+`fit` repeats a step that it is given. A step draws a batch, computes a loss and hands it to a `Descent`; a method differs in what its
+step does and in which parameters its `Descent` holds. A `Monitor` keeps the best state by the selection split, the start included.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from timm_repair.data import Images, RepairData
+from timm_repair.errors import NonFiniteError, OptionError
+from timm_repair.evaluation import predict
+from timm_repair.runtime import Runtime
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How weights are trained; the same fields serve every method, so that methods are compared at equal cost.
+
+    Args:
+        steps: optimizer steps in all; an architecture step counts as one.
+        batch_size: examples a step, failures and retained ones together, over all processes.
+        failing_share: share of failures in a batch, from 0 to 1; without retained data every example is a failure.
+        learning_rate: of SGD with momentum, at its peak; it rises over the first `warmup` of the steps and falls as a cosine to zero.
+        weight_decay: for weights; biases, norms, gates and gains take none.
+        anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original; None is 0 with retained data and
+            0.01 without, where nothing else does.
+        batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of all other parts are always kept.
+        hflip: probability of a horizontal flip (0 for digits and other images that have a left and a right).
+        shift: largest random shift as a share of the image's side.
+        evaluations: how often the selection split is measured on the way; the best state is what remains (early stopping).
+    """
+
+    steps: int = 300
+    batch_size: int = 128
+    failing_share: float = 0.5
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+    clip: float = 5.0
+    anchor: float | None = None
+    batch_norm: str = "train"
+    hflip: float = 0.5
+    shift: float = 0.125
+    evaluations: int = 6
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "evaluations"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("failing_share", "warmup", "hflip", "shift"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
+        if self.batch_norm not in ("train", "frozen"):
+            raise OptionError(f"batch_norm is 'train' or 'frozen', got {self.batch_norm!r}")
+        if not self.learning_rate > 0:
+            raise OptionError(f"learning_rate must be positive, got {self.learning_rate}")
+
+
+class Batches:
+    """An endless supply of augmented batches, `share` of each from `failing` and the rest from `retained`.
+
+    Each population is gone through in a fresh random order again and again. All processes draw the same global batch and keep their
+    part of it, so the result does not depend on how many there are.
+    """
+
+    def __init__(self, failing: Images, retained: Images | None, data: RepairData, options: Training, runtime: Runtime, purpose: str):
+        self.data, self.options, self.runtime = data, options, runtime
+        self.generator = runtime.generator(purpose)
+        of_failing = options.batch_size if retained is None else round(options.failing_share * options.batch_size)
+        parts = [(failing, of_failing), (retained, options.batch_size - of_failing)]
+        self.parts = [(images, count, self._orders(len(images))) for images, count in parts if images is not None and count]
+
+    def _orders(self, length: int) -> Iterator[int]:
+        while True:
+            yield from torch.randperm(length, generator=self.generator).tolist()
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """This process's part of the next batch: images (n, C, H, W) as the model wants them, and labels (n,), on the device."""
+        pixels, labels = [], []
+        for images, count, order in self.parts:
+            indices = [next(order) for _ in range(count)]
+            pixels.append(images.pixels(indices))
+            labels.append(images.labels[indices])
+        pixels, labels = self._augment(torch.cat(pixels)), torch.cat(labels)
+        accelerator = self.runtime.accelerator
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        return self.data.preprocessing.normalize(pixels[mine], self.runtime.device), labels[mine].to(self.runtime.device)
+
+    def _augment(self, pixels: Tensor) -> Tensor:
+        count, _, height, width = pixels.shape
+        flipped = torch.rand(count, generator=self.generator) < self.options.hflip
+        pixels = torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        dy, dx = round(self.options.shift * height), round(self.options.shift * width)
+        if not dy and not dx:
+            return pixels
+        # reflected borders: a black one would be a corruption of its own
+        padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(pixels.dtype)
+        rows = torch.randint(2 * dy + 1, (count, 1), generator=self.generator) + torch.arange(height)
+        columns = torch.randint(2 * dx + 1, (count, 1), generator=self.generator) + torch.arange(width)
+        examples = torch.arange(count)
+        return padded.permute(0, 2, 3, 1)[examples[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+class Descent:
+    """SGD on some parameters along one schedule; `step(loss)` is backward, all-reduce, clip and update.
+
+    Gradients are averaged over processes here rather than by a wrapper around the model: the steps of a search touch disjoint sets of
+    parameters in turn, and only a block's parameters need to travel.
+
+    Args:
+        parameters: those to train.
+        first, total: the schedule is that of steps `first` … of `total`, so that stages can share one.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], options: Training, runtime: Runtime, *, first: int = 0,
+                 total: int | None = None):
+        self.parameters, self.options, self.runtime = list(parameters), options, runtime
+        self.done, self.total = first, total or options.steps
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=options.learning_rate, momentum=options.momentum)
+        self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        warm = max(round(self.options.warmup * self.total), 1)
+        rise = min((self.done + 1) / warm, 1.0)
+        fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
+        return self.options.learning_rate * rise * fall
+
+    def step(self, loss: Tensor) -> Row:
+        """Follow the gradient of `loss` by one step; returns the row for the history."""
+        rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        gradient_step(self.optimizer, self.parameters, loss, self.runtime, clip=self.options.clip)
+        self.done += 1
+        return {"loss": loss.item(), "lr": rate}
+
+
+def gradient_step(optimizer, parameters: list[nn.Parameter], loss: Tensor, runtime: Runtime, *, clip: float | None = None) -> None:
+    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`."""
+    accelerator = runtime.accelerator
+    optimizer.zero_grad()
+    accelerator.backward(loss, inputs=parameters)
+    if accelerator.num_processes > 1:
+        for p in parameters:
+            p.grad = accelerator.reduce(p.grad, "mean")
+    if clip is not None:
+        accelerator.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+
+
+class Monitor:
+    """Keeps the best state of `part` by `objective()` (higher is better), measured at the start and then `evaluations` times."""
+
+    def __init__(self, part: nn.Module, objective: Callable[[], float], steps: int, evaluations: int):
+        self.part, self.objective = part, objective
+        self.every = max(math.ceil(steps / evaluations), 1)
+        self.steps, self.best, self.state, self.best_step = steps, -math.inf, None, -1
+        self.check(0)
+
+    def check(self, done: int) -> float | None:
+        """Measure if it is time to; remember the state if it is better than all before."""
+        if done % self.every and done != self.steps:
+            return None
+        value = self.objective()
+        if value > self.best:
+            self.best, self.best_step = value, done
+            self.state = {name: tensor.detach().clone() for name, tensor in self.part.state_dict().items()}
+        return value
+
+    def restore(self) -> float:
+        """Bring the best state back; returns its objective."""
+        self.part.load_state_dict(self.state)
+        return self.best
+
+
+def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime, monitor: Monitor | None = None) -> list[Row]:
+    """The loop: `step(i)` for i in 0 … steps-1, with a progress bar; returns the history, one row a step.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    history = []
+    with runtime.bar(steps, stage) as bar:
+        for i in range(steps):
+            row = {"stage": stage, "step": i} | step(i)
+            if not math.isfinite(row["loss"]):
+                raise NonFiniteError(f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate")
+            if monitor and (value := monitor.check(i + 1)) is not None:
+                row["objective"] = value
+            history.append(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            bar.update()
+    return history
+
+
+def objective(model: nn.Module, data: RepairData, runtime: Runtime) -> float:
+    """What selection maximizes: estimated accuracy in production, from the selection split, in [0, 1].
+
+    The model's error rate in production weighs the failing examples against the retained ones (`collect_failures` knows it; 1/2
+    where it is unknown): fixing a failure of a model that is wrong 20 % of the time must not cost a quarter of an example it had right.
+    """
+    accuracy = {name: _accuracy(model, images, data, runtime) for name, images in data.selection.items()}
+    if "retained" not in accuracy:
+        return accuracy["failing"]
+    rate = 0.5 if data.error_rate is None else data.error_rate
+    return rate * accuracy["failing"] + (1 - rate) * accuracy["retained"]
+
+
+def _accuracy(model: nn.Module, images: Images, data: RepairData, runtime: Runtime) -> float:
+    return (predict(model, images, data.preprocessing, runtime).predictions == images.labels).double().mean().item()
+
+
+@contextmanager
+def training_mode(model: nn.Module, part: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
+    """`part` in training mode and every other module in eval mode: statistics that moved elsewhere would be a hidden repair."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    part.train()
+    for module in part.modules() if batch_norm == "frozen" else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
