@@ -1,4 +1,4 @@
-"""Images, the splits of prepare(), and what it refuses, on an 8-pixel model that reads the class off the red channel."""
+"""Images, the splits of prepare(), and what it refuses, on a model that reads the class off the red channel."""
 
 import json
 import pickle
@@ -93,7 +93,8 @@ def test_stratified_takes_its_share_of_every_label(imbalance):
 
 def test_a_given_holdout_is_measured_and_leaves_the_retained_whole(model, runtime):
     holdout = examples(20, right=True, seed=2)
-    data = prepare(model, examples(30, right=False), retain=examples(50, right=True, seed=1), holdout=holdout, runtime=runtime)
+    retain = examples(50, right=True, seed=1)
+    data = prepare(model, examples(30, right=False), retain=retain, holdout=holdout, runtime=runtime)
     assert {name: len(images) for name, images in data.holdout.items()} == {"failing": 6, "retained": 20}
     assert len(data.retained) == 45
     named = {"failing": examples(9, right=False, seed=4), "drift": holdout}
@@ -155,7 +156,8 @@ def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
 def test_provenance_is_plain_json_and_tells_labels_apart(model, runtime):
     data = prepare(model, examples(30, right=False), retain=examples(30, right=True, seed=1), runtime=runtime)
     assert json.loads(json.dumps(data.provenance)) == data.provenance
-    assert data.provenance["failing"]["n"] == 18 and data.provenance["failing"]["skipped"] == {"unknown_label": 0, "unreadable": 0}
+    assert data.provenance["failing"]["n"] == 18
+    assert data.provenance["failing"]["skipped"] == {"unknown_label": 0, "unreadable": 0}
     images = as_images([(image, 0) for image, _ in examples(3, right=True)], model)
     other = as_images([(image, 1) for image, _ in examples(3, right=True)], model)
     assert images.describe()["sha256"] != other.describe()["sha256"]
@@ -175,7 +177,9 @@ def test_images_of_another_model_are_refused(model, runtime):
         prepare(model, as_images(examples(30, right=False), other), runtime=runtime)
 
 
-@pytest.mark.parametrize("wrong", [{"selection_share": 0}, {"holdout_share": 0.9}, {"max_right": 2}, {"retained_holdout_max": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"selection_share": 0}, {"holdout_share": 0.9}, {"max_right": 2}, {"retained_holdout_max": 0}]
+)
 def test_options_out_of_range(wrong):
     with pytest.raises(OptionError, match=next(iter(wrong)).split("_")[0]):
         DataOptions(**wrong)
@@ -196,6 +200,7 @@ class Counting:
 
 def test_pixels_are_decoded_once_shared_by_subsets_and_kept_within_the_budget(model):
     items = examples(10, right=True)
+    expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in items])
     whole = as_images(items, model)
     for kept in (10, 4):
         reader = Counting(items)
@@ -203,7 +208,7 @@ def test_pixels_are_decoded_once_shared_by_subsets_and_kept_within_the_budget(mo
         images = Images(pool, torch.arange(10), whole.labels, name="images")
         again = images.subset([7, 2, 2]), images.subset(torch.arange(10) >= 8)
         for _ in range(2):
-            assert torch.equal(images.pixels(range(10)), torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i, _ in items]))
+            assert torch.equal(images.pixels(range(10)), expected)
         assert torch.equal(again[0].pixels([0, 1]), images.pixels([7, 2])) and again[1].ids == (8, 9)
         assert len([row for row in reader.read_rows if row < kept]) == kept
         assert (len(reader.read_rows) == 10) == (kept == 10)
@@ -226,7 +231,8 @@ def test_normalize_is_timm_s(model):
     model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     images = as_images(examples(4, right=True), model)
     pixels = images.pixels(range(4))
-    expected = (pixels / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    expected = (pixels / 255 - mean) / std
     torch.testing.assert_close(images.preprocessing.normalize(pixels, "cpu"), expected)
     assert pixels.dtype == torch.uint8
 

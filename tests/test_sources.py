@@ -77,10 +77,12 @@ def test_every_form_gives_the_same_images(model, tmp_path):
     (tmp_path / "data.jsonl").write_text("".join(f'{{"img": "{p}", "target": "{label}"}}\n' for p, label in rows))
     pairs = [(image(i), label) for i, label in enumerate(data["label"])]
     forms = [
-        data, data.with_format("torch"), datasets.DatasetDict(train=data), tmp_path / "saved", str(tmp_path / "data.parquet"),
-        tmp_path / "data.csv", tmp_path / "data.jsonl", pairs, TorchData(pairs), torch.utils.data.Subset(TorchData(pairs), range(4)),
+        data, data.with_format("torch"), datasets.DatasetDict(train=data),
+        tmp_path / "saved", str(tmp_path / "data.parquet"), tmp_path / "data.csv", tmp_path / "data.jsonl",
+        pairs, TorchData(pairs), torch.utils.data.Subset(TorchData(pairs), range(4)),
         TorchData([{"img": i, "labels": torch.tensor(label)} for i, label in pairs]),
-        [(np.array(i), NAMES[label]) for i, label in pairs], [(tmp_path / path, np.int64(NAMES.index(label))) for path, label in rows],
+        [(np.array(i), NAMES[label]) for i, label in pairs],
+        [(tmp_path / path, np.int64(NAMES.index(label))) for path, label in rows],
     ]  # fmt: skip
     for form in forms:
         images = as_images(form, model)
@@ -176,8 +178,10 @@ def test_modes_become_rgb_or_grey(model):
     wide = Image.fromarray(np.full((4, 4), 40 * 256, dtype=np.int32))
     clear = image(51, "P")
     clear.info["transparency"] = bytes([0] * 256)
-    cases = [(deep, 100), (wide, 40), (Image.new("L", (4, 4), 77), 77), (clear, 51), (Image.new("RGBA", (4, 4), (50, 0, 0, 0)), 50),
-             (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), 255), (Image.new("1", (4, 4), 1), 255), (Image.new("LA", (4, 4), (9, 0)), 9)]  # fmt: skip
+    plain = [("L", 77, 77), ("LA", (9, 0), 9)]
+    plain += [("RGBA", (50, 0, 0, 0), 50), ("CMYK", (0, 255, 255, 0), 255), ("1", 1, 255)]
+    cases = [(Image.new(mode, (4, 4), colour), value) for mode, colour, value in plain]
+    cases += [(deep, 100), (wide, 40), (clear, 51)]
     assert deep.mode == "I;16" and wide.mode == "I"
     assert red(as_images([(i, 0) for i, _ in cases], model)) == [value for _, value in cases]
     grey = as_images([(image(50), 0)], Plain(NAMES, channels=1))
@@ -221,6 +225,8 @@ def test_labels_map_by_rule(raw, names, label_map, expected):
     ([0], ["cat"], {"cat": 3}, "outside"),
     ([0, 1], ["1", "0"], {0: 0, 1: 2}, "not in label_map"),
     ([0], ["cat"], {"cat": "wolf"}, "the name of 0"),
+    ([0], ["cat"], {"cat": None}, "to no class"),
+    ([0], ["cat"], "no/such/file.txt", "no file"),
     ([0, "cat"], None, None, "some labels are names"),
     ([[0, 1]], None, None, "one class index or name"),
     ([0.5], None, None, "one class index or name"),
@@ -229,6 +235,12 @@ def test_labels_map_by_rule(raw, names, label_map, expected):
 def test_labels_that_would_have_to_be_guessed_are_refused(raw, names, label_map, message):
     with pytest.raises(LabelError, match=message):
         map_labels(raw, Classes(3, tuple(NAMES)), names=names, label_map=label_map)
+
+
+def test_label_map_from_a_file_of_names(tmp_path):
+    (tmp_path / "classes.txt").write_text("dog\ncat\n\n")
+    mapped, _ = map_labels([0, 1], Classes(3), names=["cat", "dog"], label_map=tmp_path / "classes.txt")
+    assert mapped.tolist() == [1, 0]
 
 
 def test_unknown_labels_can_be_left_out(model, tmp_path):

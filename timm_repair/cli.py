@@ -66,7 +66,7 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
     command.add_argument("--holdout", help="what to measure the retained accuracy on, in any of these forms")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="a field of DataOptions, e.g. label_column=digit")
+    command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="how data are read, e.g. label_column=digit")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the method, e.g. steps=500")
 
 

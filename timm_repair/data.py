@@ -243,7 +243,8 @@ def _read(source: Any, model: nn.Module, options: DataOptions, role: str, popula
 
 
 def _really_failing(model: nn.Module, images: Images, options: DataOptions, runtime: Runtime) -> Images:
-    wrong = predict(model, images, images.preprocessing, runtime).predictions != images.labels
+    answers = predict(model, images, images.preprocessing, runtime).predictions
+    wrong = answers != images.labels
     right, total = int((~wrong).sum()), len(images)
     message = (
         f"the model gets {right} of the {total} failures right already ({right / total:.0%}). Check that their labels "
@@ -255,7 +256,7 @@ def _really_failing(model: nn.Module, images: Images, options: DataOptions, runt
         raise DataError(f"{message}; or use collect_failures to find the failures, or raise {options.max_right=}")
     if right:
         warnings.warn(f"{message}. They were left out", stacklevel=3)
-    return images.subset(wrong)
+    return images.subset(wrong, answers=answers[wrong])
 
 
 def _refuse_single_class(retained: Images, classes: Classes) -> None:

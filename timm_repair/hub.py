@@ -16,7 +16,8 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model, save_config_for_hf
+from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
+from timm.models._hub import save_config_for_hf  # not re-exported; timm.models.save_for_hf would also write weights
 from torch import nn
 
 from timm_repair import card, figures

@@ -131,13 +131,15 @@ class Images(torch.utils.data.Dataset):
         origin: plain JSON: source, columns, how labels were mapped, what was skipped.
         on_unreadable: "stop" raises for an image that cannot be decoded; "skip" puts the next readable one of its
             class in this set in its place, with a logged warning.
+        answers: (N,) classes that the original model predicts for them; None where nobody asked it.
     """
 
     def __init__(
         self, pool: Pool, rows: Tensor, labels: Tensor, *, name: str,
         error_rate: float | None = None, origin: dict | None = None, on_unreadable: str = "stop",
+        answers: Tensor | None = None,
     ):  # fmt: skip
-        self.labels = labels
+        self.labels, self.answers = labels, answers
         self.ids = tuple(pool.ids[row] for row in rows.tolist())
         self.name, self.error_rate, self.origin, self.on_unreadable = name, error_rate, origin or {}, on_unreadable
         self._pool, self._rows = pool, rows
@@ -164,14 +166,16 @@ class Images(torch.utils.data.Dataset):
 
     def subset(
         self, indices: Sequence[int] | Tensor, *, own_cache: bool = False, name: str | None = None,
-        error_rate: float | None = None,
+        error_rate: float | None = None, answers: Tensor | None = None,
     ) -> "Images":  # fmt: skip
-        """The examples at `indices` (n,), renamed where `name` is given; `error_rate` defaults to this set's.
+        """The examples at `indices` (n,), renamed where `name` is given; `error_rate` and `answers` (n,) default to this set's.
 
         Shares the cache of decoded pixels with this set, unless `own_cache`: for a few examples of a source larger
         than its budget, most of which are not needed again.
         """
         indices, pool = _as_indices(indices), self._pool
+        if answers is None and self.answers is not None:
+            answers = self.answers[indices]
         if own_cache:
             pool = Pool(pool.reader, pool.ids, pool.preprocessing, pool.budget)
         return Images(
@@ -182,6 +186,7 @@ class Images(torch.utils.data.Dataset):
             error_rate=self.error_rate if error_rate is None else error_rate,
             origin=self.origin,
             on_unreadable=self.on_unreadable,
+            answers=answers,
         )
 
     def pixels(self, indices: Sequence[int] | Tensor) -> Tensor:

@@ -209,8 +209,9 @@ def _explicit(
     used: Counter, classes: Classes, names: list[str] | None, label_map: Any, what: str
 ) -> dict[int | str, int]:
     if isinstance(label_map, str | Path):
-        label_map = Path(label_map).read_text().split("\n")
-        label_map = [line.strip() for line in label_map if line.strip()]
+        if not Path(label_map).is_file():
+            raise LabelError(f"{what}: label_map={str(label_map)!r} is no file; give one with a class name a line")
+        label_map = [line.strip() for line in Path(label_map).read_text().splitlines() if line.strip()]
     if not isinstance(label_map, Mapping):
         # names in the order of the model's classes, or the model's classes in the order of the dataset's
         pairs = enumerate(label_map)
@@ -234,6 +235,8 @@ def _explicit(
                 )
             target = found[0]
         table[label] = _plain(target, what)
+        if table[label] is None:
+            raise LabelError(f"{what}: label_map sends {label!r} to no class; drop it and set on_unknown='skip'")
     return table
 
 

@@ -130,7 +130,17 @@ def _resolve(score: str | Scorer, trial: Trial | None) -> tuple[str, Scorer]:
     return score, partial(SCORERS[score], trial=trial)
 
 
-def _by_neurons(name, scorer, model, blocks, data, runtime, top, threshold, max_passing) -> Localization:
+def _by_neurons(
+    name: str,
+    scorer: NeuronScorer,
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    top: int,
+    threshold: float | None,
+    max_passing: int | None,
+) -> Localization:
     taps = find_taps(model, blocks, data.preprocessing.input_size)
     if not taps:
         raise PartitionError(

@@ -171,9 +171,11 @@ def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options
 
 
 def _run(name: str, original: nn.Module, data: RepairData, method: Method, runtime: Runtime) -> Repaired:
-    model = deepcopy(original).to(runtime.device)
+    # channels last: convolutions of small maps run several times faster on CPUs, and no slower elsewhere
+    model = deepcopy(original).to(runtime.device, memory_format=torch.channels_last)
     with runtime.stage("evaluate"):
-        before = {p: predict(original, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+        before = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+        cost_before = cost(model, data, runtime)
     outcome = method.repair(model, data, runtime)
     model = outcome.model.eval()
     for parameter in model.parameters():
@@ -181,6 +183,8 @@ def _run(name: str, original: nn.Module, data: RepairData, method: Method, runti
     hub.mark(model, outcome.edits)
     with runtime.stage("evaluate"):
         after = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+        cost_after = cost(model, data, runtime)
+    model.to(memory_format=torch.contiguous_format)
     scores = tuple(Scores(p, images.labels, before[p].predictions, after[p].predictions) for p, images in data.holdout.items())
     notes = outcome.notes
     if data.retained is None:
@@ -192,7 +196,7 @@ def _run(name: str, original: nn.Module, data: RepairData, method: Method, runti
         block=outcome.block.name if outcome.block else None, blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotype=outcome.genotype.to_dict() if outcome.genotype else None, history=tuple(outcome.history),
-        cost={"before": cost(original, data, runtime), "after": cost(model, data, runtime)},
+        cost={"before": cost_before, "after": cost_after},
         stages=tuple({"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory} for s in runtime.stages),
         seed=runtime.seed, versions=versions(), provenance=data.provenance, notes=tuple(notes))
     return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)

@@ -6,7 +6,6 @@ architecture step counts as a step.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from timm_repair.data import Images, RepairData
 from timm_repair.relax import RelaxedBlock
@@ -39,9 +38,7 @@ def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: T
 
     def step(i: int) -> Row:
         relaxed.progress = i / max(steps - 1, 1)
-        images, labels = (for_architecture if turns[i] else for_weights).draw()
-        with runtime.accelerator.autocast():
-            loss = F.cross_entropy(model(images).float(), labels)
+        loss = (for_architecture if turns[i] else for_weights).loss(model)
         if not turns[i]:
             return descent.step(loss)
         gradient_step(adam, architecture, loss, runtime)

@@ -62,12 +62,12 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
     """
     parent, keys = _place(model, block)
     _require(block, parent, keys)
-    members = [parent.get_submodule(key) for key in keys]
-    padded = all(isinstance(member, nn.Identity) for member in members[1:])
-    if isinstance(members[0], Swapped) and padded:
-        return members[0][0]
+    first = parent._modules[keys[0]]
+    if isinstance(first, Swapped) and not any(_owns_parameters(parent._modules.get(key)) for key in keys[1:]):
+        return first[0]
+    members = [parent._modules[key] for key in keys]
     if len(members) == 1:
-        return members[0]
+        return first
     return DenseRun(members) if isinstance(parent, DenseBlock) else nn.Sequential(*members)
 
 
@@ -89,7 +89,7 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     parent._modules[keys[0]] = swapped
     for key in keys[1:]:
         if isinstance(parent, DenseBlock):
-            del parent._modules[key]
+            parent._modules.pop(key, None)  # gone already, if this block was swapped before
         else:
             parent._modules[key] = nn.Identity()
 
@@ -127,7 +127,7 @@ def is_layer(module: nn.Module) -> bool:
     """Whether it is one bare layer, no submodule of which owns parameters, or has replaced some."""
     if isinstance(module, Swapped):
         return module.replaces_layers
-    return not any(True for child in module.children() for _ in child.parameters())
+    return not any(_owns_parameters(child) for child in module.children())
 
 
 def _place(model: nn.Module, block: Block) -> tuple[nn.Module, list[str]]:
@@ -143,11 +143,17 @@ def _place(model: nn.Module, block: Block) -> tuple[nn.Module, list[str]]:
 
 
 def _require(block: Block, parent: nn.Module, keys: list[str]) -> None:
+    if isinstance(parent._modules.get(keys[0]), Swapped):
+        return  # the rest of a run is no longer there
     missing = [key for key in keys if key not in parent._modules]
     if missing:
         raise PartitionError(
             f"block {block.name!r} has no member {', '.join(missing)} in this model; call blocks() on it again"
         )
+
+
+def _owns_parameters(module: nn.Module | None) -> bool:
+    return module is not None and any(True for _ in module.parameters())
 
 
 @contextmanager

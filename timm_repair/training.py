@@ -29,6 +29,9 @@ class Training:
         steps: optimizer steps in all; an architecture step counts as one.
         batch_size: examples a step, failures and retained ones together, over all processes.
         failing_share: share of failures in a batch, from 0 to 1; without retained data every example is a failure.
+        wrong_class_weight: weight, in the softmax of a failure, of the class that the original predicts for it. Failures are chosen by
+            not being that class, so plain cross-entropy (1) teaches that the class never occurs in their population, and breaks
+            what the model had right there; 0 leaves it out (the likelihood of the label given that it is not that class).
         learning_rate: of SGD with momentum, at its peak; it rises over the first `warmup` of the steps and falls as a cosine to zero.
         weight_decay: for weights; biases, norms, gates and gains take none.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original; None is 0 with retained data and
@@ -42,6 +45,7 @@ class Training:
     steps: int = 300
     batch_size: int = 128
     failing_share: float = 0.5
+    wrong_class_weight: float = 1.0
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -57,7 +61,7 @@ class Training:
         for name in ("steps", "batch_size", "evaluations"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("failing_share", "warmup", "hflip", "shift"):
+        for name in ("failing_share", "wrong_class_weight", "warmup", "hflip", "shift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
         if self.batch_norm not in ("train", "frozen"):
@@ -84,17 +88,35 @@ class Batches:
         while True:
             yield from torch.randperm(length, generator=self.generator).tolist()
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """This process's part of the next batch: images (n, C, H, W) as the model wants them, and labels (n,), on the device."""
-        pixels, labels = [], []
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's part of the next batch, on the device.
+
+        Returns:
+            Images (n, C, H, W) as the model wants them, labels (n,), and the original's wrong answers (n,), -1 for retained examples.
+        """
+        pixels, labels, answers = [], [], []
         for images, count, order in self.parts:
             indices = [next(order) for _ in range(count)]
             pixels.append(images.pixels(indices))
             labels.append(images.labels[indices])
-        pixels, labels = self._augment(torch.cat(pixels)), torch.cat(labels)
-        accelerator = self.runtime.accelerator
+            answers.append(torch.full((count,), -1) if images.answers is None else images.answers[indices])
+        pixels = self._augment(torch.cat(pixels))
+        accelerator, device = self.runtime.accelerator, self.runtime.device
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        return self.data.preprocessing.normalize(pixels[mine], self.runtime.device), labels[mine].to(self.runtime.device)
+        images = self.data.preprocessing.normalize(pixels[mine], device)
+        return images, torch.cat(labels)[mine].to(device), torch.cat(answers)[mine].to(device)
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`."""
+        images, labels, answers = self.draw()
+        with self.runtime.accelerator.autocast():
+            logits = model(images).float()
+        if self.options.wrong_class_weight < 1:
+            failing = (answers >= 0).nonzero().flatten()
+            offset = torch.zeros_like(logits)
+            offset[failing, answers[failing]] = math.log(self.options.wrong_class_weight or 1e-30)
+            logits = logits + offset
+        return F.cross_entropy(logits, labels)
 
     def _augment(self, pixels: Tensor) -> Tensor:
         count, _, height, width = pixels.shape
@@ -208,20 +230,23 @@ def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime,
 
 
 def objective(model: nn.Module, data: RepairData, runtime: Runtime) -> float:
-    """What selection maximizes: estimated accuracy in production, from the selection split, in [0, 1].
+    """What selection maximizes: estimated accuracy in production, from the selection split, in [0, 1]; ties go to the lower loss.
 
     The model's error rate in production weighs the failing examples against the retained ones (`collect_failures` knows it; 1/2
     where it is unknown): fixing a failure of a model that is wrong 20 % of the time must not cost a quarter of an example it had right.
     """
-    accuracy = {name: _accuracy(model, images, data, runtime) for name, images in data.selection.items()}
-    if "retained" not in accuracy:
-        return accuracy["failing"]
+    values = {name: _accuracy(model, images, data, runtime) for name, images in data.selection.items()}
+    if "retained" not in values:
+        return values["failing"]
     rate = 0.5 if data.error_rate is None else data.error_rate
-    return rate * accuracy["failing"] + (1 - rate) * accuracy["retained"]
+    return rate * values["failing"] + (1 - rate) * values["retained"]
 
 
 def _accuracy(model: nn.Module, images: Images, data: RepairData, runtime: Runtime) -> float:
-    return (predict(model, images, data.preprocessing, runtime).predictions == images.labels).double().mean().item()
+    prediction = predict(model, images, data.preprocessing, runtime)
+    loss = prediction.losses.double().mean().item()
+    # the loss decides among equal accuracies only: it takes off less than half an example
+    return (prediction.predictions == images.labels).double().mean().item() - 0.5 / len(images) * loss / (1 + loss)
 
 
 @contextmanager

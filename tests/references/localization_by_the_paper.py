@@ -1,4 +1,5 @@
-"""Equations 5 and 6 and Algorithm 1 as they stand in the paper: one example, one neuron, one number at a time. Slow on purpose."""
+"""Equations 5 and 6 and Algorithm 1 as they stand in the paper: one example, one neuron, one number at a time. Slow on
+purpose."""
 
 import torch
 from torch.nn import functional as F
@@ -7,15 +8,19 @@ from torch.nn import functional as F
 def observe(model, taps, images, labels):
     """For each example: was it misclassified, the spatial mean of each neuron's pre-activation, and its loss gradient.
 
-    `taps` maps a layer to the module whose output is its pre-activation, all outputs (1, C, H, W). No in-place operation may
-    follow, so that the kept outputs are still what they were.
+    `taps` maps a layer to the module whose output is its pre-activation, all outputs (1, C, H, W). The model goes on
+    with a copy of each, so that no in-place operation changes what is kept.
     """
     seen = []
     for image, label in zip(images, labels, strict=True):
         kept = {}
 
         def keep(layer, kept=kept):
-            return lambda module, inputs, output: kept.__setitem__(layer, output)
+            def hook(module, inputs, output):
+                kept[layer] = output
+                return output.clone()
+
+            return hook
 
         handles = [model.get_submodule(path).register_forward_hook(keep(layer)) for layer, path in taps.items()]
         logits = model(image[None])
@@ -24,7 +29,9 @@ def observe(model, taps, images, labels):
         loss = F.cross_entropy(logits, label[None])
         gradients = torch.autograd.grad(loss, list(kept.values()))
         activations = {layer: [channel.mean().item() for channel in kept[layer][0]] for layer in taps}
-        gradients = {layer: [channel.sum().item() for channel in g[0]] for layer, g in zip(kept, gradients, strict=True)}
+        gradients = {
+            layer: [channel.sum().item() for channel in g[0]] for layer, g in zip(kept, gradients, strict=True)
+        }
         seen.append((logits.argmax().item() != label.item(), activations, gradients))
     return seen
 
@@ -49,7 +56,11 @@ def tarantula(seen):
 def mean_gradients(seen_failures):
     """(layer, channel) -> g_j over D_fail, its misclassified examples."""
     failed = [gradients for wrong, _, gradients in seen_failures if wrong]
-    return {(layer, j): sum(g[layer][j] for g in failed) / len(failed) for layer in failed[0] for j in range(len(failed[0][layer]))}
+    return {
+        (layer, j): sum(g[layer][j] for g in failed) / len(failed)
+        for layer in failed[0]
+        for j in range(len(failed[0][layer]))
+    }
 
 
 def distances(g, block_of):
@@ -62,7 +73,8 @@ def distances(g, block_of):
 
 
 def algorithm_1(seen_failures, seen_retained, block_of, n):
-    """Vulnerable neurons per block: those among the n highest of ŝ_j = |g_j - G| / max · s_j. Returns scores and counts."""
+    """Vulnerable neurons per block: those among the n highest of ŝ_j = |g_j - G| / max · s_j. Returns scores and
+    counts."""
     s = tarantula(seen_failures + seen_retained)
     d = distances(mean_gradients(seen_failures), block_of)
     scores = {neuron: s[neuron] * d[neuron] for neuron in s}

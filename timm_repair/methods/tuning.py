@@ -1,10 +1,7 @@
 """What the methods share: tuning the weights of one part of a model, renewing batch-norm statistics, choosing how far to go."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
@@ -37,9 +34,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     descent = Descent(parameters.values(), options, runtime, first=first, total=total)
 
     def step(_: int) -> Row:
-        images, labels = batches.draw()
-        with runtime.accelerator.autocast():
-            loss = F.cross_entropy(model(images).float(), labels)
+        loss = batches.loss(model)
         if anchor:
             loss = loss + 0.5 * anchor * sum((p - original[name]).square().sum() for name, p in parameters.items())
         return descent.step(loss)
@@ -47,8 +42,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     with only_trainable(model, names), training_mode(model, part, batch_norm=options.batch_norm):
         monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations)
         history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor)
-        monitor.restore()
-        share = interpolate(model, part, original, data, runtime)
+        share = interpolate(model, part, original, data, runtime, reached=monitor.restore())
     notes = ()
     if share == 0:
         notes = ("no state of the repair was better than the original on the selection split: the original weights were kept",)
@@ -88,15 +82,18 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
 
 
 def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], data: RepairData, runtime: Runtime,
-                shares: Iterable[float] = INTERPOLATIONS) -> float:
-    """WiSE-FT: put `part` at θ_original + a · (θ - θ_original) for the a in `shares`, 0 and 1 that the selection split prefers; returns a.
+                reached: float | None = None) -> float:
+    """WiSE-FT: put `part` at θ_original + a · (θ - θ_original) for the a that the selection split prefers; returns a.
 
-    Without retained data the failures alone would always ask for all of it; there the smallest a within one standard error of the
-    best is taken, which keeps the model as close to the original as the evidence allows.
+    Tried are 0, 1 and INTERPOLATIONS. Without retained data the failures alone would always ask for all of it; there the smallest a
+    within one standard error of the best is taken, which keeps the model as close to the original as the evidence allows.
+
+    Args:
+        reached: the objective at a = 1, if it is known.
     """
     repaired = {k: v.detach().clone() for k, v in part.state_dict().items()}
-    values = {}
-    for share in sorted({0.0, *shares, 1.0}):
+    values = {} if reached is None else {1.0: reached}
+    for share in {0.0, *INTERPOLATIONS, 1.0} - values.keys():
         part.load_state_dict(_between(original, repaired, share))
         values[share] = objective(model, data, runtime)
     best = max(values.values())

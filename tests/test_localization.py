@@ -1,0 +1,272 @@
+"""Localization: equal to the paper's equations, independent of batches, blind to nothing, and without a trace in the
+model."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from references import localization_by_the_paper as paper
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+from timm_repair.data import Preprocessing, RepairData, as_images
+from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
+from timm_repair.localization import DEFAULT_SCORER, localize
+from timm_repair.partition import blocks
+from timm_repair.runtime import Runtime
+from timm_repair.scorers import SCORERS
+from timm_repair.sweep import find_taps
+
+CHEAP = sorted(set(SCORERS) - {"probe"})
+
+
+def quiet(**options) -> Runtime:
+    return Runtime(progress=False, **options)
+
+
+def make(name: str = "test_resnet", **options) -> nn.Module:
+    torch.manual_seed(0)
+    config = {"input_size": (1, 32, 32), "crop_pct": 1.0, "mean": (0.5,), "std": (0.5,)}
+    return timm.create_model(name, num_classes=10, in_chans=1, pretrained_cfg_overlay=config, **options).eval()
+
+
+def digits(count: int) -> list[tuple[np.ndarray, int]]:
+    """Scikit-learn's 8x8 digits, enlarged to 32 pixels."""
+    found = load_digits()
+    pixels = (found.images[:count] * 15.9).astype(np.uint8).repeat(4, 1).repeat(4, 2)[..., None]
+    return list(zip(pixels, map(int, found.target), strict=False))
+
+
+def right(model: nn.Module, examples: list) -> torch.Tensor:
+    images = as_images(examples, model)
+    with torch.no_grad():
+        inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(len(images))))
+        return model(inputs).argmax(1) == images.labels
+
+
+def repair_data(model: nn.Module, failing: list, retained: list | None) -> RepairData:
+    images = [None if examples is None else as_images(examples, model) for examples in (failing, retained)]
+    return RepairData(*images, {}, {}, Preprocessing.of(model), 10, None, None, {})
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A tiny ResNet that reads most digits."""
+    model = make(zero_init_last=False).train()
+    images = as_images(digits(1200), model)
+    inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(1200)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for batch in torch.randperm(1200, generator=generator).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[batch]), images.labels[batch]).backward()
+            optimizer.step()
+    model.eval()
+    assert right(model, digits(1200)).float().mean() > 0.9
+    return model
+
+
+@pytest.fixture(scope="module")
+def faulty(trained) -> tuple[nn.Module, RepairData]:
+    return plant(trained, "layer2", share=0.3)
+
+
+def plant(model: nn.Module, stage: str, share: float) -> tuple[nn.Module, RepairData]:
+    """A copy with a share of the filters of one stage set to zero, and what it now gets wrong that it had right."""
+    examples, model = digits(700), copy.deepcopy(model)
+    before = right(model, examples)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.get_submodule(stage).parameters():
+        if parameter.ndim == 4:
+            parameter.data[torch.rand(len(parameter), generator=generator) < share] = 0
+    now = right(model, examples)
+    failing = [examples[i] for i in (before & ~now).nonzero().flatten().tolist()[:150]]
+    retained = [examples[i] for i in now.nonzero().flatten().tolist()]
+    return model, repair_data(model, failing, retained)
+
+
+def run(model, data, score=DEFAULT_SCORER, runtime=None, **options):
+    return localize(model, blocks(model), data, score=score, runtime=runtime or quiet(), **options)
+
+
+def test_agrees_with_the_paper(faulty):
+    model, data = faulty
+    data = repair_data(model, *([(i.permute(1, 2, 0).numpy(), label) for i, label in (images[k] for k in range(n))]
+                                for images, n in ((data.failing, 12), (data.retained, 15))))  # fmt: skip
+    candidates = [block for block in blocks(model) if block.repairable]
+    norms = {tap.layer: tap.path for tap in find_taps(model, candidates, (1, 32, 32))}
+    block_of = {layer: layer.split(".")[0] for layer in norms}
+    seen = [
+        paper.observe(
+            model, norms, data.preprocessing.normalize(images.pixels(torch.arange(len(images)))), images.labels
+        )
+        for images in (data.failing, data.retained)
+    ]
+    scores, counts = paper.algorithm_1(*seen, block_of, 20)
+    expected = {"spectrum_gradient": scores, "spectrum": paper.tarantula(seen[0] + seen[1]),
+                "gradient": paper.distances(paper.mean_gradients(seen[0]), block_of)}  # fmt: skip
+    assert all(norms[layer] != layer for layer in norms), "every layer of a ResNet is followed by a norm"
+    for score, values in expected.items():
+        found = run(model, data, score, top=20)
+        assert found.layers == block_of
+        ours = torch.cat([found.neurons[layer] for layer in block_of])
+        theirs = torch.tensor([values[layer, j] for layer in block_of for j in range(len(found.neurons[layer]))])
+        torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-6)
+    assert run(model, data, "spectrum_gradient", top=20).suspiciousness == counts
+    epsilon = 0.3
+    by_threshold = run(model, data, "spectrum_gradient", threshold=epsilon)
+    assert sum(by_threshold.suspiciousness.values()) == sum(value > epsilon for value in scores.values()) > 0
+
+
+@pytest.mark.parametrize("score", CHEAP)
+def test_batch_size_does_not_matter(faulty, score):
+    one, other = (run(*faulty, score, quiet(eval_batch_size=size)) for size in (28, 256))
+    assert one.suspiciousness == pytest.approx(other.suspiciousness, rel=1e-5)
+    for layer, values in one.neurons.items():
+        torch.testing.assert_close(values, other.neurons[layer], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
+def test_relative_gradient_norm_names_a_planted_fault(trained, stage):
+    """The one scorer of which this can be asked; counts of vulnerable neurons name a stage hardly better than chance
+    here."""
+    assert run(*plant(trained, stage, share=0.6), "rgn").worst == stage
+
+
+@pytest.mark.parametrize("score", CHEAP)
+def test_no_trace_is_left(faulty, score):
+    model, data = faulty
+    model = copy.deepcopy(model).train()
+    model.layer1.eval()
+    model.fc.bias.requires_grad_(False)
+    model.fc.weight.grad = torch.ones_like(model.fc.weight)
+
+    def state():
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+        return hooks, [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+
+    before, tensors = state(), copy.deepcopy(model.state_dict())
+    run(model, data, score)
+    assert state() == before
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "fc.weight")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in model.state_dict().items())
+    found = blocks(model)
+    broken = model.fc.register_forward_hook(lambda *_: 1 / 0)
+    before = state()
+    if score != "random":  # which runs nothing
+        with pytest.raises(ZeroDivisionError):
+            localize(model, found, data, score=score, runtime=quiet())
+    assert state() == before
+    broken.remove()
+
+
+def test_in_place_activations_do_not_disturb_the_gradients(faulty):
+    model, data = faulty
+    outer = copy.deepcopy(model)
+    for module in outer.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = not module.inplace
+    one, other = run(model, data, "gradient"), run(outer, data, "gradient")
+    for layer, values in one.neurons.items():
+        torch.testing.assert_close(values, other.neurons[layer])
+
+
+def test_one_result_is_reported_and_seeded(faulty):
+    found = run(*faulty, "spectrum_gradient", top=10)
+    assert list(found.suspiciousness) == ["layer1", "layer2", "layer3", "layer4"]
+    assert sum(found.suspiciousness.values()) == 10 and found.worst == found.ranking[0]
+    assert found.suspiciousness[found.worst] == max(found.suspiciousness.values())
+    selected = torch.cat(list(found.neurons.values())) > found.threshold
+    assert selected.sum() == 10
+    described = json.loads(json.dumps(found.to_dict()))
+    assert described["details"]["failing"] == len(faulty[1].failing)
+    assert described["details"]["retained_read"] == 2 * len(faulty[1].failing)
+    draws = [run(*faulty, "random", quiet(seed=seed)).suspiciousness for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_without_retained_examples_the_spectrum_says_that_it_is_blind(faulty):
+    model, data = faulty
+    found = run(model, RepairData(data.failing, None, {}, {}, data.preprocessing, 10, None, None, {}), "spectrum")
+    assert set(torch.cat(list(found.neurons.values())).tolist()) <= {0.0, 1.0}
+    assert found.details["retained_read"] == 0 and "cannot tell" in found.details["note"]
+
+
+def test_own_scorers_and_probe(faulty):
+    model, data = faulty
+    own = run(model, data, lambda model, blocks, data, runtime: {b.name: b.num_params for b in blocks})
+    assert own.worst == "layer4"
+    with pytest.raises(OptionError, match="one number for each of layer1"):
+        run(model, data, lambda *_: {"layer1": 1.0})
+
+    def trial(copied, block, data, runtime):
+        assert copied is not model
+        copied.get_submodule(block.paths[0]).requires_grad_(False)
+        return float(block.name == "layer3")
+
+    assert run(model, data, "probe", trial=trial).worst == "layer3"
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_wrong_use_is_refused_with_the_fix(faulty):
+    model, data = faulty
+    for option, value, message in [
+        ("score", "rng", "did you mean 'rgn'"),
+        ("score", "probe", "needs trial"),
+        ("top", 0, "top"),
+        ("max_passing", -1, "max_passing"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            run(model, data, **{option: value})
+    with pytest.raises(PartitionError, match="none of the given"):
+        localize(model, blocks(model)[:1], data, runtime=quiet())
+    solved = RepairData(data.retained, None, {}, {}, data.preprocessing, 10, None, None, {})
+    for score in ("rgn", "spectrum_gradient"):
+        with pytest.raises(NoFailuresError, match="gets wrong"):
+            run(model, solved, score)
+        damaged = copy.deepcopy(model)
+        damaged.layer2[0].conv1.weight.data[0] = torch.nan
+        with pytest.raises(NonFiniteError, match="weights"):
+            run(damaged, data, score)
+
+
+def taps_of(name: str, size: int) -> dict:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    candidates = [block for block in blocks(model) if block.repairable]
+    return {tap.layer: tap for tap in find_taps(model, candidates, (3, size, size))}
+
+
+LAYERS = {"resnet18": 19, "vgg16": 13, "densenet121": 119, "efficientnet_b0": 47, "seresnet50": 52}
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize(("name", "count"), LAYERS.items())
+def test_gates_are_no_neurons_and_small_maps_are(name, count, size):
+    assert len(taps_of(name, size)) == count
+
+
+def test_where_neurons_are_read():
+    resnet, dense, net = taps_of("resnet18", 224), taps_of("densenet121", 224), taps_of("efficientnet_b0", 224)
+    assert resnet["layer1.0.conv1"].path == "layer1.0.bn1" and not resnet["layer1.0.conv1"].before
+    layer = "features.denseblock1.denselayer1"
+    assert dense[f"{layer}.conv1"].path == f"{layer}.norm2.act" and dense[f"{layer}.conv1"].before
+    assert dense[f"{layer}.conv2"].path == f"{layer}.conv2", "a concatenation follows, not a norm"
+    assert (
+        net["blocks.1.0.conv_dw"].path == "blocks.1.0.bn2.act" and net["blocks.1.0.conv_pwl"].path == "blocks.1.0.bn3"
+    )
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "densenet121", "efficientnet_b0", "convnext_atto"])
+def test_other_families(name):
+    model = make(name, **({"mlp_ratio": 0.02} if name == "vgg11_bn" else {}))
+    data = repair_data(model, digits(4), digits(8)[4:])
+    for score in ("spectrum_gradient", "rgn"):
+        found = run(model, data, score)
+        assert len(found.suspiciousness) == len([b for b in blocks(model) if b.repairable])
+        assert max(found.suspiciousness.values()) > 0
