@@ -1,4 +1,4 @@
-"""The populations of the benchmarks: CIFAR-10 JPEG, clean or corrupted, split into a pool to draw failures from and an untouched holdout."""
+"""The populations of the benchmarks: CIFAR-10 JPEG, clean or corrupted, as a pool to draw failures from and an untouched holdout."""
 
 from dataclasses import dataclass
 from pathlib import Path

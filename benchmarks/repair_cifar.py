@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
     population, train = load_population(arguments.data, corruption, seed)
     failures = timm_repair.collect_failures(model, population.pool, max_failures=1000, seed=seed)
     rows = methods_for(model, steps=arguments.steps, **dict(arguments.set))
+    rows = {label: method for label, method in rows.items() if not arguments.rows or label in arguments.rows}
     comparison = timm_repair.compare(
         model, failures, retain=train, holdout={"failing": population.failing, "clean": population.clean}, methods=rows,
         seed=seed, accelerator=accelerator, progress=not arguments.quiet)
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--set", nargs="*", type=option, default=[], metavar="NAME=JSON", help="training options of every row")
+    parser.add_argument("--rows", nargs="*", default=[], help="only these rows")
     parser.add_argument("--tag", default="", help="goes into the file names, to keep variants apart")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--cpu", action="store_true")

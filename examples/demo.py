@@ -96,7 +96,8 @@ def main() -> None:
     worn, clean = (repaired.report.population(name) for name in holdout)
     share = worn.fixed / (worn.n - round(worn.accuracy_before * worn.n))
     print(f"   Logits on {len(unseen)} digits equal those before saving: {equal}.")
-    print(f"   {worn.fixed} held-out failures fixed ({share:.0%}); clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}.")
+    print(f"   {worn.fixed} held-out failures fixed ({share:.0%}), {worn.broken} broken; "
+          f"clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}.")
     print(f"\nLook at {arguments.output}/figures/ and {arguments.output}/README.md (the model card).")
     if not equal or share < 0.5 or clean.change < -0.01:
         raise SystemExit("The demo did not keep its promise: half of the failures fixed, at most 1 point of clean accuracy lost.")

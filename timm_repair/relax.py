@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
-from timm_repair.space import LEVELS, OPERATIONS, AddedPaths, Cell, Edge, Genotype, Node, Tape, channel_slice, make_operation
+from timm_repair.space import LEVELS, OPERATIONS, AddedPaths, Anchored, Cell, Edge, Genotype, Node, Tape, channel_slice, make_operation
 from timm_repair.strategies import Strategy
 from timm_repair.tracing import Trace, trace
 
@@ -81,12 +81,16 @@ def _units(raw: nn.Module, calls: Trace) -> list[str]:
     path = ""
     while True:
         found = list(_called_children(raw.get_submodule(path), path, calls))
-        if len(found) != 1 or isinstance(raw.get_submodule(found[0]), nn.Conv2d):
+        if len(found) != 1 or _is_convolution(raw.get_submodule(found[0])):
             break
         path = found[0]
-    plain = [p for p in found if isinstance(raw.get_submodule(p), nn.Conv2d)]
+    plain = [p for p in found if _is_convolution(raw.get_submodule(p))]
     # inside a unit, or in a plain stack, the children are bare layers: its convolutions are the units then
     return plain or found or [path]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) or (isinstance(module, Anchored) and _is_convolution(module.layer))  # of an earlier repair
 
 
 def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str]:

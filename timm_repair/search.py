@@ -1,4 +1,4 @@
-"""Search: the alternation of Eq. 9 (weights, on one half of the repair data) and Eq. 10 (architecture, on the other half).
+"""Search: the alternation of Eq. 9 (weights, on one part of the repair data) and Eq. 10 (architecture, on the other part).
 
 First order, any strategy. While the gates are shut α has no gradient, so the strategy's warm-up trains weights and gates alone. An
 architecture step counts as a step.
@@ -10,9 +10,11 @@ from torch import nn
 from timm_repair.data import Images, RepairData
 from timm_repair.relax import RelaxedBlock
 from timm_repair.runtime import Runtime
+from timm_repair.space import added_parameters
 from timm_repair.surgery import only_trainable
 from timm_repair.training import Batches, Descent, Row, Training, fit, gradient_step, training_mode
 
+ARCHITECTURE_SHARE = 0.2  # of the repair data
 ALPHA_REACH = 2.0  # how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on CIFAR-10
 
 
@@ -23,10 +25,10 @@ def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: T
     Returns:
         The history, its last row with α, and how many of the steps trained weights.
     """
-    halves = _halves(data, runtime)
+    parts = _parts(data, runtime)
     for_weights, for_architecture = (
         Batches(failing, retained, data, options, runtime, f"search {purpose}")
-        for (failing, retained), purpose in zip(halves, ("weights", "architecture"), strict=True))
+        for (failing, retained), purpose in zip(parts, ("weights", "architecture"), strict=True))
     strategy, architecture = relaxed.strategy, relaxed.architecture_parameters()
     warm = round(strategy.warmup * steps)
     turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
@@ -34,7 +36,7 @@ def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: T
     # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
     adam = runtime.accelerator.prepare_optimizer(torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999)))
     arch_steps = sum(turns)
-    descent = Descent(relaxed.weight_parameters(), options, runtime, total=options.steps - arch_steps)
+    descent = Descent(relaxed.weight_parameters(), options, runtime, fresh=added_parameters(relaxed), total=options.steps - arch_steps)
 
     def step(i: int) -> Row:
         relaxed.progress = i / max(steps - 1, 1)
@@ -56,12 +58,20 @@ def _names_in(model: nn.Module, part: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if id(p) in inside]
 
 
-def _halves(data: RepairData, runtime: Runtime) -> tuple[tuple[Images, Images | None], tuple[Images, Images | None]]:
-    """Two disjoint halves of failures and retained examples alike, so that failures decide in both."""
-    generator = runtime.generator("search halves")
-    sides: tuple[list, list] = ([], [])
+def _parts(data: RepairData, runtime: Runtime) -> tuple[tuple[Images, Images | None], tuple[Images, Images | None]]:
+    """Disjoint parts for weights and for the architecture, with failures and retained examples in both.
+
+    The second is the smaller one: an architecture has some dozens of parameters, a block's weights have millions.
+    """
+    generator = runtime.generator("search parts")
+    weights, architecture = [], []
     for images in (data.failing, data.retained):
-        order = None if images is None else torch.randperm(len(images), generator=generator).tolist()
-        for side, keep in zip(sides, (0, 1), strict=True):
-            side.append(None if order is None else images.subset(order[keep::2]))
-    return tuple(sides[0]), tuple(sides[1])
+        if images is None:
+            weights.append(None)
+            architecture.append(None)
+            continue
+        order = torch.randperm(len(images), generator=generator)
+        cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
+        architecture.append(images.subset(order[:cut]))
+        weights.append(images.subset(order[cut:] if len(images) > 1 else order))
+    return tuple(weights), tuple(architecture)

@@ -270,6 +270,12 @@ class Cell(nn.Module):
         return raw
 
 
+def added_parameters(part: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the paths that were added to the raw layers of every cell in `part`."""
+    cells = [m for m in part.modules() if isinstance(m, Anchored) and m.added is not None]
+    return [p for anchored in cells for p in anchored.added.parameters()]
+
+
 def build(genotype: Genotype, raw: nn.Module) -> Cell:
     """Execute a genotype: `raw` (taken over, not copied) with the kept edges added through zero gains, so it still computes
     what it did; weights come from training, `relax.inherit` or a state dict.

@@ -33,6 +33,7 @@ class Training:
             not being that class, so plain cross-entropy (1) teaches that the class never occurs in their population, and breaks
             what the model had right there; 0 leaves it out (the likelihood of the label given that it is not that class).
         learning_rate: of SGD with momentum, at its peak; it rises over the first `warmup` of the steps and falls as a cosine to zero.
+        fresh_rate: paths that archrepair adds start from nothing and learn this many times as fast as inherited weights.
         weight_decay: for weights; biases, norms, gates and gains take none.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original; None is 0 with retained data and
             0.01 without, where nothing else does.
@@ -45,9 +46,10 @@ class Training:
     steps: int = 300
     batch_size: int = 128
     failing_share: float = 0.5
-    wrong_class_weight: float = 1.0
+    wrong_class_weight: float = 0.0
     learning_rate: float = 0.02
     momentum: float = 0.9
+    fresh_rate: float = 5.0
     weight_decay: float = 5e-4
     warmup: float = 0.05
     clip: float = 5.0
@@ -141,16 +143,19 @@ class Descent:
 
     Args:
         parameters: those to train.
+        fresh: those of them that start from nothing (added paths); they learn `options.fresh_rate` times as fast.
         first, total: the schedule is that of steps `first` … of `total`, so that stages can share one.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], options: Training, runtime: Runtime, *, first: int = 0,
-                 total: int | None = None):
+    def __init__(self, parameters: Iterable[nn.Parameter], options: Training, runtime: Runtime, *, fresh: Iterable[nn.Parameter] = (),
+                 first: int = 0, total: int | None = None):
         self.parameters, self.options, self.runtime = list(parameters), options, runtime
         self.done, self.total = first, total or options.steps
-        decayed = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        new = {id(p) for p in fresh}
+        groups = [
+            {"params": [p for p in self.parameters if (p.ndim > 1) == decays and (id(p) in new) == is_new],
+             "weight_decay": options.weight_decay if decays else 0.0, "factor": options.fresh_rate if is_new else 1.0}
+            for decays in (True, False) for is_new in (True, False)]
         optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=options.learning_rate, momentum=options.momentum)
         self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
 
@@ -165,7 +170,7 @@ class Descent:
         """Follow the gradient of `loss` by one step; returns the row for the history."""
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         gradient_step(self.optimizer, self.parameters, loss, self.runtime, clip=self.options.clip)
         self.done += 1
         return {"loss": loss.item(), "lr": rate}

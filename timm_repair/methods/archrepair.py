@@ -43,7 +43,7 @@ class ArchRepair:
     strategy: str | Strategy = "pc_darts"
     genotype: str = "search"
     max_span: int = 3
-    search_share: float = 0.4
+    search_share: float = 0.25
     recalibration: int = 10
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "archrepair"
@@ -85,7 +85,7 @@ class ArchRepair:
                               original=_original_state(cell, original))
         if not cell.genotype.edges:  # nothing was added: give back the plain block
             restore(model, block, cell.unwrapped())
-        return Outcome(model, found, block, localization, cell.genotype if cell.genotype.edges else None, history + rows, notes + more)
+        return Outcome(model, found, block, localization, cell.genotype, history + rows, notes + more)
 
 
 def random_genotype(skeleton: Genotype, runtime: Runtime) -> Genotype:

@@ -17,7 +17,7 @@ class Outcome:
     Args:
         model: the model that was handed in, repaired in place.
         block: the block that was repaired; None for a repair of the whole network.
-        genotype: its architecture; None where the architecture was not touched, or the raw one was kept.
+        genotype: its architecture, without edges where the raw one was kept; None for a method that does not look for one.
         notes: what the user should know, in sentences.
     """
 
@@ -32,4 +32,6 @@ class Outcome:
     @property
     def edits(self) -> list[dict]:
         """The changes of architecture as plain JSON, for `hub.apply_edits`; empty for a repair of weights alone."""
-        return [] if self.genotype is None else [{"paths": list(self.block.paths), "genotype": self.genotype.to_dict()}]
+        if self.genotype is None or not self.genotype.edges:
+            return []
+        return [{"paths": list(self.block.paths), "genotype": self.genotype.to_dict()}]

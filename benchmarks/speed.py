@@ -1,0 +1,106 @@
+"""What localization and archrepair cost, as ratios to whole-network fine-tuning measured in turn in the same process.
+
+    python benchmarks/speed.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
+
+Localization: one sweep over N failures and 2N retained examples, relative to one epoch of whole-network fine-tuning over the same 3N
+examples. Repair: archrepair on an early and on a late block, relative to whole-network fine-tuning with the same number of steps.
+Numerator and denominator alternate, and the ratio is taken pair by pair; ratios are what counts, not seconds.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from populations import load_population
+
+import timm_repair
+from timm_repair import pipeline
+from timm_repair.data import RepairData, prepare
+from timm_repair.localization import localize
+from timm_repair.methods import get
+from timm_repair.runtime import Runtime
+from timm_repair.scorers import SCORERS
+from timm_repair.training import Batches, Descent, Training, fit, training_mode
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+def paired(numerator: Callable[[], object], denominator: Callable[[], object], repeats: int) -> dict:
+    """Ratios of alternating runs, after one run of each that is not counted."""
+    numerator()
+    denominator()
+    ratios = [seconds(numerator) / seconds(denominator) for _ in range(repeats)]
+    return {"ratio_median": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "repeats": repeats}
+
+
+def repair_once(model: torch.nn.Module, data: RepairData, method: object, runtime: Runtime) -> None:
+    copy = deepcopy(model).to(memory_format=torch.channels_last)
+    method.repair(copy, data, replace(runtime, stages=[]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True, help="directory with train.parquet and test.parquet")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--precision", default="bf16")
+    arguments = parser.parse_args()
+    runtime = Runtime(Accelerator(mixed_precision=arguments.precision), progress=False)
+    _, model = pipeline.load(arguments.model)
+    model = model.to(memory_format=torch.channels_last)
+    population, train = load_population(arguments.data, "gaussian_blur_1.5", 0)
+    failures = timm_repair.collect_failures(model, population.pool, max_failures=1000)
+    holdout = {"failing": population.failing, "clean": population.clean}
+    data = prepare(model, failures, retain=train, holdout=holdout, runtime=runtime)
+    blocks = timm_repair.blocks(model)
+    repairable = [b.name for b in blocks if b.repairable]
+
+    batch = get("finetune").training.batch_size
+    # an epoch over the failures and twice as many retained examples: what the sweep reads
+    epoch = get("finetune", steps=max(3 * len(data.failing) // batch, 1), failing_share=1 / 3, evaluations=1)
+    localization = []
+    for scorer in (s for s in SCORERS if s not in ("random", "probe")):
+        ratio = paired(lambda scorer=scorer: localize(model, blocks, data, score=scorer, runtime=runtime),
+                       lambda: train_only(model, data, epoch.training, runtime), arguments.repeats)
+        localization.append({"scorer": scorer} | ratio)
+        print(localization[-1], flush=True)
+
+    whole = get("finetune", steps=arguments.steps)
+    repair = []
+    for block in (repairable[0], repairable[-1]):
+        ratio = paired(lambda block=block: repair_once(model, data, get("archrepair", block=block, steps=arguments.steps), runtime),
+                       lambda: repair_once(model, data, whole, runtime), arguments.repeats)
+        repair.append({"block": block, "steps": arguments.steps} | ratio)
+        print(repair[-1], flush=True)
+    result = {"benchmark": "speed", "model": Path(arguments.model).name, "precision": arguments.precision,
+              "threads": torch.get_num_threads(), "examples": 3 * len(data.failing), "localization": localization, "repair": repair,
+              "versions": pipeline.versions()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "speed.json").write_text(json.dumps(result, indent=1))
+
+
+def train_only(model: torch.nn.Module, data: RepairData, training: Training, runtime: Runtime) -> None:
+    """An epoch of whole-network fine-tuning and nothing else: no selection, no interpolation."""
+    copy = deepcopy(model)
+    batches = Batches(data.failing, data.retained, data, training, runtime, "epoch")
+    descent = Descent(copy.parameters(), training, runtime)
+    with training_mode(copy, copy):
+        fit(lambda _: descent.step(batches.loss(copy)), steps=training.steps, stage="epoch", runtime=runtime)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Write the tables of README.md from benchmarks/results/, so that no measured number is typed by hand.
+
+    python benchmarks/table.py            # rewrite them
+    python benchmarks/table.py --check    # exit 1 if they are out of date
+
+A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
+any number of seeds) give "repair_cifar" and "targets"; speed.json gives "speed".
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+ROOT = Path(__file__).parent.parent
+UNCORRUPTED = "drift"  # the population that is no corruption
+UNIT = "finetune network"  # the row whose time is 1
+CHOSEN = "finetune chosen block (derived)"
+GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
+SWEEP, EARLY, LATE = 0.45, 1.2, 0.7  # targets, as shares of the time of fine-tuning the whole network
+MISSING = "*Not measured yet.*"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one population with one seed: accuracies in percent, counts on the failing population, time relative to UNIT."""
+
+    failing: float
+    clean: float
+    fixed: int
+    broken: int
+    time: float | None
+
+
+Results = dict[str, dict[int, dict[str, Row]]]  # population -> seed -> method -> Row
+
+
+def read(directory: Path) -> tuple[Results, list[dict]]:
+    """The rows of all result files, corruptions first, and the files themselves."""
+    files = [json.loads(path.read_text()) for path in sorted(directory.glob("repair_cifar-*.json"))]
+    files.sort(key=lambda f: (f["population"] == UNCORRUPTED, f["population"], f["seed"]))
+    results: Results = {}
+    for file in files:
+        results.setdefault(file["population"], {})[file["seed"]] = rows_of(file)
+    labels = {tuple(rows) for seeds in results.values() for rows in seeds.values()}
+    if len(labels) > 1:
+        raise SystemExit(f"the files of {directory} do not have the same rows; delete those of an earlier version of the benchmark")
+    return results, files
+
+
+def rows_of(file: dict) -> dict[str, Row]:
+    """The rows of one file in the order of the table; the original and the chosen block follow from the others."""
+    reports, unit = file["rows"], file["rows"][UNIT]["seconds"]
+
+    def row(report: dict, when: str = "after", seconds: float | None = None) -> Row:
+        failing, clean = (report["populations"][name] for name in ("failing", "clean"))
+        counts = (failing["fixed"], failing["broken"]) if when == "after" else (0, 0)
+        time = None if when == "before" else (report["seconds"] if seconds is None else seconds) / unit
+        return Row(100 * failing[when], 100 * clean[when], *counts, time)
+
+    def localization(report: dict) -> float:
+        return sum(stage["seconds"] for stage in report["stages"] if stage["name"] == "localize")
+
+    searched = reports["archrepair"]
+    chosen = reports[f"finetune {searched['block']}"]
+    rows = {"original": row(searched, "before")}
+    for label, report in reports.items():
+        if label == "archrepair":
+            # tuned as its own row was, after the localization that archrepair paid for
+            rows[CHOSEN] = row(chosen, seconds=chosen["seconds"] - localization(chosen) + localization(searched))
+        rows[label] = row(report)
+    return rows
+
+
+def average(results: Results, label: str, get: Callable[[Row], float], populations: Iterable[str]) -> float:
+    """Mean over the populations of the mean over their seeds."""
+    return mean(mean(get(rows[label]) for rows in results[population].values()) for population in populations)
+
+
+def spread(values: list[float]) -> str:
+    return f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+
+
+def title(population: str) -> str:
+    return population.replace("_", " ")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def repair_table(results: Results, files: list[dict]) -> str:
+    """All methods; per population the failing and, where it is another, the clean accuracy."""
+    if not results:
+        return MISSING
+    corruptions, every = [p for p in results if p != UNCORRUPTED], list(results)
+    over = corruptions or every
+    table = []
+    for label in next(iter(results[every[0]].values())):
+        cells = []
+        for population in every:
+            failing = [rows[label].failing for rows in results[population].values()]
+            clean = mean(rows[label].clean for rows in results[population].values())
+            # without a corruption the two are the same photographs
+            cells.append(f"{mean(failing):.1f}{spread(failing)}" + (f" / {clean:.1f}" if population != UNCORRUPTED else ""))
+        failing, clean, fixed, broken = (
+            average(results, label, get, over)
+            for get in (lambda r: r.failing, lambda r: r.clean, lambda r: r.fixed, lambda r: r.broken))
+        time = "" if label == "original" else f"{average(results, label, lambda r: r.time, every):.2f}"
+        table.append([label, *cells, f"{failing:.1f} / {clean:.1f}", f"{fixed:.0f}", f"{broken:.0f}", time])
+    header = ["method", *map(title, every), "mean of the corruptions", "fixed", "broken", "time"]
+    return f"{markdown(header, table)}\n\n{caption(results, files)}"
+
+
+def caption(results: Results, files: list[dict]) -> str:
+    """What the numbers are, as far as the files tell."""
+    first = files[0]
+    populations = first["rows"]["archrepair"]["populations"]
+    steps = first["rows"]["archrepair"]["options"]["training"]["steps"]
+    seeds, failures = span([len(s) for s in results.values()]), span([f["failures"] for f in files])
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if name in ("torch", "timm"))
+    return (
+        f"{first['model']}; accuracy in % on the failing population / on the same photographs uncorrupted, after the repair (held out: "
+        f"{populations['failing']['n']:,} each); mean ± standard deviation over {seeds} seeds. Fixed and broken: "
+        f"examples of the failing population, mean of the corruptions. Time: of the repair, relative to `{UNIT}`. Every method has "
+        f"{steps} steps and {failures} failures. `{CHOSEN}`: the row of the block that archrepair's localization chose, with the time "
+        f"of that localization added. Precision {first['precision']}; {versions}.")
+
+
+def span(values: list[int]) -> str:
+    return "–".join(f"{n:,}" for n in sorted({min(values), max(values)}))
+
+
+def targets_table(results: Results) -> str:
+    """archrepair against the best other row and against the original, with the targets."""
+    if not results:
+        return MISSING
+    corruptions = [p for p in results if p != UNCORRUPTED]
+    labels = list(next(iter(results[next(iter(results))].values())))
+    others = [label for label in labels if label != "archrepair"]
+    rows = []
+
+    def add(name: str, populations: list[str], quantity: str, other: str | None = None, target: float | None = None) -> None:
+        def get(row: Row) -> float:
+            return getattr(row, quantity)
+
+        other = other or max(others, key=lambda label: average(results, label, get, populations))
+        ours, theirs = (average(results, label, get, populations) for label in ("archrepair", other))
+        common = set.intersection(*(set(results[p]) for p in populations))
+        paired = [mean(get(results[p][seed]["archrepair"]) - get(results[p][seed][other]) for p in populations) for seed in common]
+        wanted = "" if target is None else f"at least {target:+.1f}: {verdict(round(ours - theirs, 9) >= target)}"
+        rows.append([name, quantity, f"{ours:.1f}", other, f"{theirs:.1f}", f"{ours - theirs:+.1f}{spread(paired)}", wanted])
+
+    if corruptions:
+        add("mean of the corruptions", corruptions, "failing", target=GAIN)
+        add("mean of the corruptions", corruptions, "clean", "original", -CLEAN_LOSS)
+    for population in results:
+        add(title(population), [population], "failing")
+    if UNCORRUPTED in results:  # there failing and clean are the same photographs
+        add(title(UNCORRUPTED), [UNCORRUPTED], "failing", "original", 0.0)
+    header = ["population", "accuracy", "archrepair", "compared with", "its accuracy", "difference", "target"]
+    return markdown(header, rows) + (
+        "\n\nDifferences in points, ± their standard deviation over seeds. Where no target is given, and in the first row, the "
+        "comparison is with the best of all other rows of the table above, chosen by its mean.")
+
+
+def speed_table(path: Path) -> str:
+    """Time of the localization sweep and of whole repairs, relative to fine-tuning the whole network."""
+    if not path.exists():
+        return MISSING
+    speed = json.loads(path.read_text())
+    blocks = speed["repair"]
+
+    def row(name: str, unit: str, times: dict, target: float) -> list[str]:
+        low, high = times["ratio_min"], times["ratio_max"]
+        wanted = f"at most {target}: {verdict(times['ratio_median'] <= target)}"
+        return [name, unit, f"{times['ratio_median']:.2f}", f"{low:.2f} – {high:.2f}", wanted]
+
+    rows = [row(f"localization, `{each['scorer']}`", "one epoch over the same data", each, SWEEP) for each in speed["localization"]]
+    for i, each in enumerate(blocks):
+        rows.append(row(f"archrepair of `{each['block']}`", "as many steps", each, EARLY if i < len(blocks) / 2 else LATE))
+    return markdown(["what", "relative to fine-tuning the whole network for", "median", "range", "target"], rows)
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """`text` with each table between its markers."""
+    for name, table in tables.items():
+        start, end = f"<!-- table:{name}:start -->", f"<!-- table:{name}:end -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise SystemExit(f"the text needs {start} and {end} exactly once")
+        text = re.sub(f"{start}.*{end}", lambda _, new=f"{start}\n{table}\n{end}": new, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    arguments = parser.parse_args()
+    results, files = read(arguments.results)
+    tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
+              "speed": speed_table(arguments.results / "speed.json")}
+    before = arguments.readme.read_text()
+    after = fill(before, tables)
+    if arguments.check:
+        sys.exit("the tables are out of date: run python benchmarks/table.py" if after != before else 0)
+    arguments.readme.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A search strategy of your own: SNAS's sampled operation weights instead of PC-DARTS's softmax.
+
+    python examples/own_strategy.py
+
+A strategy says how the architecture parameters α become operation weights, and how α and the weights take turns (`strategies.Strategy`
+lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α by Gumbel noise and cools the softmax, so that the mixture comes to resemble
+the discrete architecture that it will be turned into. `progress` runs from 0 to 1; all randomness comes from `generator`.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+from compare_methods import DIGITS, problem
+from torch import Tensor
+
+import timm_repair
+from timm_repair.methods import get
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snas:
+    """Gumbel-softmax; the temperature falls from 1 to `coldest` in the course of the search."""
+
+    partial: int = 4
+    edge_normalization: bool = False
+    warmup: float = 0.3
+    learning_rate: float | None = None
+    coldest: float = 0.3
+
+    def weights(self, alpha: Tensor, *, progress: float, generator: torch.Generator) -> Tensor:
+        noise = -torch.empty(alpha.shape).exponential_(generator=generator).log().to(alpha)
+        return torch.softmax((alpha + noise) / (1 + progress * (self.coldest - 1)), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, help="of each repair; of training the classifier, twice as many")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    budget = {"steps": arguments.steps, **DIGITS}
+    given = problem(steps=2 * arguments.steps, seed=arguments.seed)
+    methods = {name: get("archrepair", strategy=strategy, **budget)
+               for name, strategy in (("pc_darts", "pc_darts"), ("darts", "darts"), ("SNAS", Snas()))}
+    comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)
+    print(f"\n{comparison}")
+    for name, report in comparison.rows.items():
+        edges = report.genotype["edges"] if report.genotype else []
+        found = ", ".join(f"{edge['source']} -{edge['operation']}-> {edge['target']}" for edge in edges)
+        print(f"{name} on {report.block}: {found or 'the raw architecture'}")
+
+
+if __name__ == "__main__":
+    main()

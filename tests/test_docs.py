@@ -1,0 +1,112 @@
+"""README and docs: every python and json block runs, every `timm-repair` line runs, every relative link leads somewhere.
+
+The text is run as printed but for the Hub model, which becomes a tiny local one, and the number of steps where the text leaves it open.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from conftest import worn
+from timm.models import save_for_hf
+
+import timm_repair
+from timm_repair import cli
+from timm_repair.methods import Training
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HUB_MODEL = "hf-hub:timm/resnet18.a1_in1k"
+LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list:
+    found = []
+    for page in PAGES:
+        texts = [text for tongue, text in FENCE.findall(page.read_text()) if tongue == language]
+        found += [pytest.param(text, id=f"{page.relative_to(ROOT)}-{i}") for i, text in enumerate(texts)]
+    return found
+
+
+def commands() -> list[str]:
+    lines = (line for block in blocks("sh") for line in block.values[0].splitlines())
+    return [line for line in lines if line.startswith("timm-repair ")]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, trained, digits) -> Path:
+    """A directory with what the text speaks of: image folders, and the model as a timm folder."""
+    place = tmp_path_factory.mktemp("docs")
+    save_for_hf(trained, place / "model", safe_serialization=True)
+    wrong = timm_repair.collect_failures(trained, worn(digits["pool"]))
+    images = wrong.preprocessing
+    pairs = {"train": digits["train"], "unseen": digits["unseen"], "unseen_failing": worn(digits["unseen"]),
+             "failures": [worn(digits["pool"])[i] for i in wrong.ids]}
+    assert images.input_size == (1, 32, 32)
+    for folder, examples in pairs.items():
+        for i, (image, label) in enumerate(examples[:250]):
+            path = place / folder / str(label) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    return place
+
+
+@pytest.fixture
+def few_steps(monkeypatch, place, tmp_path, offline):
+    """A copy of that directory to work in, and a default budget of seconds."""
+    for path in place.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Training.__init__.__kwdefaults__, "steps", 6)
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python_block_runs(text, few_steps, classifier, failures, digits):
+    predefined = {"timm_repair": timm_repair, "model": classifier, "failures": failures, "train": digits["train"],
+                  "holdout": {"failing": worn(digits["unseen"]), "clean": digits["unseen"]}}
+    exec(compile(text.replace(HUB_MODEL, "local-dir:model"), "block", "exec"), predefined)
+
+
+def test_commands_run(few_steps, capsys):
+    assert {shlex.split(line)[1] for line in commands()} == {"blocks", "localize", "repair", "compare", "report"}
+    for line in commands():
+        status = cli.main(shlex.split(line.replace(HUB_MODEL, "local-dir:model"))[1:])
+        assert status == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("text", blocks("json"))
+def test_json_block_is_a_config_that_loads(text):
+    config = json.loads(text)
+    model = timm.create_model(config["architecture"], **config["model_args"])
+    assert model._model_args["edits"] == config["model_args"]["edits"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    links = [link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_linked_from_another():
+    linked = {(page.parent / link).resolve() for page in PAGES for link in LINK.findall(page.read_text()) if "://" not in link}
+    assert [page.name for page in PAGES[1:] if page.resolve() not in linked] == []
+
+
+def test_every_method_has_its_card():
+    assert {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} == set(timm_repair.methods.METHODS)
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= targets
+
+
+def test_tables_are_up_to_date():
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "table.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,62 @@
+"""The examples run to their end, each with a few steps; those that compare print their table."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from conftest import worn
+from timm.models import save_for_hf
+
+import timm_repair
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, offline):
+    """Run an example as a script in an empty directory; anything but exit status 0 fails."""
+
+    def run(name: str, *options: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(EXAMPLES)  # as for a script
+        monkeypatch.setattr("sys.argv", [name, *options])
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, end.code
+
+    return run
+
+
+def test_demo_keeps_its_promise(run, tmp_path, capsys):
+    run("demo.py", "--steps", "60", "--output", "out")
+    assert "equal those before saving: True" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "config.json", "model.safetensors", "repair.json", "README.md", "figures"}
+    assert (tmp_path / "out" / "figures" / "overview.png").stat().st_size > 10_000
+
+
+def test_compare_methods(run, tmp_path, capsys):
+    run("compare_methods.py", "--steps", "15", "--output", "comparison.json")
+    rows = timm_repair.Comparison.from_dict(json.loads((tmp_path / "comparison.json").read_text())).rows
+    assert list(rows) == ["bn_recalibration", "finetune network", "finetune chosen block", "archrepair", "archrepair random"]
+    assert "finetune chosen block" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")])
+def test_own(run, capsys, name, row):
+    run(name, "--steps", "15")
+    assert f"\n  {row} " in capsys.readouterr().out
+
+
+def test_repair_as_a_script(run, tmp_path, trained, digits, capsys):
+    save_for_hf(trained, tmp_path / "model", safe_serialization=True)
+    for folder, pairs in {"failures": worn(digits["pool"]), "train": digits["train"]}.items():
+        for i, (image, label) in enumerate(pairs[:150]):
+            path = tmp_path / folder / str(label) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    run("repair.py", "--model", "local-dir:model", "--failures", "failures", "--retain", "train", "--output", "out",
+        "--set", "steps=5", "--data", "max_right=1")
+    assert "Saved to out" in capsys.readouterr().out

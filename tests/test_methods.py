@@ -1,0 +1,255 @@
+"""What every repair method owes its user, run over the table in cases.py: one row is one method, made tiny."""
+
+import dataclasses
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from cases import BUDGET, METHOD_CASES, SCORER_CASES
+from torch import nn
+
+from timm_repair import compare, methods, repair
+from timm_repair.data import as_images
+from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
+from timm_repair.evaluation import predict
+from timm_repair.methods import ArchRepair, BnRecalibration, FineTune, Outcome, Target, Training
+from timm_repair.report import Report
+from timm_repair.scorers import SCORERS
+from timm_repair.strategies import PCDarts
+from timm_repair.training import Batches
+
+
+@pytest.fixture
+def given(failures, digits) -> dict:
+    return {"failures": failures.subset(range(160)), "retain": digits["train"][:200], "holdout": digits["unseen"][:100], "progress": False}
+
+
+def snapshot(model: nn.Module) -> dict:
+    return {
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "gradients": {k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()},
+        "trainable": [p.requires_grad for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "kinds": [type(m) for m in model.modules()],
+        "inplace": [getattr(m, "inplace", None) for m in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
+        "config": deepcopy(model.pretrained_cfg),
+        "strides": {k: v.stride() for k, v in model.state_dict().items()},
+    }
+
+
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(v, other[k]) for k, v in one.items())
+    return one == other
+
+
+def unusual(model: nn.Module) -> nn.Module:
+    """A model in a state that is easily lost: part in training mode, part frozen, with a gradient and a hook."""
+    model.train()
+    model.layer1.eval()
+    model.fc.bias.requires_grad_(False)
+    model.fc.weight.grad = torch.ones_like(model.fc.weight)
+    return model
+
+
+@pytest.mark.parametrize("label", METHOD_CASES)
+def test_the_contract(label, classifier, given):
+    method, options = METHOD_CASES[label]
+    before = snapshot(unusual(classifier))
+    state = torch.get_rng_state()
+    repaired = repair(classifier, **given, method=method, **options)
+    assert same(snapshot(classifier), before), "the caller's model"
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random state"
+
+    # a plain timm model in eval mode, ready to be trained on, and without a trace of the machinery
+    model, report = repaired.model, repaired.report
+    assert type(model) is type(classifier) and not any(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for name, m in model.named_modules())
+
+    # the report says what one measures by hand
+    for population, source in {"retained": given["holdout"]}.items():
+        images = as_images(source, classifier)
+        inputs = images.preprocessing.normalize(images.pixels(range(len(images))))
+        with torch.no_grad():
+            answers = [net.eval()(inputs).argmax(1) for net in (deepcopy(classifier), model)]
+        scores = report.population(population)
+        assert scores.n == len(images) and scores.labels.tolist() == images.labels.tolist()
+        assert (scores.before.tolist(), scores.after.tolist()) == tuple(a.tolist() for a in answers)
+        right = [a == images.labels for a in answers]
+        assert (scores.fixed, scores.broken) == (int((~right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum()))
+    assert report.population("failing").accuracy_before == 0
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert report.method == method and report.seed == 0 and str(report) and report.cost["after"]["parameters"] == sum(
+        p.numel() for p in model.parameters())  # fmt: skip
+
+    # nothing outside the block has moved
+    if report.block is not None:
+        inside = f"{report.block}."
+        state_after = model.state_dict()
+        for name, tensor in before["state"].items():
+            if not name.startswith(inside):
+                assert torch.equal(state_after[name], tensor), name
+    assert len(report.history) == 0 or [row["stage"] for row in report.history][-1] == "finetune"
+    assert sum(1 for _ in report.history) in (0, BUDGET["steps"]), "an architecture step counts as a step"
+
+    again = repair(classifier, **given, method=method, **options)
+    assert same(dict(again.model.state_dict()), dict(model.state_dict())) and again.report.scores == report.scores
+
+
+@pytest.mark.parametrize("label", METHOD_CASES)
+def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given, monkeypatch):
+    method, options = METHOD_CASES[label]
+    before, draws, draw = snapshot(unusual(classifier)), [], Batches.draw
+
+    def fail(self):
+        draws.append(1)
+        if len(draws) == 2:
+            raise KeyboardInterrupt
+        return draw(self)
+
+    monkeypatch.setattr(Batches, "draw", fail)
+    with pytest.raises(KeyboardInterrupt):
+        repair(classifier, **given, method=method, **options)
+    assert same(snapshot(classifier), before)
+
+
+@pytest.mark.parametrize("label", METHOD_CASES)
+def test_options_come_back_from_the_report(label):
+    name, options = METHOD_CASES[label]
+    method = methods.get(name, **options)
+    plain = json.loads(json.dumps(methods.options_of(method)))
+    groups = {"target": Target, "training": Training}
+    rebuilt = type(method)(**{k: groups[k](**v) if k in groups else v for k, v in plain.items()})
+    assert rebuilt == method
+    assert methods.get(method) is method
+
+
+def test_every_method_and_scorer_has_a_row():
+    assert {method for method, _ in METHOD_CASES.values()} == set(methods.METHODS)
+    assert set(SCORER_CASES) == set(SCORERS)
+
+
+@pytest.mark.parametrize("score", SCORER_CASES)
+def test_every_scorer_can_choose(score, classifier, given):
+    training = BUDGET | {"steps": 4}
+    report = repair(classifier, **given, method="finetune", level="block", score=score, probe_share=0.25, **training).report
+    assert report.localization["scorer"] == score
+    assert set(report.localization["suspiciousness"]) == {b["name"] for b in report.blocks if not b["reason"] and b["role"] == "body"}
+    assert report.block == max(report.localization["suspiciousness"], key=report.localization["suspiciousness"].get)
+
+
+# ---- yours instead of ours
+
+
+@dataclasses.dataclass(frozen=True)
+class NudgeBias:
+    """A method of one's own: no base class, no registration."""
+
+    size: float = 3.0
+    training: Training = Training(**BUDGET)
+    name = "nudge"
+
+    def repair(self, model, data, runtime):
+        with torch.no_grad():
+            model.fc.bias[data.failing.labels.bincount().argmax()] += self.size
+        return Outcome(model, notes=("nudged",))
+
+
+def test_own_method_scorer_and_strategy(classifier, given):
+    report = repair(classifier, **given, method=NudgeBias()).report
+    assert report.method == "nudge" and report.notes == ("nudged",) and report.options["size"] == 3.0
+
+    def narrowest(model, blocks, data, runtime):
+        return {b.name: 1 / b.num_params for b in blocks}
+
+    @dataclasses.dataclass(frozen=True)
+    class Uniform:
+        partial: int = 2
+        edge_normalization: bool = False
+        warmup: float = 0.0
+        learning_rate: float | None = 0.1
+
+        def weights(self, alpha, *, progress, generator):
+            assert 0 <= progress <= 1
+            return torch.softmax(alpha, 1)
+
+    report = repair(classifier, **given, score=narrowest, strategy=Uniform(), **BUDGET).report
+    assert report.localization["scorer"] == "narrowest"
+    assert report.block == min((b for b in report.blocks if b["role"] == "body" and not b["reason"]), key=lambda b: b["num_params"])["name"]
+    assert report.options["strategy"]["partial"] == 2 and sum("architecture" in row for row in report.history) == 1
+    assert json.dumps(report.to_dict())
+
+
+def test_objects_carry_their_own_options(classifier, given):
+    method = ArchRepair(target=Target(block="layer1"), strategy=PCDarts(partial=2), training=Training(**BUDGET))
+    assert repair(classifier, **given, method=method).report.options["strategy"]["partial"] == 2
+    with pytest.raises(OptionError, match="set them on your object"):
+        repair(classifier, **given, method=method, steps=3)
+
+
+# ---- nothing done, and wrong use
+
+
+def test_no_effect_is_said(classifier, given):
+    frozen = BUDGET | {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}  # smaller than a weight's last bit
+    with pytest.warns(NoEffectWarning, match="finetune changed nothing"):
+        repaired = repair(classifier, **given, method="finetune", **frozen)
+    assert same(dict(repaired.model.state_dict()), dict(classifier.state_dict()))
+    scores = repaired.report.population("failing")
+    assert scores.fixed == scores.broken == 0
+
+
+def test_no_batch_norm_no_recalibration(given, digits):
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
+    plain.num_classes, plain.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    with pytest.warns(NoEffectWarning), pytest.warns(UserWarning, match="right already"):
+        repaired = repair(plain, digits["pool"][:60], progress=False, method="bn_recalibration")
+    assert "no batch norm" in repaired.report.notes[0] and "could not be measured" in repaired.report.notes[1]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"method": "archrepare"}, OptionError, "did you mean 'archrepair'"),
+    ({"stepps": 3}, OptionError, "did you mean 'steps'"),
+    ({"steps": 3, "training": Training()}, OptionError, "not both"),
+    ({"genotype": "rnd"}, OptionError, "unknown genotype"),
+    ({"strategy": "pc_dart"}, OptionError, "did you mean 'pc_darts'"),
+    ({"search_share": 1.0}, OptionError, "between 0 and 1"),
+    ({"method": "finetune", "level": "blok"}, OptionError, "did you mean 'block'"),
+    ({"method": "finetune", "block": "layer1"}, OptionError, "needs level='block'"),
+    ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
+    ({"block": "fc"}, PartitionError, "cannot be repaired: tokens"),
+    ({"score": "rng", **BUDGET}, OptionError, "did you mean 'rgn'"),
+])  # fmt: skip
+def test_wrong_use_is_refused(options, error, message, classifier, given):
+    with pytest.raises(error, match=message) as caught:
+        repair(classifier, **given, **options)
+    assert len(getattr(caught.value, "__notes__", [])) <= 1
+
+
+# ---- side by side
+
+
+def test_compare_measures_all_on_the_same_examples(classifier, given):
+    before = snapshot(classifier)
+    own = {"network": FineTune(training=Training(**BUDGET)), "statistics": BnRecalibration(batches=2), "mine": NudgeBias()}
+    comparison = compare(classifier, **given, methods=own)
+    assert same(snapshot(classifier), before)
+    assert list(comparison.rows) == ["network", "statistics", "mine"] and "statistics" in str(comparison)
+    alone = repair(classifier, **given, method="finetune", **BUDGET).report
+    assert comparison.rows["network"].scores == alone.scores, "a row is what the method does on its own"
+    named = compare(classifier, **given, methods=["archrepair", "finetune"], **BUDGET)
+    assert list(named.rows) == ["archrepair", "finetune network"]
+    with pytest.raises(OptionError, match="two methods are called 'finetune network'"):
+        compare(classifier, **given, methods=["finetune", "finetune"])
+
+
+def test_predictions_of_the_report_are_those_of_the_returned_model(classifier, given, runtime):
+    repaired = repair(classifier, **given, method="archrepair", **BUDGET | {"block": "layer3", "genotype": "random"})
+    images = as_images(given["holdout"], repaired.model)
+    found = predict(repaired.model, images, images.preprocessing, runtime)
+    assert found.predictions.tolist() == repaired.report.population("retained").after.tolist()

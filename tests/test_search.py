@@ -1,0 +1,105 @@
+"""The search alternates on disjoint data, opens gates before it moves α, and touches nothing outside its block."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from cases import BUDGET
+
+from timm_repair import search as module
+from timm_repair import strategies
+from timm_repair.partition import blocks
+from timm_repair.relax import plan, relax
+from timm_repair.runtime import Runtime
+from timm_repair.search import search
+from timm_repair.surgery import extract, swap
+from timm_repair.training import Batches, Training
+
+OPTIONS = Training(**BUDGET | {"steps": 20})
+STEPS = 10
+
+
+def relaxed_in(model, data, strategy="pc_darts", seed=0):
+    block = next(b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name == "layer2")
+    chosen = strategies.get(strategy)
+    raw = extract(model, block)
+    relaxed = relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, torch.Generator().manual_seed(seed))
+    swap(model, block, relaxed)
+    return relaxed
+
+
+@pytest.fixture
+def watched(monkeypatch, classifier, data, runtime):
+    """One search, and what was seen before each of its steps: whose data, α and β, the weights."""
+    relaxed, seen, parts = relaxed_in(classifier, data), [], {}
+
+    class Watched(Batches):
+        def __init__(self, failing, retained, data, options, runtime, purpose):
+            super().__init__(failing, retained, data, options, runtime, purpose)
+            self.purpose = purpose.removeprefix("search ")
+            parts[self.purpose] = (failing, retained)
+
+        def loss(self, model):
+            now = [torch.cat([p.detach().flatten() for p in ps]) for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())]
+            seen.append((self.purpose, *now))
+            return super().loss(model)
+
+    monkeypatch.setattr(module, "Batches", Watched)
+    outside = {k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")}
+    modes = {name: m.training for name, m in classifier.named_modules()}
+    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    return classifier, relaxed, seen, parts, outside, modes, history, trained
+
+
+def test_weights_and_architecture_see_different_examples(watched, data):
+    parts = watched[3]
+    for position, whole in enumerate((data.failing, data.retained)):
+        one, other = (set(parts[purpose][position].ids) for purpose in ("weights", "architecture"))
+        assert one and not one & other and one | other == set(whole.ids)
+        assert abs(len(one) - len(other)) <= 1
+    assert (parts["weights"][0].answers >= 0).all(), "the halves still know the original's wrong answers"
+
+
+def test_warm_up_then_turns(watched):
+    _, relaxed, seen, _, _, _, history, trained = watched
+    warm = round(relaxed.strategy.warmup * STEPS)
+    purposes = [purpose for purpose, *_ in seen]
+    assert purposes == ["weights"] * warm + ["architecture", "weights"] * ((STEPS - warm) // 2) + ["architecture"] * ((STEPS - warm) % 2)
+    assert trained == purposes.count("weights")
+    assert [bool(row.get("architecture")) for row in history] == [purpose == "architecture" for purpose in purposes]
+    for (purpose, alpha, weights), (_, alpha_after, weights_after) in zip(seen, seen[1:], strict=False):
+        assert torch.equal(alpha, alpha_after) == (purpose == "weights")
+        assert torch.equal(weights, weights_after) == (purpose == "architecture")
+    assert not relaxed.alpha.isnan().any() and torch.tensor(history[-1]["alpha"]).shape == relaxed.alpha.shape
+    assert relaxed.progress == 1
+
+
+def test_nothing_outside_the_block_changes(watched):
+    model, relaxed, _, _, outside, modes, _, _ = watched
+    state = model.state_dict()
+    assert outside and all(torch.equal(state[name], value) for name, value in outside.items()), "buffers too"
+    assert {name: m.training for name, m in model.named_modules()} == modes
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("layer2."))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+def test_same_seed_same_search(trained, data, strategy):
+    results = []
+    for seed in (0, 0, 1):
+        model = deepcopy(trained)
+        relaxed = relaxed_in(model, data, strategy)
+        torch.manual_seed(seed)  # the search may depend on the runtime's seed alone
+        search(model, relaxed, data, OPTIONS, Runtime(seed=0 if seed == 0 else 5, progress=False), steps=5)
+        results.append({k: v.clone() for k, v in model.state_dict().items()})
+    assert all(torch.equal(v, results[1][k]) for k, v in results[0].items())
+    assert any(not torch.equal(v, results[2][k]) for k, v in results[0].items())
+
+
+def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
+    relaxed = relaxed_in(classifier, data)
+    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    rates = [row["lr"] for row in history if not row.get("architecture")]
+    assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(OPTIONS.learning_rate)
+    assert search(classifier, relaxed, data, OPTIONS, runtime, steps=0) == ([], 0)

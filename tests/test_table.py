@@ -1,0 +1,103 @@
+"""The README's tables, from made-up results."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
+NAMES = ("repair_cifar", "targets", "speed")
+
+
+def report(failing: float, clean: float = 0.8, *, seconds: float = 10.0, localize: float = 0.0, block: str | None = None) -> dict:
+    populations = {"failing": {"n": 1000, "before": 0.5, "after": failing, "fixed": 120, "broken": 20},
+                   "clean": {"n": 1000, "before": 0.81, "after": clean, "fixed": 1, "broken": 2}}
+    return {"populations": populations, "seconds": seconds, "block": block, "options": {"training": {"steps": 300}},
+            "stages": [{"name": "prepare", "seconds": 99.0}, {"name": "localize", "seconds": localize}]}
+
+
+def result(population: str, seed: int, gain: float) -> dict:
+    rows = {
+        "bn_recalibration": report(0.52, seconds=1), "finetune network": report(0.55),
+        "finetune layer1": report(0.6, seconds=9, localize=1, block="layer1"), "finetune layer2": report(0.58, block="layer2"),
+        "archrepair": report(0.6 + gain, seconds=12, localize=3, block="layer1"), "archrepair random": report(0.59, block="layer1"),
+    }  # fmt: skip
+    return {"population": population, "seed": seed, "model": "resnet18", "failures": 1000 - seed, "precision": "bf16",
+            "versions": {"torch": "2", "timm": "1", "python": "3"}, "rows": rows}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run table.py on results in a directory of the test's own; returns the tables."""
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in NAMES))
+
+    def write(file: dict) -> None:
+        (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(json.dumps(file))
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme), *options])
+        runpy.run_path(str(TABLE), run_name="__main__")
+        return readme.read_text()
+
+    run.write = write
+    return run
+
+
+def row(text: str, label: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_averages_over_seeds_first_and_leaves_drift_out_of_the_mean(run):
+    for file in (result("noise", 0, 0.00), result("noise", 1, 0.02), result("blur", 0, 0.05), result("drift", 0, 0.3)):
+        run.write(file)
+    text = run()
+    assert row(text, "archrepair")[1:] == ["65.0 / 80.0", "61.0 ± 1.4 / 80.0", "90.0", "63.0 / 80.0", "120", "20", "1.20"]
+    assert row(text, "original")[4:] == ["50.0 / 81.0", "0", "0", ""]
+    assert "1–2 seeds" in text and "999–1,000 failures" in text
+
+
+def test_the_chosen_block_costs_its_row_and_the_localization(run):
+    run.write(result("noise", 0, 0.1))
+    assert row(run(), "finetune chosen block (derived)")[-1] == "1.10"  # 9 - 1 + 3 of 10 seconds
+
+
+def test_targets_compare_with_the_best_other_row(run):
+    run.write(result("blur", 0, 0.01))
+    run.write(result("drift", 0, -0.15))
+    text = run()
+    assert "| mean of the corruptions | failing | 61.0 | finetune layer1 | 60.0 | +1.0 | at least +0.5: met |" in text
+    assert "| mean of the corruptions | clean | 80.0 | original | 81.0 | -1.0 | at least -0.5: missed |" in text
+    assert "| drift | failing | 45.0 | original | 50.0 | -5.0 | at least +0.0: missed |" in text
+
+
+def test_speed(run, tmp_path):
+    times = {"ratio_median": 0.5, "ratio_min": 0.4, "ratio_max": 0.6}
+    speed = {"localization": [{"scorer": "rgn", **times}], "repair": [{"block": b, **times} for b in ("early", "late")]}
+    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    text = run()
+    assert [row(text, name)[-1].split(":")[0] for name in ("localization, `rgn`", "archrepair of `early`", "archrepair of `late`")] == [
+        "at most 0.45", "at most 1.2", "at most 0.7"]
+
+
+def test_check_tells_stale_tables_and_changes_nothing(run):
+    assert run().count("Not measured yet") == 3
+    run.write(result("noise", 0, 0.1))
+    with pytest.raises(SystemExit, match="out of date"):
+        run("--check")
+    text = run()
+    assert run() == text
+    with pytest.raises(SystemExit) as stopped:
+        run("--check")
+    assert stopped.value.code == 0
+
+
+def test_files_with_different_rows_are_refused(run):
+    file = result("noise", 0, 0.1)
+    del file["rows"]["archrepair random"]
+    run.write(file)
+    run.write(result("noise", 1, 0.1))
+    with pytest.raises(SystemExit, match="same rows"):
+        run()

@@ -1,0 +1,239 @@
+"""The training loop and its parts: what a batch holds, what its loss is, how steps are scheduled, which state is kept."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BUDGET
+from torch import nn
+from torch.nn import functional as F
+
+from timm_repair import methods
+from timm_repair.errors import NonFiniteError, OptionError
+from timm_repair.evaluation import predict
+from timm_repair.training import Batches, Descent, Monitor, Training, fit, objective, training_mode
+
+PLAIN = Training(**BUDGET)
+
+
+def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batches:
+    return Batches(data.failing, data.retained if retained else None, data, replace(PLAIN, **options), runtime, purpose)
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16), (0.1, 2)])
+def test_the_share_of_failures(data, runtime, share, expected):
+    images, labels, answers = batches(data, runtime, failing_share=share).draw()
+    assert len(images) == len(labels) == len(answers) == 16
+    assert (answers >= 0).sum() == expected
+    assert (answers[answers >= 0] != labels[answers >= 0]).all(), "the original's answers are wrong"
+
+
+def test_without_retained_examples_all_are_failures(data, runtime):
+    assert (batches(data, runtime, retained=False, failing_share=0.25).draw()[2] >= 0).all()
+
+
+def test_every_example_once_an_epoch(data, runtime):
+    supply, seen = batches(data, runtime), []
+    (_, count, order), _ = supply.parts
+    epoch, several = len(data.failing), 3
+    for _ in range(several * epoch):
+        seen.append(next(order))
+    for start in range(0, several * epoch, epoch):
+        assert sorted(seen[start : start + epoch]) == list(range(epoch))
+    assert seen[:epoch] != seen[epoch : 2 * epoch] and count == 8
+
+
+def test_pixels_labels_and_answers_belong_together(data, runtime):
+    supply = batches(data, runtime, batch_size=4, failing_share=1.0)
+    indices = torch.randperm(len(data.failing), generator=runtime.generator("test"))[:4]
+    images, labels, answers = supply.draw()
+    assert torch.equal(images, data.preprocessing.normalize(data.failing.pixels(indices)))
+    assert torch.equal(labels, data.failing.labels[indices]) and torch.equal(answers, data.failing.answers[indices])
+
+
+def test_purposes_draw_independently(data, runtime):
+    one, same, other = (batches(data, runtime, purpose=p).draw()[1] for p in ("a", "a", "b"))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
+def test_the_loss_by_hand(trained, data, runtime, weight):
+    with torch.no_grad():
+        found = batches(data, runtime, wrong_class_weight=weight).loss(trained).item()
+        images, labels, answers = batches(data, runtime).draw()
+        logits = trained(images).double().tolist()
+    expected = 0.0
+    for row, label, answer in zip(logits, labels.tolist(), answers.tolist(), strict=True):
+        weights = [weight if c == answer else 1.0 for c in range(10)]  # retained examples have the answer -1: no class
+        total = sum(w * math.exp(value) for w, value in zip(weights, row, strict=True))
+        expected -= (row[label] - math.log(total)) / len(logits)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
+    logits = {}
+    handle = trained.fc.register_forward_hook(lambda module, inputs, output: logits.update(kept=output) or output.retain_grad())
+    supply = batches(data, runtime, wrong_class_weight=0.0, failing_share=1.0)
+    answers = batches(data, runtime, failing_share=1.0).draw()[2]
+    supply.loss(trained).backward()
+    handle.remove()
+    trained.zero_grad(set_to_none=True)
+    gradient = logits["kept"].grad
+    assert gradient.isfinite().all() and gradient.any()
+    assert (gradient[torch.arange(len(answers)), answers].abs() < 1e-12).all()
+
+
+# ---- augmentation
+
+
+def test_no_augmentation_is_the_identity(data, runtime):
+    pixels = data.failing.pixels(range(10))
+    assert torch.equal(batches(data, runtime)._augment(pixels), pixels)
+
+
+def test_a_flip_is_a_mirror_image(data, runtime):
+    pixels = data.failing.pixels(range(10))
+    assert torch.equal(batches(data, runtime, hflip=1.0)._augment(pixels), pixels.flip(3))
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 32, 32), (3, 16, 40)])
+def test_a_shift_moves_the_image_and_reflects_its_border(data, runtime, channels, height, width):
+    pixels = torch.randint(256, (40, channels, height, width), dtype=torch.uint8)
+    shifted = batches(data, runtime, shift=0.125)._augment(pixels)
+    assert shifted.shape == pixels.shape and shifted.dtype == torch.uint8
+    dy, dx = round(0.125 * height), round(0.125 * width)
+    padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(torch.uint8)
+    places = set()
+    for image, source in zip(shifted, padded, strict=True):
+        windows = {(y, x): source[:, y : y + height, x : x + width] for y in range(2 * dy + 1) for x in range(2 * dx + 1)}
+        found = [place for place, window in windows.items() if torch.equal(image, window)]
+        assert len(found) == 1
+        places.add(found[0])
+    assert len(places) > 20 and {y for y, _ in places} >= {0, 2 * dy}
+
+
+# ---- descent
+
+
+def test_the_schedule_rises_falls_and_can_be_shared(runtime):
+    options = replace(PLAIN, steps=100, warmup=0.1, learning_rate=0.2)
+    weight = nn.Parameter(torch.ones(2, 2))
+    descent = Descent([weight], options, runtime)
+    rates = [descent.step((weight**2).sum())["lr"] for _ in range(100)]
+    assert rates[:10] == pytest.approx([0.02 * (i + 1) for i in range(10)])
+    assert rates[55] == pytest.approx(0.1, abs=0.002) and rates[-1] < 0.001 and rates[10:] == sorted(rates[10:], reverse=True)
+    second = Descent([weight], options, runtime, first=60, total=100)
+    assert second.learning_rate == pytest.approx(rates[60]) and second.done == 60
+
+
+def test_norms_biases_and_gates_are_not_decayed(runtime):
+    layer = nn.Conv2d(2, 2, 1)
+    descent = Descent(layer.parameters(), replace(PLAIN, weight_decay=0.5, warmup=0.0, learning_rate=0.1), runtime)
+    before = [p.detach().clone() for p in (layer.weight, layer.bias)]
+    descent.step(0.0 * sum(p.sum() for p in layer.parameters()))
+    torch.testing.assert_close(layer.weight.detach(), before[0] * (1 - 0.1 * 0.5))
+    assert torch.equal(layer.bias, before[1])
+
+
+def test_only_the_given_parameters_move_and_the_gradient_is_clipped(runtime):
+    one, other = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.zeros(3, 3))
+    descent = Descent([one], replace(PLAIN, clip=1.0, warmup=0.0, learning_rate=0.1, weight_decay=0.0), runtime)
+    descent.step(1000 * (one.sum() + other.sum()))
+    assert one.norm().item() == pytest.approx(0.1) and not other.any() and other.grad is None
+
+
+# ---- monitor and loop
+
+
+def test_the_best_state_is_kept_buffers_included():
+    part, values = nn.BatchNorm1d(1), iter([0.5, 0.7, 0.9, 0.9, 0.2])
+    seen = []
+
+    def measure():
+        seen.append(part.running_mean.item())
+        return next(values)
+
+    monitor = Monitor(part, measure, steps=8, evaluations=4)
+    for done in range(1, 9):
+        part.running_mean.fill_(done)
+        part.weight.data.fill_(10 * done)
+        assert (monitor.check(done) is None) == bool(done % 2)
+    assert seen == [0, 2, 4, 6, 8] and monitor.best_step == 4, "of equals the earlier one"
+    assert monitor.restore() == 0.9 and part.running_mean.item() == 4 and part.weight.item() == 40
+
+
+def test_the_start_is_a_candidate_and_the_end_is_measured():
+    part = nn.Linear(1, 1)
+    values = iter([0.5, 0.1, 0.1, 0.2])
+    start = part.weight.item()
+    monitor = Monitor(part, lambda: next(values), steps=7, evaluations=3)
+    for done in range(1, 8):
+        part.weight.data.fill_(99.0)
+        assert (monitor.check(done) is None) == (done not in (3, 6, 7))
+    assert monitor.restore() == 0.5 and part.weight.item() == start
+
+
+def test_the_loop_tells_what_it_did(runtime, capsys):
+    monitor = Monitor(nn.Linear(1, 1), lambda: 1.0, steps=4, evaluations=2)
+    history = fit(lambda i: {"loss": float(i), "lr": 0.1}, steps=4, stage="search", runtime=runtime, monitor=monitor)
+    assert [(row["stage"], row["step"], row["loss"]) for row in history] == [("search", i, float(i)) for i in range(4)]
+    assert ["objective" in row for row in history] == [False, True, False, True]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_exploding_loss_stops_with_the_remedy(runtime, value):
+    with pytest.raises(NonFiniteError, match=r"step 2 of finetune: lower learning_rate"):
+        fit(lambda i: {"loss": value if i == 2 else 1.0}, steps=5, stage="finetune", runtime=runtime)
+
+
+def test_selection_weighs_failures_by_how_often_they_happen(trained, data, runtime):
+    right = {}
+    for name, images in data.selection.items():
+        right[name] = (predict(trained, images, data.preprocessing, runtime).predictions == images.labels).double().mean().item()
+    for rate in (0.0, 0.3, 1.0):
+        expected = rate * right["failing"] + (1 - rate) * right["retained"]
+        found = objective(trained, replace(data, error_rate=rate), runtime)
+        assert expected - 0.5 / min(map(len, data.selection.values())) < found <= expected, "less than half an example for the loss"
+    unknown, half = (objective(trained, replace(data, error_rate=rate), runtime) for rate in (None, 0.5))
+    assert unknown == half
+
+
+def test_modes_are_given_back_also_after_an_error(classifier):
+    classifier.train()
+    classifier.layer1.eval()
+    before = [m.training for m in classifier.modules()]
+    with pytest.raises(ZeroDivisionError), training_mode(classifier, classifier.layer2, batch_norm="frozen"):
+        inside = {name for name, m in classifier.named_modules() if m.training}
+        assert "layer2.0.conv1" in inside and all(name.startswith("layer2") for name in inside)
+        assert not any(isinstance(classifier.get_submodule(name), nn.BatchNorm2d) for name in inside)
+        raise ZeroDivisionError
+    assert [m.training for m in classifier.modules()] == before
+    with training_mode(classifier, classifier.layer2):
+        assert classifier.layer2[0].bn1.training and not classifier.layer1[0].bn1.training
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"steps": 0}, "steps must be at least 1"), ({"batch_size": -3}, "batch_size"), ({"evaluations": 0}, "evaluations"),
+    ({"failing_share": 1.5}, "share from 0 to 1"), ({"hflip": -0.1}, "hflip"), ({"batch_norm": "eval"}, "'train' or 'frozen'"),
+    ({"learning_rate": 0.0}, "positive"), ({"learning_rate": math.nan}, "positive"), ({"wrong_class_weight": 2}, "wrong_class_weight"),
+])  # fmt: skip
+def test_options_out_of_range(options, message):
+    with pytest.raises(OptionError, match=message):
+        Training(**options)
+
+
+@pytest.mark.parametrize(("method", "option", "meant"), [
+    ("archrepair", "learning_rat", "learning_rate"), ("archrepair", "blok", "block"), ("finetune", "stepps", "steps"),
+    ("finetune", "strategy", ""), ("bn_recalibration", "batchs", "batches"),
+])  # fmt: skip
+def test_a_misspelt_option_gets_a_suggestion(method, option, meant):
+    with pytest.raises(OptionError, match=f"has no option {option!r}" + (f"; did you mean {meant!r}" if meant else "")):
+        methods.get(method, **{option: 1})
