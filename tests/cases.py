@@ -19,5 +19,5 @@ STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 
 # scorer -> whether it claims to name a planted fault
 SCORER_CASES = {
-    "spectrum_gradient": False, "spectrum": False, "gradient": False, "rgn": True, "probe": True, "random": False
+    "spectrum_gradient": False, "spectrum": False, "gradient": False, "rgn": True, "probe": False, "random": False
 }  # fmt: skip

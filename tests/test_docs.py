@@ -5,6 +5,7 @@ The text is run as printed but for the Hub model, which becomes a tiny local one
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -34,9 +35,10 @@ def blocks(language: str) -> list:
     return found
 
 
-def commands() -> list[str]:
-    lines = (line for block in blocks("sh") for line in block.values[0].splitlines())
-    return [line for line in lines if line.startswith("timm-repair ")]
+def commands() -> list[list[str]]:
+    """Words of the lines that call the command, or its script through accelerate (which only starts it)."""
+    lines = (shlex.split(line, comments=True) for block in blocks("sh") for line in block.values[0].splitlines())
+    return [line[2:] if line[0] == "accelerate" else line for line in lines if line[0] in ("timm-repair", "accelerate")]
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +46,10 @@ def place(tmp_path_factory, trained, digits) -> Path:
     """A directory with what the text speaks of: image folders, and the model as a timm folder."""
     place = tmp_path_factory.mktemp("docs")
     save_for_hf(trained, place / "model", safe_serialization=True)
-    wrong = timm_repair.collect_failures(trained, worn(digits["pool"]))
-    images = wrong.preprocessing
+    pool = worn(digits["pool"])
+    wrong = timm_repair.collect_failures(trained, pool)
     pairs = {"train": digits["train"], "unseen": digits["unseen"], "unseen_failing": worn(digits["unseen"]),
-             "failures": [worn(digits["pool"])[i] for i in wrong.ids]}
-    assert images.input_size == (1, 32, 32)
+             "failures": [pool[i] for i in wrong.ids]}
     for folder, examples in pairs.items():
         for i, (image, label) in enumerate(examples[:250]):
             path = place / folder / str(label) / f"{i}.png"
@@ -73,11 +74,18 @@ def test_python_block_runs(text, few_steps, classifier, failures, digits):
     exec(compile(text.replace(HUB_MODEL, "local-dir:model"), "block", "exec"), predefined)
 
 
-def test_commands_run(few_steps, capsys):
-    assert {shlex.split(line)[1] for line in commands()} == {"blocks", "localize", "repair", "compare", "report"}
-    for line in commands():
-        status = cli.main(shlex.split(line.replace(HUB_MODEL, "local-dir:model"))[1:])
-        assert status == 0, f"{line}\n{capsys.readouterr().err}"
+def test_commands_run(few_steps, monkeypatch, capsys):
+    assert {line[1] for line in commands()} >= {"blocks", "localize", "repair", "compare", "report"}
+    for program, *words in commands():
+        words = ["local-dir:model" if word == HUB_MODEL else word for word in words]
+        if program == "timm-repair":
+            status = cli.main(words)
+        else:
+            monkeypatch.setattr("sys.argv", [program, *words])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(str(ROOT / program), run_name="__main__")
+            status = end.value.code
+        assert status == 0, f"{program} {words}\n{capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("text", blocks("json"))

@@ -1,12 +1,10 @@
-"""The examples run to their end, each with a few steps; those that compare print their table."""
+"""The examples run to their end, each with a few steps; those that compare print their table. repair.py: test_docs.py."""
 
 import json
 import runpy
 from pathlib import Path
 
 import pytest
-from conftest import worn
-from timm.models import save_for_hf
 
 import timm_repair
 
@@ -38,7 +36,7 @@ def test_demo_keeps_its_promise(run, tmp_path, capsys):
 
 
 def test_compare_methods(run, tmp_path, capsys):
-    run("compare_methods.py", "--steps", "15", "--output", "comparison.json")
+    run("compare_methods.py", "--steps", "8", "--output", "comparison.json")
     rows = timm_repair.Comparison.from_dict(json.loads((tmp_path / "comparison.json").read_text())).rows
     assert list(rows) == ["bn_recalibration", "finetune network", "finetune chosen block", "archrepair", "archrepair random"]
     assert "finetune chosen block" in capsys.readouterr().out
@@ -46,17 +44,5 @@ def test_compare_methods(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")])
 def test_own(run, capsys, name, row):
-    run(name, "--steps", "15")
+    run(name, "--steps", "8")
     assert f"\n  {row} " in capsys.readouterr().out
-
-
-def test_repair_as_a_script(run, tmp_path, trained, digits, capsys):
-    save_for_hf(trained, tmp_path / "model", safe_serialization=True)
-    for folder, pairs in {"failures": worn(digits["pool"]), "train": digits["train"]}.items():
-        for i, (image, label) in enumerate(pairs[:150]):
-            path = tmp_path / folder / str(label) / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-    run("repair.py", "--model", "local-dir:model", "--failures", "failures", "--retain", "train", "--output", "out",
-        "--set", "steps=5", "--data", "max_right=1")
-    assert "Saved to out" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from timm_repair import hub, methods
 from timm_repair.data import DataOptions, RepairData, check_finite, prepare
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
-from timm_repair.evaluation import predict
+from timm_repair.evaluation import Prediction, predict
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
 from timm_repair.report import Comparison, Report, Scores
@@ -80,7 +80,7 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
     name, model = load(model)
     with _context(name, chosen), _own_randomness(seed):
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
-        repaired = _run(name, model, prepared, chosen, runtime)
+        repaired = _run(name, model, prepared, _measure(_working_copy(model, runtime), prepared, runtime), chosen, runtime)
     if target is not None and runtime.accelerator.is_main_process:
         repaired.save_pretrained(target)
     return repaired
@@ -106,10 +106,11 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     name, model = load(model)
     with _own_randomness(seed):
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
+        before = _measure(_working_copy(model, runtime), prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with _context(name, method), _own_randomness(seed):
-            reports[label] = _run(name, model, prepared, method, replace(runtime, stages=[])).report
+            reports[label] = _run(name, model, prepared, before, method, replace(runtime, stages=[])).report
     return Comparison(reports)
 
 
@@ -123,12 +124,12 @@ def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed:
     Example:
         >>> timm_repair.localize("resnet50", failures, train, score="spectrum_gradient").ranking
     """
-    target, training = methods.get("archrepair", **options).target, methods.Training()
+    chosen = methods.get("archrepair", **options)
     runtime = Runtime(accelerator, seed, progress)
     _, model = load(model)
     with _own_randomness(seed):
         prepared = _prepare(model, failures, retain, None, data, runtime)
-        return replace(target, block=None).choose(model, prepared, training, runtime)[2]
+        return replace(chosen.target, block=None).choose(model, prepared, chosen.training, runtime)[2]
 
 
 def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
@@ -170,33 +171,47 @@ def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options
         return prepare(model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime)
 
 
-def _run(name: str, original: nn.Module, data: RepairData, method: Method, runtime: Runtime) -> Repaired:
-    # channels last: convolutions of small maps run several times faster on CPUs, and no slower elsewhere
-    model = deepcopy(original).to(runtime.device, memory_format=torch.channels_last)
+@dataclass(frozen=True)
+class _Measured:
+    """A model's answers to every population of the holdout, and what it costs to run."""
+
+    answers: dict[str, Prediction]
+    cost: dict[str, float]
+
+
+def _measure(model: nn.Module, data: RepairData, runtime: Runtime) -> _Measured:
     with runtime.stage("evaluate"):
-        before = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
-        cost_before = cost(model, data, runtime)
+        answers = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
+        return _Measured(answers, cost(model, data, runtime))
+
+
+def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
+    # channels last: convolutions of small maps run several times faster on CPUs, and no slower elsewhere
+    return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
+
+
+def _run(name: str, original: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
+    model = _working_copy(original, runtime)
     outcome = method.repair(model, data, runtime)
     model = outcome.model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     hub.mark(model, outcome.edits)
-    with runtime.stage("evaluate"):
-        after = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
-        cost_after = cost(model, data, runtime)
+    after = _measure(model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
-    scores = tuple(Scores(p, images.labels, before[p].predictions, after[p].predictions) for p, images in data.holdout.items())
+    scores = tuple(Scores(p, images.labels, before.answers[p].predictions, after.answers[p].predictions)
+                   for p, images in data.holdout.items())
     notes = outcome.notes
     if data.retained is None:
         notes += ("no retained data were given: what the repair made the model forget could not be measured; pass retain=",)
-    if all(torch.equal(before[p].losses, after[p].losses) for p in before):
+    if all(torch.equal(answers.losses, after.answers[p].losses) for p, answers in before.answers.items()):
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=4)
     report = Report(
         method=method.name, options=methods.options_of(method), model=name, scores=scores,
         block=outcome.block.name if outcome.block else None, blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotype=outcome.genotype.to_dict() if outcome.genotype else None, history=tuple(outcome.history),
-        cost={"before": cost_before, "after": cost_after},
+        cost={"before": before.cost, "after": after.cost},
         stages=tuple({"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory} for s in runtime.stages),
         seed=runtime.seed, versions=versions(), provenance=data.provenance, notes=tuple(notes))
     return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)

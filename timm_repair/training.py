@@ -36,7 +36,7 @@ class Training:
         fresh_rate: paths that archrepair adds start from nothing and learn this many times as fast as inherited weights.
         weight_decay: for weights; biases, norms, gates and gains take none.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original; None is 0 with retained data and
-            0.01 without, where nothing else does.
+            0.1 without, where nothing else does.
         batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of all other parts are always kept.
         hflip: probability of a horizontal flip (0 for digits and other images that have a left and a right).
         shift: largest random shift as a share of the image's side.
@@ -113,10 +113,11 @@ class Batches:
         images, labels, answers = self.draw()
         with self.runtime.accelerator.autocast():
             logits = model(images).float()
-        if self.options.wrong_class_weight < 1:
+        weight = self.options.wrong_class_weight
+        if weight < 1:
             failing = (answers >= 0).nonzero().flatten()
             offset = torch.zeros_like(logits)
-            offset[failing, answers[failing]] = math.log(self.options.wrong_class_weight or 1e-30)
+            offset[failing, answers[failing]] = math.log(weight or 1e-30)
             logits = logits + offset
         return F.cross_entropy(logits, labels)
 

@@ -30,7 +30,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     original = original or {k: v.detach().clone() for k, v in part.state_dict().items()}
     names = [name for name, p in model.named_parameters() if any(p is q for q in part.parameters())]
     batches = Batches(data.failing, data.retained, data, options, runtime, stage)
-    anchor = (0.0 if data.retained is not None else 0.01) if options.anchor is None else options.anchor
+    anchor = (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
     parameters = dict(part.named_parameters())
     descent = Descent(parameters.values(), options, runtime, fresh=added_parameters(part), first=first, total=total)
 

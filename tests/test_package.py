@@ -1,0 +1,78 @@
+"""The package as a whole: a quiet import, small files and functions, every public name explained."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import timm_repair
+
+ROOT = Path(timm_repair.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_importing_changes_nothing_but_one_entry_point(tmp_path):
+    script = """
+import json, logging, os, random, sys, threading, warnings
+import accelerate, datasets, timm, torch  # what they change is theirs
+import matplotlib, scipy.stats
+def state():
+    return {
+        "filters": [str(f) for f in warnings.filters], "environment": sorted(os.environ.items()), "directory": os.getcwd(),
+        "handlers": [[name, len(log.handlers), log.level] for name, log in sorted(logging.root.manager.loggerDict.items())
+                     if isinstance(log, logging.Logger) and not name.startswith("timm_repair")],
+        "ours": [len(log.handlers) for name, log in logging.root.manager.loggerDict.items()
+                 if name.startswith("timm_repair") and isinstance(log, logging.Logger) and log.handlers],
+        "root": [len(logging.root.handlers), logging.root.level], "threads": [torch.get_num_threads(), threading.active_count()],
+        "random": [torch.get_rng_state().sum().item(), hash(random.getstate())], "files": os.listdir(),
+        "defaults": [str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()],
+        "hooks": [sys.excepthook is sys.__excepthook__, sys.displayhook is sys.__displayhook__],
+    }
+before, models = state(), set(timm.list_models())
+import timm_repair
+after = state()
+new = set(after["handlers"][i][0] for i in range(len(after["handlers"]))) - {name for name, *_ in before["handlers"]}
+after["handlers"] = [each for each in after["handlers"] if each[0] not in new]
+print(json.dumps({"changed": [k for k in before if before[k] != after[k]], "models": sorted(set(timm.list_models()) - models)}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"changed": [], "models": ["timm_repaired"]} and done.stderr == ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_small_and_explained(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what is in it"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+    for node in tree.body:
+        short = isinstance(node, ast.FunctionDef) and len(node.body) == 1  # a named expression says it itself
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not short:
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_public_names_are_there_and_explained():
+    for name in timm_repair.__all__:
+        assert inspect.getdoc(getattr(timm_repair, name)), name
+    # a function called like its module would hide it: timm_repair.localize is the function, the module is localization
+    modules = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert not modules & set(timm_repair.__all__)
+
+
+def test_nothing_prints_pickles_or_catches_everything():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and path.name != "cli.py":
+                assert node.func.id not in {"print", "eval", "exec"}, path
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "joblib", "dill"}, path
+            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), path

@@ -1,0 +1,196 @@
+"""The pipeline as a whole: a planted fault is found and mended, and what cannot be repaired is refused before any work."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from cases import BUDGET, SCORER_CASES
+from PIL import Image
+from torch import nn
+
+from timm_repair import DataOptions, collect_failures, localize, repair
+from timm_repair.data import as_images
+from timm_repair.errors import (
+    DataError,
+    LabelError,
+    NoFailuresError,
+    NonFiniteError,
+    PartitionError,
+    RepairError,
+)
+from timm_repair.evaluation import predict
+from timm_repair.pipeline import load
+from timm_repair.runtime import Runtime
+
+STEPS = {"steps": 40, "batch_size": 32, "evaluations": 2, "hflip": 0.0, "shift": 0.0}
+
+
+def scrambled(model: nn.Module, stage: str) -> nn.Module:
+    """The planted fault: the filters of one stage's convolutions in another order."""
+    model, generator = deepcopy(model), torch.Generator().manual_seed(0)
+    for module in model.get_submodule(stage).modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data[torch.randperm(len(module.weight), generator=generator)]
+    return model
+
+
+def deadened(model: nn.Module, stage: str) -> nn.Module:
+    """Another fault: most filters of one stage are zero."""
+    model, generator = deepcopy(model), torch.Generator().manual_seed(1)
+    for parameter in model.get_submodule(stage).parameters():
+        if parameter.ndim == 4:
+            parameter.data[torch.rand(len(parameter), generator=generator) < 0.6] = 0
+    return model
+
+
+@pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
+@pytest.mark.parametrize("genotype", ["search", "random"])
+def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
+    model = scrambled(trained, stage)
+    failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))
+    assert failures.error_rate > 0.2
+    report = repair(model, failures, retain=digits["train"], holdout=digits["unseen"], block=stage, genotype=genotype, progress=False,
+                    **STEPS).report  # fmt: skip
+    failing, population = report.population("failing"), report.population("retained")
+    assert failing.accuracy_before == 0 and failing.fixed >= failing.n / 2
+    wrong = population.n - round(population.accuracy_before * population.n)
+    assert population.fixed >= wrong / 2 and population.change > 0 and population.p_value < 0.01
+    assert report.block == stage
+
+
+@pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
+@pytest.mark.parametrize("score", [score for score, claims in SCORER_CASES.items() if claims])
+def test_who_claims_to_localize_names_the_faulty_stage(score, stage, trained, digits):
+    model = deadened(trained, stage)
+    failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))
+    found = localize(model, failures, digits["train"], score=score, progress=False)
+    assert found.worst == stage, found.suspiciousness
+
+
+def test_repairing_with_the_default_scorer_repairs_the_faulty_stage(trained, digits):
+    model = deadened(trained, "layer2")
+    failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))
+    report = repair(model, failures, retain=digits["train"], holdout=digits["unseen"], progress=False, **STEPS).report
+    assert report.block == "layer2" == report.localization["ranking"][0]
+    assert report.population("failing").fixed >= report.population("failing").n / 2
+
+
+def test_the_report_is_complete(trained, failures, digits):
+    report = repair(trained, failures, retain=digits["train"], progress=False, block="layer1", **BUDGET, seed=3).report
+    assert {each.population for each in report.scores} == {"failing", "retained"}
+    assert [s["name"] for s in report.stages] == ["prepare", "evaluate", "localize", "search", "finetune", "evaluate"]
+    assert all(s["seconds"] >= 0 and s["peak_memory"] > 0 for s in report.stages) and report.seed == 3
+    assert {"torch", "timm", "timm_repair", "python"} <= set(report.versions)
+    assert report.provenance["given"] == {"failures": len(failures), "wrong": len(failures)}
+    assert report.cost["before"]["flops"] > 0 < report.cost["after"]["latency_ms"]
+    assert [b["name"] for b in report.blocks if b["role"] == "body" and not b["reason"]] == ["layer1", "layer2", "layer3", "layer4"]
+    assert len(str(report).splitlines()) < 80 and max(map(len, str(report).splitlines())) <= 80
+
+
+def test_without_retained_examples_the_report_says_so(trained, failures):
+    repaired = repair(trained, failures.subset(range(100)), progress=False, method="finetune", **BUDGET)
+    assert any("could not be measured" in note for note in repaired.report.notes)
+    assert [each.population for each in repaired.report.scores] == ["failing"]
+
+
+def test_a_plain_module_is_repaired_too(digits):
+    def unit(c_in, c_out):
+        return nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), nn.BatchNorm2d(c_out), nn.ReLU())
+
+    model = nn.Sequential(unit(1, 8), unit(8, 8), unit(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
+    model.num_classes, model.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0}
+    failures = collect_failures(model, digits["pool"][:200], runtime=Runtime(progress=False))
+    repaired = repair(model, failures, progress=False, method="finetune", **BUDGET)
+    assert repaired.report.model == "Sequential" and torch.isfinite(repaired.model(torch.zeros(1, 1, 32, 32))).all()
+
+
+def test_half_precision(trained, failures, digits, monkeypatch):
+    monkeypatch.setattr(Accelerator, "autocast", lambda self: torch.autocast("cpu", torch.bfloat16))
+    given = {"retain": digits["train"][:200], "holdout": digits["unseen"][:60], "progress": False, "block": "layer2", **BUDGET}
+    half = repair(trained, failures.subset(range(160)), **given, genotype="random")
+    assert all(math.isfinite(row["loss"]) for row in half.report.history)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+
+
+def test_the_options_of_a_trial_reach_it(trained, failures, monkeypatch):
+    seen = []
+    monkeypatch.setattr("timm_repair.methods.selecting.tune", lambda *given, **_: seen.append(given[3].steps))
+    localize(trained, failures, score="probe", probe_share=0.5, steps=8, progress=False)
+    assert seen == [4] * 4
+
+
+# ---- errors before work
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails the test if anything is trained."""
+
+    def refuse(*_, **__):
+        raise AssertionError("work had begun")
+
+    for name in ("search.fit", "methods.tuning.fit", "methods.tuning.Batches", "search.Batches"):
+        monkeypatch.setattr(f"timm_repair.{name}", refuse)
+
+
+def pairs(count: int, label) -> list:
+    return [(Image.new("L", (32, 32), i), label) for i in range(count)]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), [
+    (lambda d: [], NoFailuresError, "no failures were given"),
+    (lambda d: d["train"][:100], NoFailuresError, r"right already.*labels are true.*preprocessing"),
+    (lambda d: [(image, 10) for image, _ in d["pool"][:50]], LabelError, "10"),
+    (lambda d: [(image, -1) for image, _ in d["pool"][:50]], LabelError, "-1"),
+    (lambda d: [(image, "nine") for image, _ in d["pool"][:50]], LabelError, "nine"),
+    (lambda d: "/no/such/place", DataError, "does not exist"),
+    (lambda d: 7, DataError, "cannot take images from int"),
+])  # fmt: skip
+def test_failures_that_cannot_be_used(make, error, message, trained, digits, no_work):
+    right = digits["train"][:100]
+    with torch.no_grad():  # only what the model has right, for the second row
+        images = as_images(right, trained)
+        good = predict(trained, images, images.preprocessing, Runtime(progress=False)).predictions == images.labels
+    sources = digits | {"train": [pair for pair, keep in zip(right, good.tolist(), strict=True) if keep]}
+    with pytest.raises(error, match=message) as caught:
+        repair(trained, make(sources), progress=False)
+    assert isinstance(caught.value, RepairError) and any("while repairing" in note for note in caught.value.__notes__)
+
+
+def test_few_failures_retained_of_one_class_or_leaking_are_refused(trained, failures, digits, no_work):
+    with pytest.raises(DataError, match="too few for the splits"):
+        repair(trained, failures.subset(range(4)), progress=False)
+    ones = [pair for pair in digits["train"] if pair[1] == 1]
+    with pytest.raises(DataError, match="of one class"):
+        repair(trained, failures, retain=ones, progress=False)
+    with pytest.raises(DataError, match="leave them out of one"):
+        repair(trained, failures, holdout=failures, progress=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers(value, classifier, failures, no_work):
+    classifier.layer3[0].conv2.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(NonFiniteError, match=r"layer3\.0\.conv2\.weight"):
+        repair(classifier, failures, progress=False)
+
+
+def test_no_repairable_block(digits, no_work):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    model.num_classes, model.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    failures = collect_failures(model, digits["pool"][:100], runtime=Runtime(progress=False))
+    with pytest.raises(PartitionError, match="no block of Sequential can be repaired"):
+        repair(model, failures, progress=False)
+
+
+def test_options_of_the_data_are_checked():
+    for options in ({"selection_share": 0}, {"selection_share": 0.6, "holdout_share": 0.6}, {"max_right": 2}):
+        with pytest.raises(RepairError):
+            DataOptions(**options)
+
+
+def test_load(classifier):
+    assert load(classifier) == ("test_resnet", classifier) and load(nn.Linear(1, 1))[0] == "Linear"
+    name, model = load("test_resnet", pretrained=False)
+    assert name == "test_resnet" and not model.training
