@@ -84,7 +84,7 @@ def main() -> None:
     holdout = {"worn camera": [(worn_camera(image, rng), label) for image, label in unseen], "clean": unseen}
     repaired = timm_repair.repair(
         model, failures, retain=train, holdout=holdout, seed=arguments.seed, output_dir=arguments.output,
-        steps=arguments.steps, hflip=0.0, shift=0.06)
+        level="layer", steps=arguments.steps, hflip=0.0, shift=0.06)
     print(f"\n{repaired.report}\n")
 
     print("4. Load it back through timm, and compare.")

@@ -1,8 +1,6 @@
 """The console command: each command on real files, and errors as one message with exit status 2."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -10,7 +8,6 @@ import pytest
 import timm
 from conftest import worn
 
-from timm_repair import hub
 from timm_repair.cli import main
 
 SMALL = [f"--set={pair}" for pair in ("steps=4", "batch_size=16", "evaluations=1", "hflip=0.0", "shift=0.0")]
@@ -106,10 +103,3 @@ def test_wrong_commands_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and "usage: timm-repair" in capsys.readouterr().err
-
-
-def test_the_script_for_accelerate():
-    script = Path(__file__).parents[1] / "examples" / "repair.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--failures" in done.stdout, done.stderr
-    assert hub.ARCHITECTURE == "timm_repaired"

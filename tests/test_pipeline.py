@@ -45,8 +45,7 @@ def deadened(model: nn.Module, stage: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
-@pytest.mark.parametrize("genotype", ["search", "random"])
+@pytest.mark.parametrize(("stage", "genotype"), [("layer1", "search"), ("layer2", "random"), ("layer3", "search")])
 def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
     model = scrambled(trained, stage)
     failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))

@@ -37,6 +37,7 @@ CASES = [  # model, granularity, block, level, strategy
     ("densenet121", "stage", "features.denseblock1", "unit", "pc_darts"),
     ("efficientnet_b0", "stage", "blocks.2", "unit", "pc_darts"),
     ("efficientnet_b0", "stage", "blocks.1", "layer", "darts"),
+    ("dla34", "stage", "level2", "unit", "pc_darts"),  # whose first layer in the order of execution reads a smaller map than the next
 ]
 
 

@@ -146,6 +146,13 @@ def test_only_the_given_parameters_move_and_the_gradient_is_clipped(runtime):
     assert one.norm().item() == pytest.approx(0.1) and not other.any() and other.grad is None
 
 
+def test_fresh_parameters_learn_faster(runtime):
+    old, new = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+    options = replace(PLAIN, warmup=0.0, learning_rate=0.1, weight_decay=0.0, fresh_rate=4.0, clip=100.0)
+    Descent([old, new], options, runtime, fresh=[new]).step(old.sum() + new.sum())
+    torch.testing.assert_close((old.detach(), new.detach()), (torch.full((2, 2), -0.1), torch.full((2,), -0.4)))
+
+
 # ---- monitor and loop
 
 

@@ -253,7 +253,7 @@ def _really_failing(model: nn.Module, images: Images, options: DataOptions, runt
     if right == total:
         raise NoFailuresError(f"there is nothing to repair: {message}")
     if right > options.max_right * total:
-        raise DataError(f"{message}; or use collect_failures to find the failures, or raise {options.max_right=}")
+        raise DataError(f"{message}; or use collect_failures to find the failures, or raise max_right (now {options.max_right})")
     if right:
         warnings.warn(f"{message}. They were left out", stacklevel=3)
     return images.subset(wrong, answers=answers[wrong])

@@ -155,6 +155,9 @@ def _write_config(model: nn.Module, path: Path) -> None:
     # timm restores it from the top level; transformers passes it a second time and would fail
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
+    names = model.pretrained_cfg.get("label_names")
+    if names and len(names) == model.num_classes:  # timm drops them where it thinks that the head was replaced
+        config["label_names"] = list(names)
     path.write_text(json.dumps(config, indent=2, allow_nan=False))
 
 

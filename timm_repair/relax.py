@@ -54,7 +54,8 @@ def plan(raw: nn.Module, in_shape: tuple[int, int, int], *, level: str = "unit",
         nodes.append((path, shape[0], shape[1]))
     if not nodes:
         raise PartitionError(f"no operation layer found at level {level!r}: try another level or another block")
-    nodes = tuple(Node(path, channels, max(round(nodes[0][2] / height), 1)) for path, channels, height in nodes)
+    top = _feature_shape(calls[""][0].inputs[0])[1]  # not the first layer's: in a DLA that one reads a pooled map
+    nodes = tuple(Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes)
     edges = (Edge(i, j, "skip") for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
     return Genotype(level, partial, nodes, tuple(e for e in edges if nodes[e.target].scale % nodes[e.source].scale == 0))
 
@@ -210,7 +211,8 @@ def inherit(cell: Cell, relaxed: RelaxedBlock) -> None:
     """
     skeleton, raw = relaxed.skeleton, relaxed.cell.raw
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
-    operations, edge_weights = torch.softmax(relaxed.alpha, 1), relaxed.edge_weights()
+    relaxed.progress = 1.0  # the mixture as it was at the end of the search
+    operations, edge_weights = relaxed.operation_weights(), relaxed.edge_weights()
     for index, node in enumerate(skeleton.nodes):
         old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
         if new.added is None:

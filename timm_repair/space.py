@@ -219,6 +219,8 @@ class Anchored(nn.Module):
         added = self.added(self.tape).to(arrived.dtype)  # autocast may have changed it; the raw path keeps its type
         c = self.channels
         z = torch.cat([arrived[:, : c.start], arrived[:, c] + added, arrived[:, c.stop :]], 1)
+        if not isinstance(x, Tensor):  # the layer may need the maps one by one, as a DLA's root does
+            z = list(z.split([m.shape[1] for m in x], 1))
         return self.layer(z, *args, **kwargs)
 
 

@@ -73,6 +73,7 @@ def options_of(method: Method) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if is_dataclass(value):
             return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+        # a repr may hold an address, and would differ from run to run
+        return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", type(value).__qualname__)
 
-    return plain(method) if is_dataclass(method) else {"method": repr(method)}
+    return plain(method) if is_dataclass(method) else {"method": type(method).__qualname__}
