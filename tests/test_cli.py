@@ -84,6 +84,8 @@ def test_compare(given, tmp_path, capsys):
 @pytest.mark.parametrize(("command", "message"), [
     (["--set=stepps=3"], "did you mean 'steps'"), (["--set=steps"], "not NAME=VALUE"), (["--set=steps=0"], "at least 1"),
     (["--failures=/no/such/place"], "does not exist"), (["--data=max_right=7"], "between 0 and 1"),
+    (["--data=slection_share=.1"], "did you mean 'selection_share'"), (["--set=steps=abc"], "must be int"), (["--set=seed=3"], "--seed"),
+    (["--model=resnet99"], "timm has no model 'resnet99'"), (["--model=local-dir:/no/such/place"], "no config.json"),
 ])  # fmt: skip
 def test_errors_are_one_message(command, message, given, tmp_path, capsys):
     assert main(["repair", *given, f"--output={tmp_path / 'out'}", *command]) == 2
@@ -96,6 +98,9 @@ def test_errors_are_one_message(command, message, given, tmp_path, capsys):
 def test_a_report_that_is_not_there(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "give the directory of a saved repair" in capsys.readouterr().err
+    (tmp_path / "repair.json").write_text('{"method": ')
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["repairs"], ["repair"], ["compare", "--methods", "magic"]])

@@ -61,6 +61,9 @@ HOSTILE = {
     "partial a float": changed(("partial",), 4.0),
     "partial infinite": changed(("partial",), float("inf")),
     "partial huge": changed(("partial",), 2**40),
+    "a bool for the version": changed(("version",), True),
+    "a layer without a name": changed(("nodes", 0, "layer"), ""),
+    "one layer twice": changed(("nodes", 1, "layer"), NODES[0].layer),
     "no nodes": changed(("nodes",), []),
     "nodes None": changed(("nodes",), None),
     "nodes a dict": changed(("nodes",), {"0": NODES}),
@@ -94,6 +97,13 @@ HOSTILE = {
 def test_a_strangers_plan_is_refused(plan):
     with pytest.raises(ConfigError):
         Genotype.from_dict(plan)
+
+
+def test_a_plan_far_larger_than_its_block_is_refused_before_anything_is_allocated():
+    nodes = (Node("0", 65_536, 1), Node("1", 65_535, 1))
+    plan = Genotype("unit", 1, nodes, (Edge(0, 1, "dil_conv"),))
+    with pytest.raises(ConfigError, match="far smaller"):
+        build(plan, nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)))
 
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "none"])

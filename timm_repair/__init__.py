@@ -8,6 +8,7 @@ from timm_repair.errors import (
     ConfigError,
     DataError,
     LabelError,
+    ModelError,
     NoEffectWarning,
     NoFailuresError,
     NonFiniteError,
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "LabelError", "Localization",
-    "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError", "OutputError", "PartitionError", "RepairError",
-    "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures", "compare", "from_pretrained",
-    "localize", "repair",
+    "ModelError", "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError", "OutputError", "PartitionError",
+    "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures", "compare",
+    "from_pretrained", "localize", "repair",
 ]  # fmt: skip

@@ -13,8 +13,11 @@ from timm_repair import pipeline
 from timm_repair.data import DataOptions
 from timm_repair.errors import ConfigError, OptionError, RepairError
 from timm_repair.methods import METHODS
+from timm_repair.options import make
 from timm_repair.partition import GRANULARITIES, blocks
 from timm_repair.report import Report
+
+RESERVED = {"model", "failures", "retain", "holdout", "method", "methods", "seed", "data", "output", "accelerator", "progress"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +74,13 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _pairs(given: Sequence[str]) -> dict[str, Any]:
-    options = {}
+    options: dict[str, Any] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"{pair!r} is not NAME=VALUE")
+        if name in RESERVED:
+            raise OptionError(f"{name!r} is not an option of a method: use --{name}")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):  # a plain word is a string
@@ -85,7 +90,7 @@ def _pairs(given: Sequence[str]) -> dict[str, Any]:
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"failures": arguments.failures, "retain": arguments.retain, "seed": arguments.seed,
-            "data": DataOptions(**_pairs(arguments.data))} | _pairs(arguments.set)
+            "data": make(DataOptions, _pairs(arguments.data))} | _pairs(arguments.set)
 
 
 def _blocks(arguments: argparse.Namespace) -> None:
@@ -119,7 +124,11 @@ def _report(arguments: argparse.Namespace) -> None:
     path = arguments.directory / "repair.json"
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
-    print(Report.from_dict(json.loads(path.read_text())))
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} is damaged ({error}): save the repair again") from error
+    print(Report.from_dict(saved))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from timm_repair.errors import DataError, NoFailuresError, NonFiniteError, Optio
 from timm_repair.evaluation import predict
 from timm_repair.images import Images
 from timm_repair.labels import Classes
+from timm_repair.options import check_types
 from timm_repair.preprocessing import Preprocessing
 from timm_repair.runtime import Runtime
 from timm_repair.sources import as_images
@@ -68,6 +69,7 @@ class DataOptions:
     on_unknown: str = "stop"
 
     def __post_init__(self):
+        check_types(self)
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name.endswith("_share") and not 0 < value < 1:

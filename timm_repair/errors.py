@@ -27,6 +27,10 @@ class NoFailuresError(DataError):
     """There is nothing to repair: no example given, or none that the model gets wrong."""
 
 
+class ModelError(RepairError, ValueError):
+    """The model cannot be loaded: no such name, folder or repository."""
+
+
 class PartitionError(RepairError, ValueError):
     """The model has no block that can be repaired, or a block named by hand does not exist."""
 

@@ -105,30 +105,36 @@ def check_output(directory: str | Path) -> Path:
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
-    foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES)
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES and not p.name.startswith(SCRATCH))
     if foreign:
         raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")
     return path
 
 
+SCRATCH = ".saving-"
 FILES = ("config.json", "model.safetensors", "repair.json", "README.md", "figures")
+
+
+def check_savable(model: nn.Module) -> None:
+    """Raise ConfigError for a model that timm did not make and could not load again."""
+    if not getattr(model, "pretrained_cfg", None):
+        raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
+                          "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
 
 
 def save(model: nn.Module, report: Report, directory: str | Path) -> Path:
     """Write the model folder; see the module's docstring for its files. Never touches the network.
 
-    The folder is written beside its place, loaded back and compared, and only then moved in: what was there before stays until the
-    new one is whole.
+    The files are written to a scratch folder, loaded back and compared, and only then moved in: what was there before stays until the
+    new ones are whole.
 
     Raises:
         OutputError: see `check_output`.
         ConfigError: not a timm model, so that timm could not load it again; keep `state_dict()` and the edits yourself.
     """
-    if not getattr(model, "pretrained_cfg", None):
-        raise ConfigError("only models made by timm can be saved as timm folders; for others keep repaired.model.state_dict() and "
-                          "repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
+    check_savable(model)
     target = check_output(directory)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
         state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -162,7 +168,8 @@ def _write_config(model: nn.Module, path: Path) -> None:
 
 
 def _check_round_trip(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    loaded = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).state_dict()
+    with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
+        loaded = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).state_dict()
     if loaded.keys() != state.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in state.items()):
         raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
 

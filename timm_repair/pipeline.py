@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from timm_repair import hub, methods
 from timm_repair.data import DataOptions, RepairData, check_finite, prepare
-from timm_repair.errors import NoEffectWarning, OptionError, RepairError
+from timm_repair.errors import ModelError, NoEffectWarning, OptionError, RepairError, did_you_mean
 from timm_repair.evaluation import Prediction, predict
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
@@ -78,9 +78,12 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
     target = None if output_dir is None else hub.check_output(output_dir)
     runtime = Runtime(accelerator, seed, progress)
     name, model = load(model)
+    if target is not None:
+        hub.check_savable(model)
     with _context(name, chosen), _own_randomness(seed):
+        model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
-        repaired = _run(name, model, prepared, _measure(_working_copy(model, runtime), prepared, runtime), chosen, runtime)
+        repaired = _run(name, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
     if target is not None and runtime.accelerator.is_main_process:
         repaired.save_pretrained(target)
     return repaired
@@ -105,12 +108,13 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     runtime = Runtime(accelerator, seed, progress)
     name, model = load(model)
     with _own_randomness(seed):
+        model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
-        before = _measure(_working_copy(model, runtime), prepared, runtime)
+        before = _measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with _context(name, method), _own_randomness(seed):
-            reports[label] = _run(name, model, prepared, before, method, replace(runtime, stages=[])).report
+            reports[label] = _run(name, deepcopy(model), prepared, before, method, replace(runtime, stages=[])).report
     return Comparison(reports)
 
 
@@ -128,6 +132,7 @@ def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed:
     runtime = Runtime(accelerator, seed, progress)
     _, model = load(model)
     with _own_randomness(seed):
+        model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, None, data, runtime)
         return replace(chosen.target, block=None).choose(model, prepared, chosen.training, runtime)[2]
 
@@ -136,14 +141,27 @@ def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Mo
     """The model and what to call it. A string is created by timm, with its pretrained weights where these are wanted.
 
     Raises:
+        ModelError: timm cannot load it.
         NonFiniteError: a weight is NaN or infinite.
     """
     if isinstance(model, str):
-        name, model = model, timm.create_model(model, pretrained=pretrained).eval()
+        name, model = model, _create(model, pretrained).eval()
     else:
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
     check_finite(model)
     return name, model
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    scheme, _, place = name.rpartition(":")
+    if not scheme and not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}{did_you_mean(name.split('.')[0], timm.list_models())[:200]}")
+    if scheme == "local-dir" and not Path(place, "config.json").is_file():
+        raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
+        raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
 
 
 def _labelled(given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]) -> dict[str, Method]:
@@ -167,8 +185,7 @@ def _label(method: Method) -> str:
 
 def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options: DataOptions | None, runtime: Runtime) -> RepairData:
     with runtime.stage("prepare"):
-        model, options = model.to(runtime.device), options or DataOptions()
-        return prepare(model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime)
+        return prepare(model, failures, retain=retain, holdout=holdout, options=options or DataOptions(), runtime=runtime)
 
 
 @dataclass(frozen=True)
@@ -190,8 +207,8 @@ def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
 
 
-def _run(name: str, original: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
-    model = _working_copy(original, runtime)
+def _run(name: str, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
+    """Repair `model`, which is a copy of ours, in place, and report."""
     outcome = method.repair(model, data, runtime)
     model = outcome.model.eval()
     for parameter in model.parameters():

@@ -56,8 +56,16 @@ def plan(raw: nn.Module, in_shape: tuple[int, int, int], *, level: str = "unit",
         raise PartitionError(f"no operation layer found at level {level!r}: try another level or another block")
     top = _feature_shape(calls[""][0].inputs[0])[1]  # not the first layer's: in a DLA that one reads a pooled map
     nodes = tuple(Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes)
-    edges = (Edge(i, j, "skip") for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
-    return Genotype(level, partial, nodes, tuple(e for e in edges if nodes[e.target].scale % nodes[e.source].scale == 0))
+    true = trace(raw, in_shape)
+    sizes = [_feature_shape(true[node.layer][0].inputs[0])[1:] for node in nodes]
+
+    def fits(i: int, j: int) -> bool:
+        # operations halve with rounding up; a raw layer may round down on an odd map
+        stride, rest = divmod(nodes[j].scale, nodes[i].scale)
+        return not rest and all(-(-a // stride) == b for a, b in zip(sizes[i], sizes[j], strict=True))
+
+    pairs = ((i, j) for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
+    return Genotype(level, partial, nodes, tuple(Edge(i, j, "skip") for i, j in pairs if fits(i, j)))
 
 
 def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:

@@ -36,7 +36,7 @@ def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: T
     # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
     adam = runtime.accelerator.prepare_optimizer(torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999)))
     arch_steps = sum(turns)
-    descent = Descent(relaxed.weight_parameters(), options, runtime, fresh=added_parameters(relaxed), total=options.steps - arch_steps)
+    descent = Descent(relaxed.weight_parameters(), options, runtime, fresh=added_parameters(relaxed.cell), total=options.steps - arch_steps)
 
     def step(i: int) -> Row:
         relaxed.progress = i / max(steps - 1, 1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from timm_repair.errors import ConfigError
 
 MAX_NODES, MAX_CHANNELS, MAX_SCALE = 512, 65_536, 64
+MAX_GROWTH = 100  # times a block's own parameters; the densest search space met so far adds 90 with all its candidates
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Genotype:
             ConfigError: unknown version, keys or operations, numbers out of range, edges that do not point forward.
         """
         plan = _record(plan, cls)
-        if plan["version"] != 1:
+        if plan["version"] != 1 or isinstance(plan["version"], bool):
             raise ConfigError(f"this genotype has version {plan['version']!r}; this timm_repair reads 1: upgrade timm_repair")
         if plan["level"] not in LEVELS:
             raise ConfigError(f"genotype level {plan['level']!r} is none of {', '.join(LEVELS)}")
@@ -79,8 +80,8 @@ class Genotype:
         if not isinstance(plan["edges"], (list, tuple)) or len(plan["edges"]) > len(nodes) * (len(nodes) + 1) // 2:
             raise ConfigError("a genotype's edges are a list with at most one edge per pair of nodes")
         edges = tuple(_edge(e, len(nodes)) for e in plan["edges"])
-        if len({(e.source, e.target) for e in edges}) != len(edges):
-            raise ConfigError("a genotype has two edges between the same nodes")
+        if len({(e.source, e.target) for e in edges}) != len(edges) or len({n.layer for n in nodes}) != len(nodes):
+            raise ConfigError("a genotype has two edges between the same nodes, or one layer twice")
         return cls(plan["level"], plan["partial"], nodes, edges)
 
 
@@ -101,7 +102,7 @@ def _integer(name: str, value: Any, low: int, high: int) -> None:
 
 def _node(plan: Any) -> Node:
     plan = _record(plan, Node)
-    if not isinstance(plan["layer"], str) or len(plan["layer"]) > 500:
+    if not isinstance(plan["layer"], str) or not 0 < len(plan["layer"]) <= 500:
         raise ConfigError(f"genotype: a node's layer is a module path, got {plan['layer']!r:.50}")
     _integer("channels", plan["channels"], 1, MAX_CHANNELS)
     _integer("scale", plan["scale"], 1, MAX_SCALE)
@@ -272,10 +273,10 @@ class Cell(nn.Module):
         return raw
 
 
-def added_parameters(part: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the paths that were added to the raw layers of every cell in `part`."""
-    cells = [m for m in part.modules() if isinstance(m, Anchored) and m.added is not None]
-    return [p for anchored in cells for p in anchored.added.parameters()]
+def added_parameters(cell: Cell) -> list[nn.Parameter]:
+    """Parameters of the paths that `cell` adds to its raw layers; those of an earlier repair inside it are not among them."""
+    layers = [cell.raw.get_submodule(node.layer) for node in cell.genotype.nodes]
+    return [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
 
 
 def build(genotype: Genotype, raw: nn.Module) -> Cell:
@@ -283,7 +284,12 @@ def build(genotype: Genotype, raw: nn.Module) -> Cell:
     what it did; weights come from training, `relax.inherit` or a state dict.
 
     Raises:
-        ConfigError: the genotype does not fit the block.
+        ConfigError: the genotype does not fit the block, or adds far more than the block has (nothing of it is allocated then).
     """
+    widths = [channel_slice(i, n.channels, genotype.partial) for i, n in enumerate(genotype.nodes)]
+    widths = [w.stop - w.start for w in widths]
+    added = sum(10 * widths[e.source] * max(widths[e.source], widths[e.target]) for e in genotype.edges)
+    if added > MAX_GROWTH * (sum(p.numel() for p in raw.parameters()) + 10_000):
+        raise ConfigError(f"this genotype adds up to {added:,} parameters to a block that is far smaller: refused")
     targets = {e.target for e in genotype.edges}
     return Cell(raw, genotype, lambda plan, index: AddedPaths(plan, index) if index in targets else None)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from timm_repair.data import Images, RepairData
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
+from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
 
 Row = dict[str, object]
@@ -60,6 +61,7 @@ class Training:
     evaluations: int = 6
 
     def __post_init__(self):
+        check_types(self)
         for name in ("steps", "batch_size", "evaluations"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -68,8 +70,13 @@ class Training:
                 raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
         if self.batch_norm not in ("train", "frozen"):
             raise OptionError(f"batch_norm is 'train' or 'frozen', got {self.batch_norm!r}")
-        if not self.learning_rate > 0:
-            raise OptionError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "clip", "fresh_rate"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0 or (self.anchor or 0) < 0:
+            raise OptionError("momentum must be from 0 to below 1; weight_decay and anchor must not be negative")
+        if self.shift >= 0.5:
+            raise OptionError(f"shift must be below 0.5, got {self.shift}: the border is filled by reflection")
 
 
 class Batches:

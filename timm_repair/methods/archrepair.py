@@ -13,10 +13,11 @@ from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.methods.outcome import Outcome
 from timm_repair.methods.selecting import Target
 from timm_repair.methods.tuning import recalibrate, tune
+from timm_repair.options import check_types
 from timm_repair.relax import CANDIDATES, RelaxedBlock, discretize, inherit, plan, relax
 from timm_repair.runtime import Runtime
 from timm_repair.search import search
-from timm_repair.space import Cell, Edge, Genotype, build
+from timm_repair.space import LEVELS, Cell, Edge, Genotype, build
 from timm_repair.strategies import Strategy
 from timm_repair.surgery import extract, restore, swap
 from timm_repair.training import Training, objective
@@ -49,7 +50,12 @@ class ArchRepair:
     name: ClassVar[str] = "archrepair"
 
     def __post_init__(self):
+        check_types(self)
         strategies.get(self.strategy)
+        if self.level not in LEVELS:
+            raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
+        if self.max_span < 1 or self.recalibration < 1:
+            raise OptionError("max_span and recalibration must be at least 1")
         if self.genotype not in GENOTYPES:
             raise OptionError(f"unknown genotype {self.genotype!r}{did_you_mean(self.genotype, GENOTYPES)}")
         if not 0 < self.search_share < 1:

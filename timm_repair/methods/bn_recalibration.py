@@ -6,8 +6,10 @@ from typing import ClassVar
 from torch import nn
 
 from timm_repair.data import RepairData
+from timm_repair.errors import OptionError
 from timm_repair.methods.outcome import Outcome
 from timm_repair.methods.tuning import batch_norms, interpolate, recalibrate
+from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
 from timm_repair.training import Training
 
@@ -23,6 +25,11 @@ class BnRecalibration:
     batches: int | None = None
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "bn_recalibration"
+
+    def __post_init__(self):
+        check_types(self)
+        if self.batches is not None and self.batches < 1:
+            raise OptionError(f"batches must be at least 1, got {self.batches}")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         if not batch_norms(model):

@@ -10,6 +10,7 @@ from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.methods.outcome import Outcome
 from timm_repair.methods.selecting import Target, part_of
 from timm_repair.methods.tuning import tune
+from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
 from timm_repair.training import Training
 
@@ -31,6 +32,7 @@ class FineTune:
     name: ClassVar[str] = "finetune"
 
     def __post_init__(self):
+        check_types(self)
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
         if self.level == "network" and self.target.block is not None:

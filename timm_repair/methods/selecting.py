@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from timm_repair.data import RepairData
-from timm_repair.errors import PartitionError, did_you_mean
+from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.localization import DEFAULT_SCORER, Localization, Scorer, localize
 from timm_repair.methods.tuning import tune
-from timm_repair.partition import Block, blocks
+from timm_repair.options import check_types
+from timm_repair.partition import GRANULARITIES, Block, blocks
 from timm_repair.runtime import Runtime
 from timm_repair.training import Training, objective
 
@@ -32,6 +33,13 @@ class Target:
     top: int = 50
     threshold: float | None = None
     probe_share: float = 0.05
+
+    def __post_init__(self):
+        check_types(self)
+        if self.granularity not in GRANULARITIES:
+            raise OptionError(f"unknown granularity {self.granularity!r}{did_you_mean(self.granularity, GRANULARITIES)}")
+        if not 0 < self.probe_share <= 1 or self.top < 1:
+            raise OptionError("probe_share is a share above 0 and up to 1, and top at least 1")
 
     def choose(self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
                ) -> tuple[tuple[Block, ...], Block, Localization | None]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
-from timm_repair.space import added_parameters
+from timm_repair.space import Cell, added_parameters
 from timm_repair.surgery import only_trainable
 from timm_repair.training import Batches, Descent, Monitor, Row, Training, fit, objective, training_mode
 
@@ -32,7 +32,8 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     batches = Batches(data.failing, data.retained, data, options, runtime, stage)
     anchor = (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
     parameters = dict(part.named_parameters())
-    descent = Descent(parameters.values(), options, runtime, fresh=added_parameters(part), first=first, total=total)
+    fresh = added_parameters(part) if isinstance(part, Cell) else ()
+    descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
         loss = batches.loss(model)

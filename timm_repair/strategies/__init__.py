@@ -4,13 +4,13 @@ A strategy is a frozen dataclass with these fields and one method; ours are foun
 They are siblings: none inherits from another.
 """
 
-from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from timm_repair.errors import OptionError, did_you_mean
+from timm_repair.options import make
 from timm_repair.strategies.darts import Darts
 from timm_repair.strategies.pc_darts import PCDarts
 
@@ -49,7 +49,4 @@ def get(strategy: str | Strategy, **options: Any) -> Strategy:
         return strategy
     if strategy not in STRATEGIES:
         raise OptionError(f"unknown strategy {strategy!r}{did_you_mean(strategy, STRATEGIES)}")
-    known = {f.name for f in fields(STRATEGIES[strategy])}
-    for option in options.keys() - known:
-        raise OptionError(f"strategy {strategy!r} has no option {option!r}{did_you_mean(option, known)}")
-    return STRATEGIES[strategy](**options)
+    return make(STRATEGIES[strategy], options)
