@@ -4,7 +4,7 @@
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
-any number of seeds) give "repair_cifar" and "targets"; speed.json gives "speed".
+any number of seeds) give "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed".
 """
 
 import argparse
@@ -169,6 +169,23 @@ def targets_table(results: Results) -> str:
         "comparison is with the best of all other rows of the table above, chosen by its mean.")
 
 
+def plain_table(directory: Path, results: Results) -> str:
+    """What leaving the original's answer out of a failure's softmax changes: rows run with `wrong_class_weight=1` against the others."""
+    rows = []
+    for path in sorted(directory.glob("repair_cifar_plain-*.json")):
+        file = json.loads(path.read_text())
+        ours = results.get(file["population"], {}).get(file["seed"])
+        for label, report in file["rows"].items() if ours else ():
+            failing, clean = (report["populations"][name] for name in ("failing", "clean"))
+            plain = [f"{100 * failing['after']:.1f} / {100 * clean['after']:.1f}", f"{failing['fixed']:,}", f"{failing['broken']:,}"]
+            other = [f"{ours[label].failing:.1f} / {ours[label].clean:.1f}", f"{ours[label].fixed:,}", f"{ours[label].broken:,}"]
+            rows.append([f"{title(file['population'])}, seed {file['seed']}, {label}", *plain, *other])
+    if not rows:
+        return MISSING
+    header = ["", "plain cross-entropy: failing / clean", "fixed", "broken", "without the first answer: failing / clean", "fixed", "broken"]
+    return markdown(header, rows)
+
+
 def speed_table(path: Path) -> str:
     """Time of the localization sweep and of whole repairs, relative to fine-tuning the whole network."""
     if not path.exists():
@@ -209,6 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results, files = read(arguments.results)
     tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
+              "plain": plain_table(arguments.results, results),
               "speed": speed_table(arguments.results / "speed.json")}
     before = arguments.readme.read_text()
     after = fill(before, tables)

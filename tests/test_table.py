@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
-NAMES = ("repair_cifar", "targets", "speed")
+NAMES = ("repair_cifar", "targets", "plain", "speed")
 
 
 def report(failing: float, clean: float = 0.8, *, seconds: float = 10.0, localize: float = 0.0, block: str | None = None) -> dict:
@@ -82,8 +82,15 @@ def test_speed(run, tmp_path):
         "at most 0.45", "at most 1.2", "at most 0.7"]
 
 
+def test_plain_cross_entropy_is_set_against_the_same_row_of_the_same_seed(run, tmp_path):
+    run.write(result("blur", 1, 0.1))
+    plain = result("blur", 1, 0.0) | {"rows": {"finetune layer1": report(0.57, 0.79)}}
+    (tmp_path / "repair_cifar_plain-blur-1.json").write_text(json.dumps(plain))
+    assert row(run(), "blur, seed 1, finetune layer1")[1:] == ["57.0 / 79.0", "120", "20", "60.0 / 80.0", "120", "20"]
+
+
 def test_check_tells_stale_tables_and_changes_nothing(run):
-    assert run().count("Not measured yet") == 3
+    assert run().count("Not measured yet") == 4
     run.write(result("noise", 0, 0.1))
     with pytest.raises(SystemExit, match="out of date"):
         run("--check")

@@ -231,7 +231,8 @@ def test_modes_are_given_back_also_after_an_error(classifier):
     ({"steps": 0}, "steps must be at least 1"), ({"batch_size": -3}, "batch_size"), ({"evaluations": 0}, "evaluations"),
     ({"failing_share": 1.5}, "share from 0 to 1"), ({"hflip": -0.1}, "hflip"), ({"batch_norm": "eval"}, "'train' or 'frozen'"),
     ({"learning_rate": 0.0}, "positive"), ({"learning_rate": math.nan}, "finite"),
-    ({"steps": 2.5}, "int"), ({"steps": True}, "int"), ({"shift": 0.5}, "reflection"), ({"momentum": 1.0}, "momentum"), ({"wrong_class_weight": 2}, "wrong_class_weight"),
+    ({"steps": 2.5}, "int"), ({"steps": True}, "int"), ({"shift": 0.5}, "reflection"), ({"momentum": 1.0}, "momentum"),
+    ({"wrong_class_weight": 2}, "wrong_class_weight"),
 ])  # fmt: skip
 def test_options_out_of_range(options, message):
     with pytest.raises(OptionError, match=message):

@@ -140,6 +140,7 @@ def save(model: nn.Module, report: Report, directory: str | Path) -> Path:
         state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         _write_config(model, folder / "config.json")
+        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors would keep it to its owner
         _check_round_trip(folder, state)
         (folder / "repair.json").write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
         (folder / "README.md").write_text(card.render(report), encoding="utf-8")
