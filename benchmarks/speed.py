@@ -23,6 +23,7 @@ from populations import load_population
 import timm_repair
 from timm_repair import pipeline
 from timm_repair.data import RepairData, prepare
+from timm_repair.loading import load
 from timm_repair.localization import localize
 from timm_repair.methods import get
 from timm_repair.runtime import Runtime
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     runtime = Runtime(Accelerator(mixed_precision=arguments.precision), progress=False)
-    _, model = pipeline.load(arguments.model)
+    _, model = load(arguments.model)
     model = model.to(memory_format=torch.channels_last)
     population, train = load_population(arguments.data, "gaussian_blur_1.5", 0)
     failures = timm_repair.collect_failures(model, population.pool, max_failures=1000)

@@ -214,6 +214,14 @@ def test_bad_output_directories_are_refused_before_any_work(classifier, tmp_path
                                (tmp_path / "full", "holds thesis.tex"), ("/proc/nowhere", "cannot write")):  # fmt: skip
         with pytest.raises(OutputError, match=message):
             repair(classifier, failures=object(), output_dir=directory)  # failures would raise too, if they were looked at
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("mine")  # a model folder that no repair has written
+    with pytest.raises(OutputError, match="not a saved repair"):
+        repair(classifier, failures=object(), output_dir=tmp_path / "model")
+    changed = deepcopy(classifier)
+    changed.fc = torch.nn.Linear(changed.fc.in_features, 3)
+    with pytest.raises(ConfigError, match="replaced head"):
+        repair(changed, failures=object(), output_dir=tmp_path / "new")
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
 
 

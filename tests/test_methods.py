@@ -68,7 +68,8 @@ def test_the_contract(label, classifier, given):
     # a plain timm model in eval mode, ready to be trained on, and without a trace of the machinery
     model, report = repaired.model, repaired.report
     assert type(model) is type(classifier) and not any(m.training for m in model.modules())
-    assert all(p.requires_grad for p in model.parameters())
+    required = {name: p.requires_grad for name, p in classifier.named_parameters()}
+    assert all(p.requires_grad == required.get(name, True) for name, p in model.named_parameters()), "frozen stays frozen"
     assert not any(m._forward_hooks or m._forward_pre_hooks for name, m in model.named_modules())
 
     # the report says what one measures by hand
@@ -209,7 +210,7 @@ def test_no_batch_norm_no_recalibration(given, digits):
     plain.num_classes, plain.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
     with pytest.warns(NoEffectWarning), pytest.warns(UserWarning, match="right already"):
         repaired = repair(plain, digits["pool"][:60], progress=False, method="bn_recalibration")
-    assert "no batch norm" in repaired.report.notes[0] and "could not be measured" in repaired.report.notes[1]
+    assert "no batch norm" in repaired.report.notes[0] and "forget is not known" in repaired.report.notes[1]
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [

@@ -90,8 +90,30 @@ def test_the_report_is_complete(trained, failures, digits):
 
 def test_without_retained_examples_the_report_says_so(trained, failures):
     repaired = repair(trained, failures.subset(range(100)), progress=False, method="finetune", **BUDGET)
-    assert any("could not be measured" in note for note in repaired.report.notes)
+    assert any("forget is not known" in note for note in repaired.report.notes)
     assert [each.population for each in repaired.report.scores] == ["failing"]
+
+
+def test_without_retained_examples_one_step_that_fixes_nothing_is_survived(trained, failures):
+    repaired = repair(trained, failures.subset(range(40)), progress=False, method="finetune", steps=1, learning_rate=1e-6)
+    assert repaired.report.population("failing").fixed <= repaired.report.population("failing").n
+
+
+def test_a_holdout_of_failures_alone_still_measures_forgetting(trained, failures, digits):
+    kept, held = failures.subset(range(0, 80)), failures.subset(range(80, 110))
+    report = repair(trained, kept, retain=digits["train"], holdout={"failing": held}, progress=False, method="finetune", steps=2).report
+    assert {each.population for each in report.scores} == {"failing", "retained"}
+
+
+def test_blocks_named_by_hand(trained, failures, digits):
+    report = repair(trained, failures, retain=digits["train"], progress=False, names=("layer2", "layer3"), **BUDGET).report
+    assert list(report.localization["suspiciousness"]) == ["layer2", "layer3"]
+
+
+def test_an_accelerator_is_given_back_as_it_came(trained, failures, digits):
+    accelerator = Accelerator(cpu=True)
+    repair(trained, failures, retain=digits["train"], progress=False, accelerator=accelerator, block="layer1", **BUDGET)
+    assert accelerator._optimizers == [], "optimizers would keep every repaired model alive"
 
 
 def test_a_plain_module_is_repaired_too(digits):

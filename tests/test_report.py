@@ -159,7 +159,7 @@ def test_comparison_is_one_table_within_a_terminal():
     shown = str(Comparison({"finetune network": report(), "archrepair": faster()}))
     assert max(map(len, shown.splitlines())) <= 80
     row = next(line for line in shown.splitlines() if line.strip().startswith("archrepair"))
-    assert row.split() == ["archrepair", "65.0", "+25.0", "280", "30", "78.9", "-0.3", "9", "12", "0.20x"]
+    assert row.split() == ["archrepair", "65.0", "+25.0", "280", "30", "78.9", "-0.3", "9", "12", "0.21x"]
 
 
 def test_comparison_without_reference_shows_seconds_and_many_populations():

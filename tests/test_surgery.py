@@ -17,7 +17,6 @@ from timm_repair.surgery import (
     evaluating,
     extract,
     only_trainable,
-    preserved,
     restore,
     swap,
 )
@@ -134,7 +133,7 @@ def test_no_hook_survives_an_error(failing):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_only_trainable_and_evaluating_and_preserved_end():
+def test_only_trainable_and_evaluating_end():
     model = make("resnet18").train()
     model.layer2.eval()
     model.fc.bias.requires_grad_(False)
@@ -147,9 +146,6 @@ def test_only_trainable_and_evaluating_and_preserved_end():
         assert [name for name, p in model.named_parameters() if p.requires_grad] == ["fc.bias"]
         assert not any(module.training for module in model.modules())
         raise ZeroDivisionError
-    assert state() == before
-    with preserved(model):
-        model.eval().requires_grad_(False)
     assert state() == before
     with pytest.raises(OptionError, match="fc.bais"), only_trainable(model, ["fc.bais"]):
         pass

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from timm_repair import methods
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
+from timm_repair.runtime import Runtime
 from timm_repair.training import Batches, Descent, Monitor, Training, fit, objective, training_mode
 
 PLAIN = Training(**BUDGET)
@@ -22,6 +23,14 @@ def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batch
 
 
 # ---- batches
+
+
+def test_two_classes_need_the_wrong_class(data, runtime):
+    binary = replace(data, num_classes=2)
+    assert Batches(data.failing, data.retained, binary, PLAIN, runtime, "test").wrong_class_weight == 1
+    assert Batches(data.failing, data.retained, data, replace(PLAIN, wrong_class_weight=None), runtime, "test").wrong_class_weight == 0
+    with pytest.raises(OptionError, match="two classes"):
+        Batches(data.failing, data.retained, binary, replace(PLAIN, wrong_class_weight=0.0), runtime, "test")
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16), (0.1, 2)])
@@ -169,8 +178,15 @@ def test_the_best_state_is_kept_buffers_included():
         part.running_mean.fill_(done)
         part.weight.data.fill_(10 * done)
         assert (monitor.check(done) is None) == bool(done % 2)
-    assert seen == [0, 2, 4, 6, 8] and monitor.best_step == 4, "of equals the earlier one"
+    assert seen == [0, 2, 4, 6, 8]
     assert monitor.restore() == 0.9 and part.running_mean.item() == 4 and part.weight.item() == 40
+
+
+def test_patience_stops_early_and_counts_from_the_best():
+    part, values = nn.Linear(1, 1), iter([0.5, 0.6, 0.5, 0.5, 0.9])
+    monitor = Monitor(part, lambda: next(values), steps=8, evaluations=4, patience=2)
+    history = fit(lambda i: {"loss": 1.0, "lr": 0.1}, steps=8, stage="x", runtime=Runtime(progress=False), monitor=monitor)
+    assert len(history) == 6 and monitor.restore() == 0.6
 
 
 def test_the_start_is_a_candidate_and_the_end_is_measured():

@@ -253,7 +253,8 @@ def _cost_rows(report: "Report") -> list[list[str]]:
 def _stage_rows(report: "Report") -> list[list[str]]:
     rows = [[clean(s["name"], 40), f"{s['seconds']:.1f}", f"{s['peak_memory'] / 2**30:.2f} GiB"] for s in report.stages]
     peak = max((stage["peak_memory"] for stage in report.stages), default=0)
-    return [["stage", "seconds", "peak memory"], *rows, ["all", f"{report.seconds:.1f}", f"{peak / 2**30:.2f} GiB"]]
+    seconds = sum(stage["seconds"] for stage in report.stages)
+    return [["stage", "seconds", "peak memory"], *rows, ["all", f"{seconds:.1f}", f"{peak / 2**30:.2f} GiB"]]
 
 
 def _suspicion(report: "Report") -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from timm_repair import pipeline
 from timm_repair.data import DataOptions
-from timm_repair.errors import ConfigError, OptionError, RepairError
+from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
+from timm_repair.loading import load
 from timm_repair.methods import METHODS
 from timm_repair.options import make
 from timm_repair.partition import GRANULARITIES, blocks
@@ -67,7 +68,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
     command.add_argument("--failures", required=True, help="parquet, csv or json file, imagefolder directory, or Hub id")
     command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--holdout", help="what to measure the retained accuracy on, in any of these forms")
+    command.add_argument("--holdout", action="append", default=[], metavar="[NAME=]PLACE",
+                         help="what to measure on, in any of these forms; several with names, such as failing=unseen/ clean=test.parquet")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="how data are read, e.g. label_column=digit")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the method, e.g. steps=500")
@@ -93,8 +95,17 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
             "data": make(DataOptions, _pairs(arguments.data))} | _pairs(arguments.set)
 
 
+def _holdout(given: Sequence[str]) -> Any:
+    named = dict(place.split("=", 1) for place in given if "=" in place)
+    if not given or (len(given) == 1 and not named):
+        return given[0] if given else None
+    if len(named) < len(given):
+        raise OptionError("several --holdout need different names: --holdout failing=unseen/ --holdout clean=test.parquet")
+    return named
+
+
 def _blocks(arguments: argparse.Namespace) -> None:
-    _, model = pipeline.load(arguments.model, pretrained=False)
+    _, model = load(arguments.model, pretrained=False)
     for block in blocks(model, granularity=arguments.granularity):
         shapes = " -> ".join("x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape))
         print(f"{block.name:45s} {shapes:27s} {block.num_params:12,d}  {'repairable' if block.repairable else block.reason or block.role}")
@@ -106,7 +117,7 @@ def _localize(arguments: argparse.Namespace) -> None:
 
 def _repair(arguments: argparse.Namespace) -> None:
     repaired = pipeline.repair(
-        arguments.model, holdout=arguments.holdout, method=arguments.method, output_dir=arguments.output, **_given(arguments))
+        arguments.model, holdout=_holdout(arguments.holdout), method=arguments.method, output_dir=arguments.output, **_given(arguments))
     if repaired.main_process:
         print(repaired.report)
         print(f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
@@ -114,7 +125,12 @@ def _repair(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    comparison = pipeline.compare(arguments.model, methods=arguments.methods, holdout=arguments.holdout, **_given(arguments))
+    if arguments.output:
+        try:
+            Path(arguments.output).touch()
+        except OSError as error:
+            raise OutputError(f"cannot write {arguments.output!r} ({error}): choose another file") from error
+    comparison = pipeline.compare(arguments.model, methods=arguments.methods, holdout=_holdout(arguments.holdout), **_given(arguments))
     print(comparison)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))

@@ -14,10 +14,11 @@ import torch
 from datasets import DatasetDict
 from torch import nn
 
-from timm_repair.errors import DataError, NoFailuresError, NonFiniteError, OptionError
+from timm_repair.errors import DataError, NoFailuresError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.images import Images
 from timm_repair.labels import Classes
+from timm_repair.loading import check_finite, load
 from timm_repair.options import check_types
 from timm_repair.preprocessing import Preprocessing
 from timm_repair.runtime import Runtime
@@ -122,13 +123,13 @@ class RepairData:
 
 
 def collect_failures(
-    model: nn.Module, dataset: Any, *, max_failures: int | None = None, seed: int = 0,
+    model: str | nn.Module, dataset: Any, *, max_failures: int | None = None, seed: int = 0,
     runtime: Runtime | None = None, name: str = "failures", **options: Any,
 ) -> Images:  # fmt: skip
     """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`.
 
     Args:
-        model: comes back as it was.
+        model: it comes back as it was; a string is loaded as `repair` does.
         dataset: anything `as_images` takes.
         max_failures: at most so many, drawn at random.
         seed: of the draw.
@@ -147,7 +148,7 @@ def collect_failures(
     runtime = runtime or Runtime(seed=seed)
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max_failures={max_failures!r}; must be at least 1, or None for all")
-    check_finite(model)
+    _, model = load(model)
     images = as_images(dataset, model, name=name, **options)
     wrong = (predict(model, images, images.preprocessing, runtime).predictions != images.labels).nonzero().flatten()
     if len(wrong) == 0:
@@ -158,14 +159,6 @@ def collect_failures(
         wrong = wrong[torch.randperm(len(wrong), generator=generator)[:max_failures]].sort().values
     # the cache of the whole may be full of examples that are not failures
     return images.subset(wrong, own_cache=True, name=name, error_rate=rate)
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise NonFiniteError, with its name, for the first parameter or buffer of `model` that is NaN or infinite."""
-    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in tensors:
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise NonFiniteError(f"{kind} {name!r} of the model is NaN or infinite; load an intact checkpoint")
 
 
 def prepare(
@@ -205,8 +198,10 @@ def prepare(
         _refuse_single_class(sets["retained"], classes)
     refuse_overlap(measured, failing, sets.get("retained"))
     generator = runtime.generator("split")
+    # any population but the failing one measures what the repair breaks
+    held_out = {"failing": "failing" in measured, "retained": bool(measured.keys() - {"failing"})}
     parts = {
-        name: split(images, options.shares(name, bool(measured) if name == "retained" else name in measured), generator)
+        name: split(images, options.shares(name, held_out[name]), generator)
         for name, images in sets.items()
     }
     train = {name: part["train"] for name, part in parts.items()}

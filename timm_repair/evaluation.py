@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from timm_repair import surgery
 from timm_repair.errors import DataError, NonFiniteError
 from timm_repair.images import Images
 from timm_repair.preprocessing import Preprocessing
@@ -25,24 +26,21 @@ class Prediction:
 
 
 @contextmanager
-def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
     """`model` in eval mode on `device`; afterwards every module has its own mode and the model its device again.
 
     A model spread over several devices stays where it is.
     """
-    modes = [(module, module.training) for module in model.modules()]
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     home = homes.pop() if len(homes) == 1 else None
     try:
-        model.eval()
         if home is not None and home != device:
             model.to(device)
-        yield
+        with surgery.evaluating(model):
+            yield
     finally:
         if home is not None and home != device:
             model.to(home)
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
@@ -62,7 +60,7 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     mine = (torch.arange(share) + share * accelerator.process_index).clamp(max=total - 1)
     bar = runtime.bar(share, f"evaluate {images.name}") if total > _BAR_FROM else nullcontext()
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
-    with evaluating(model, runtime.device), bar:
+    with evaluating_on(model, runtime.device), bar:
         for batch in mine.split(runtime.eval_batch_size) if total else ():
             labels = images.labels[batch].to(runtime.device)
             inputs = preprocessing.normalize(images.pixels(batch), runtime.device)

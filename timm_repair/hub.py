@@ -105,7 +105,8 @@ def check_output(directory: str | Path) -> Path:
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
-    foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES and not p.name.startswith(SCRATCH))
+    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH))
+    foreign = there if "repair.json" not in there else [name for name in there if name not in FILES]
     if foreign:
         raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")
     return path
@@ -116,10 +117,17 @@ FILES = ("config.json", "model.safetensors", "repair.json", "README.md", "figure
 
 
 def check_savable(model: nn.Module) -> None:
-    """Raise ConfigError for a model that timm did not make and could not load again."""
+    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm could not load it again."""
     if not getattr(model, "pretrained_cfg", None):
         raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
                           "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_config(model, Path(folder, "config.json"))
+        rebuilt = _load(Path(folder), pretrained=False).state_dict()
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    if {k: v.shape for k, v in rebuilt.items()} != shapes:
+        raise ConfigError("timm would not build this model again: it was changed after timm.create_model (a replaced head?). Make such "
+                          "changes by create_model's own arguments, such as num_classes")
 
 
 def save(model: nn.Module, report: Report, directory: str | Path) -> Path:
@@ -156,6 +164,14 @@ def save(model: nn.Module, report: Report, directory: str | Path) -> Path:
     return target
 
 
+def _load(folder: Path, *, pretrained: bool) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
+            return timm.create_model(f"local-dir:{folder.resolve()}", pretrained=pretrained)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"timm cannot build the saved model again ({type(error).__name__}: {error})") from error
+
+
 def _write_config(model: nn.Module, path: Path) -> None:
     save_config_for_hf(model, str(path))
     config = json.loads(path.read_text())
@@ -169,8 +185,7 @@ def _write_config(model: nn.Module, path: Path) -> None:
 
 
 def _check_round_trip(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
-        loaded = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).state_dict()
+    loaded = _load(folder, pretrained=True).state_dict()
     if loaded.keys() != state.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in state.items()):
         raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.errors import DataError, LabelError
-from timm_repair.evaluation import evaluating
+from timm_repair.evaluation import evaluating_on
 from timm_repair.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _count(model: nn.Module) -> int:
     count = getattr(model, "num_classes", None)
     if not isinstance(count, int):
         parameter = next(model.parameters(), torch.zeros(()))
-        with evaluating(model, parameter.device), torch.no_grad():
+        with evaluating_on(model, parameter.device), torch.no_grad():
             logits = model(torch.zeros(1, *Preprocessing.of(model).input_size, device=parameter.device))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise DataError("the model must return logits of shape (N, classes); is it an image classifier?")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from timm_repair.cutting import Piece, cut, layers, plan
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
+from timm_repair.loading import load
 from timm_repair.surgery import is_layer
 from timm_repair.tracing import Trace, trace
 
@@ -54,7 +55,7 @@ class Block:
 
 
 def blocks(
-    model: nn.Module,
+    model: str | nn.Module,
     *,
     granularity: str = "stage",
     names: Sequence[str] | None = None,
@@ -67,7 +68,7 @@ def blocks(
     head are in the result too, but not `repairable`.
 
     Args:
-        model: a timm model, or any `nn.Module` that maps images to logits.
+        model: a timm model or its name, or any `nn.Module` that maps images to logits.
         granularity: "stage", "pair", "unit" or "layer".
         names: cut by hand instead: module paths, runs of consecutive children of a Sequential or DenseBlock
             ("features.0:features.4"), or names of blocks found earlier. Exactly these are returned, and all are body;
@@ -85,6 +86,8 @@ def blocks(
     """
     if granularity not in GRANULARITIES:
         raise OptionError(f"unknown granularity {granularity!r}{did_you_mean(granularity, GRANULARITIES)}")
+    if isinstance(model, str):
+        _, model = load(model, pretrained=False)
     calls = trace(model, input_size)
     if names is not None:
         pieces = _by_hand(model, names)

@@ -14,20 +14,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import timm
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from timm_repair import hub, methods
-from timm_repair.data import DataOptions, RepairData, check_finite, prepare
-from timm_repair.errors import ModelError, NoEffectWarning, OptionError, RepairError, did_you_mean
+from timm_repair.data import DataOptions, RepairData, prepare
+from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.evaluation import Prediction, predict
+from timm_repair.loading import load
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
 from timm_repair.report import Comparison, Report, Scores
 from timm_repair.runtime import Runtime
+from timm_repair.surgery import evaluating
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,19 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
     name, model = load(model)
     if target is not None:
         hub.check_savable(model)
+    home = next(model.parameters()).device
     with _context(name, chosen), _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
         repaired = _run(name, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
+    repaired.model.to(home)
     if target is not None and runtime.accelerator.is_main_process:
-        repaired.save_pretrained(target)
+        try:
+            repaired.save_pretrained(target)
+        except (RepairError, OSError) as error:
+            error.repaired = repaired
+            error.add_note("the repair itself is done: it is this error's attribute `repaired`")
+            raise
     return repaired
 
 
@@ -113,7 +121,7 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
         before = _measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
-        with _context(name, method), _own_randomness(seed):
+        with _context(name, method, reports), _own_randomness(seed):
             reports[label] = _run(name, deepcopy(model), prepared, before, method, replace(runtime, stages=[])).report
     return Comparison(reports)
 
@@ -135,33 +143,6 @@ def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed:
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, None, data, runtime)
         return replace(chosen.target, block=None).choose(model, prepared, chosen.training, runtime)[2]
-
-
-def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
-    """The model and what to call it. A string is created by timm, with its pretrained weights where these are wanted.
-
-    Raises:
-        ModelError: timm cannot load it.
-        NonFiniteError: a weight is NaN or infinite.
-    """
-    if isinstance(model, str):
-        name, model = model, _create(model, pretrained).eval()
-    else:
-        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
-    check_finite(model)
-    return name, model
-
-
-def _create(name: str, pretrained: bool) -> nn.Module:
-    scheme, _, place = name.rpartition(":")
-    if not scheme and not timm.is_model(name):
-        raise ModelError(f"timm has no model {name!r}{did_you_mean(name.split('.')[0], timm.list_models())[:200]}")
-    if scheme == "local-dir" and not Path(place, "config.json").is_file():
-        raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
-    try:
-        return timm.create_model(name, pretrained=pretrained)
-    except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
-        raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
 
 
 def _labelled(given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]) -> dict[str, Method]:
@@ -209,20 +190,24 @@ def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
 
 def _run(name: str, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
     """Repair `model`, which is a copy of ours, in place, and report."""
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    optimizers = runtime.accelerator._optimizers
+    known = len(optimizers)
     outcome = method.repair(model, data, runtime)
+    del optimizers[known:]  # accelerate would keep them, and all their parameters, alive
     model = outcome.model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(required.get(parameter_name, True))
     hub.mark(model, outcome.edits)
     after = _measure(model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
     scores = tuple(Scores(p, images.labels, before.answers[p].predictions, after.answers[p].predictions)
                    for p, images in data.holdout.items())
     notes = outcome.notes
-    if data.retained is None:
-        notes += ("no retained data were given: what the repair made the model forget could not be measured; pass retain=",)
+    if not data.holdout.keys() - {"failing"}:
+        notes += ("only failures were measured: what the repair made the model forget is not known; pass retain= or holdout=",)
     if all(torch.equal(answers.losses, after.answers[p].losses) for p, answers in before.answers.items()):
-        warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=4)
+        warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
         method=method.name, options=methods.options_of(method), model=name, scores=scores,
         block=outcome.block.name if outcome.block else None, blocks=tuple(_plain_block(b) for b in outcome.blocks),
@@ -244,15 +229,10 @@ def cost(model: nn.Module, data: RepairData, runtime: Runtime, *, repeats: int =
     """Parameters, FLOPs of one image's forward pass (a multiply-add counts two), and the median latency of one image in milliseconds."""
     image = torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
     counter = FlopCounterMode(display=False)
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         with counter:
             model(image)
         seconds = sorted(_timed(model, image) for _ in range(repeats))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return {"parameters": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops(),
             "latency_ms": 1000 * seconds[repeats // 2]}
 
@@ -272,16 +252,19 @@ def versions() -> dict[str, str]:
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
     """Dropout and the like draw from the global state: seed it for the run, and give the caller's back."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
 
 @contextmanager
-def _context(name: str, method: Method) -> Iterator[None]:
-    """Add the setting to a RepairError once."""
+def _context(name: str, method: Method, finished: Mapping[str, Report] | None = None) -> Iterator[None]:
+    """Add the setting to an error once, and the reports of the methods that were done before it."""
     try:
         yield
-    except RepairError as error:
+    except (RepairError, RuntimeError) as error:
         error.add_note(f"while repairing {name} with {method.name}")
+        if finished:
+            error.finished = Comparison(finished)
+            error.add_note(f"done before: {', '.join(finished)}; their reports are this error's attribute `finished`")
         raise

@@ -179,6 +179,12 @@ class RelaxedBlock(nn.Module):
         """(E, 6): w of Eq. 8 as the strategy forms them from α."""
         return self.strategy.weights(self.alpha, progress=self.progress, generator=self.generator)
 
+    @torch.no_grad()
+    def final_weights(self) -> Tensor:
+        """(E, 6): w as it is at the end of the search; for a strategy that samples, one sample of it."""
+        self.progress = 1.0
+        return self.operation_weights()
+
     def edge_weights(self) -> Tensor:
         """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones where not normalized."""
         weights = torch.ones_like(self.alpha[:, 0])
@@ -212,15 +218,17 @@ def discretize(relaxed: RelaxedBlock) -> Genotype:
 
 
 @torch.no_grad()
-def inherit(cell: Cell, relaxed: RelaxedBlock) -> None:
+def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) -> None:
     """Copy a relaxed block's weights into `cell` (built from a genotype of the same skeleton), folding gate · β · w into the gains.
 
     Folding keeps each kept path at the strength it had in the mixture, so that the function jumps less than with w = β = 1.
+
+    Args:
+        weights: (E, 6) of the mixture; None asks `relaxed.final_weights()`.
     """
     skeleton, raw = relaxed.skeleton, relaxed.cell.raw
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
-    relaxed.progress = 1.0  # the mixture as it was at the end of the search
-    operations, edge_weights = relaxed.operation_weights(), relaxed.edge_weights()
+    operations, edge_weights = relaxed.final_weights() if weights is None else weights, relaxed.edge_weights()
     for index, node in enumerate(skeleton.nodes):
         old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
         if new.added is None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -66,6 +67,8 @@ class Runtime:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            _reset_peak_host_memory()
         start = time.perf_counter()
         try:
             yield
@@ -74,7 +77,19 @@ class Runtime:
             self.stages.append(Stage(name, time.perf_counter() - start, peak))
 
 
+def _reset_peak_host_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts again from the present size
+    except OSError:
+        pass  # elsewhere the peak is that of the process so far
+
+
 def _peak_host_memory() -> int:
-    # ru_maxrss is in kibibytes on Linux and in bytes on macOS; it never falls, so it is the peak up to now
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        pass
+    # ru_maxrss is in kibibytes on Linux and in bytes on macOS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from timm_repair.data import RepairData
 from timm_repair.errors import OptionError
-from timm_repair.evaluation import evaluating
+from timm_repair.evaluation import evaluating_on
 from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import only_trainable
@@ -84,7 +84,7 @@ def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Ru
         NonFiniteError: the logits are NaN or infinite.
     """
     layers = layers_of(model, blocks)
-    with evaluating(model, runtime.device), only_trainable(model, [f"{layer}.weight" for layer in layers]):
+    with evaluating_on(model, runtime.device), only_trainable(model, [f"{layer}.weight" for layer in layers]):
         weights = [model.get_submodule(layer).weight for layer in layers]
         sums = accumulator(
             sum(weight.numel() for weight in weights) + 2, runtime

@@ -11,8 +11,18 @@ from timm_repair.data import Images, RepairData
 from timm_repair.relax import RelaxedBlock
 from timm_repair.runtime import Runtime
 from timm_repair.space import added_parameters
-from timm_repair.surgery import only_trainable
-from timm_repair.training import Batches, Descent, Row, Training, fit, gradient_step, training_mode
+from timm_repair.surgery import names_in, only_trainable
+from timm_repair.training import (
+    Batches,
+    Descent,
+    Row,
+    Training,
+    anchor_penalty,
+    anchor_strength,
+    fit,
+    gradient_step,
+    training_mode,
+)  # fmt: skip
 
 ARCHITECTURE_SHARE = 0.2  # of the repair data
 ALPHA_REACH = 2.0  # how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on CIFAR-10
@@ -38,24 +48,22 @@ def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: T
     arch_steps = sum(turns)
     descent = Descent(relaxed.weight_parameters(), options, runtime, fresh=added_parameters(relaxed.cell), total=options.steps - arch_steps)
 
+    anchor, weights = anchor_strength(options, data), dict(relaxed.cell.named_parameters())
+    origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
+
     def step(i: int) -> Row:
         relaxed.progress = i / max(steps - 1, 1)
         loss = (for_architecture if turns[i] else for_weights).loss(model)
         if not turns[i]:
-            return descent.step(loss)
+            return descent.step(loss + anchor_penalty(weights, origin, anchor))
         gradient_step(adam, architecture, loss, runtime)
         return {"loss": loss.item(), "lr": rate, "architecture": True}
 
-    with only_trainable(model, _names_in(model, relaxed)), training_mode(model, relaxed, batch_norm=options.batch_norm):
+    with only_trainable(model, names_in(model, relaxed)), training_mode(model, relaxed, batch_norm=options.batch_norm):
         history = fit(step, steps=steps, stage="search", runtime=runtime)
     if history:
         history[-1]["alpha"] = [[round(a, 5) for a in row] for row in relaxed.alpha.tolist()]
     return history, descent.done
-
-
-def _names_in(model: nn.Module, part: nn.Module) -> list[str]:
-    inside = {id(p) for p in part.parameters()}
-    return [name for name, p in model.named_parameters() if id(p) in inside]
 
 
 def _parts(data: RepairData, runtime: Runtime) -> tuple[tuple[Images, Images | None], tuple[Images, Images | None]]:

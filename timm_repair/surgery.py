@@ -208,6 +208,12 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         raise PartitionError(f"no module {path!r} in the model{did_you_mean(path, known)}") from error
 
 
+def names_in(model: nn.Module, part: nn.Module) -> list[str]:
+    """Full names in `model` of the parameters of `part`."""
+    inside = {id(parameter) for parameter in part.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in inside]
+
+
 @contextmanager
 def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Let exactly the parameters called `names` require a gradient.
@@ -241,17 +247,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Give every module back its mode, and every parameter its `requires_grad`, whatever happens inside."""
-    modes = {module: module.training for module in model.modules()}
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, wanted in required.items():
-            parameter.requires_grad_(wanted)

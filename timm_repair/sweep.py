@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from timm_repair.data import Images, RepairData
 from timm_repair.errors import NoFailuresError, NonFiniteError, PartitionError
-from timm_repair.evaluation import evaluating
+from timm_repair.evaluation import evaluating_on
 from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import capture, capture_inputs, only_trainable
@@ -154,7 +154,7 @@ def gather(
         NonFiniteError: the logits are NaN or infinite.
     """
     recorder = _Recorder(taps, runtime)
-    with only_trainable(model, ()), evaluating(model, runtime.device), recorder.attached(model):
+    with only_trainable(model, ()), evaluating_on(model, runtime.device), recorder.attached(model):
         for images, labels in batches(data.failing, torch.arange(len(data.failing)), data, runtime, gradients):
             logits = recorder.forward(model, images.requires_grad_(gradients), labels)
             wrong = logits.argmax(1) != labels

@@ -5,7 +5,7 @@ step does and in which parameters its `Descent` holds. A `Monitor` keeps the bes
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
+from timm_repair.surgery import evaluating
 
 Row = dict[str, object]
 
@@ -32,7 +33,8 @@ class Training:
         failing_share: share of failures in a batch, from 0 to 1; without retained data every example is a failure.
         wrong_class_weight: weight, in the softmax of a failure, of the class that the original predicts for it. Failures are chosen by
             not being that class, so plain cross-entropy (1) teaches that the class never occurs in their population, and breaks
-            what the model had right there; 0 leaves it out (the likelihood of the label given that it is not that class).
+            what the model had right there; 0 leaves it out (the likelihood of the label given that it is not that class). None is 0,
+            and 1 for a model of two classes, whose failures would otherwise say nothing.
         learning_rate: of SGD with momentum, at its peak; it rises over the first `warmup` of the steps and falls as a cosine to zero.
         fresh_rate: paths that archrepair adds start from nothing and learn this many times as fast as inherited weights.
         weight_decay: for weights; biases, norms, gates and gains take none.
@@ -41,13 +43,14 @@ class Training:
         batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of all other parts are always kept.
         hflip: probability of a horizontal flip (0 for digits and other images that have a left and a right).
         shift: largest random shift as a share of the image's side.
-        evaluations: how often the selection split is measured on the way; the best state is what remains (early stopping).
+        evaluations: how often the selection split is measured on the way; the best state is what remains.
+        patience: stop early after so many measurements without a better one; None spends all steps.
     """
 
     steps: int = 300
     batch_size: int = 128
     failing_share: float = 0.5
-    wrong_class_weight: float = 0.0
+    wrong_class_weight: float | None = None
     learning_rate: float = 0.02
     momentum: float = 0.9
     fresh_rate: float = 5.0
@@ -59,14 +62,15 @@ class Training:
     hflip: float = 0.5
     shift: float = 0.125
     evaluations: int = 6
+    patience: int | None = None
 
     def __post_init__(self):
         check_types(self)
-        for name in ("steps", "batch_size", "evaluations"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "batch_size", "evaluations", "patience"):
+            if (1 if (value := getattr(self, name)) is None else value) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("failing_share", "wrong_class_weight", "warmup", "hflip", "shift"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
         if self.batch_norm not in ("train", "frozen"):
             raise OptionError(f"batch_norm is 'train' or 'frozen', got {self.batch_norm!r}")
@@ -89,7 +93,13 @@ class Batches:
     def __init__(self, failing: Images, retained: Images | None, data: RepairData, options: Training, runtime: Runtime, purpose: str):
         self.data, self.options, self.runtime = data, options, runtime
         self.generator = runtime.generator(purpose)
+        given = options.wrong_class_weight
+        self.wrong_class_weight = (1.0 if data.num_classes == 2 else 0.0) if given is None else given
+        if data.num_classes == 2 and self.wrong_class_weight == 0:
+            raise OptionError("with two classes wrong_class_weight=0 leaves failures nothing to teach: set it above 0, or leave it out")
         of_failing = options.batch_size if retained is None else round(options.failing_share * options.batch_size)
+        if retained is not None and 0 < options.failing_share < 1 < options.batch_size:
+            of_failing = min(max(of_failing, 1), options.batch_size - 1)  # rounding must not silence either population
         parts = [(failing, of_failing), (retained, options.batch_size - of_failing)]
         self.parts = [(images, count, self._orders(len(images))) for images, count in parts if images is not None and count]
 
@@ -120,11 +130,10 @@ class Batches:
         images, labels, answers = self.draw()
         with self.runtime.accelerator.autocast():
             logits = model(images).float()
-        weight = self.options.wrong_class_weight
-        if weight < 1:
+        if self.wrong_class_weight < 1:
             failing = (answers >= 0).nonzero().flatten()
             offset = torch.zeros_like(logits)
-            offset[failing, answers[failing]] = math.log(weight or 1e-30)
+            offset[failing, answers[failing]] = math.log(self.wrong_class_weight or 1e-30)
             logits = logits + offset
         return F.cross_entropy(logits, labels)
 
@@ -200,10 +209,10 @@ def gradient_step(optimizer, parameters: list[nn.Parameter], loss: Tensor, runti
 class Monitor:
     """Keeps the best state of `part` by `objective()` (higher is better), measured at the start and then `evaluations` times."""
 
-    def __init__(self, part: nn.Module, objective: Callable[[], float], steps: int, evaluations: int):
-        self.part, self.objective = part, objective
+    def __init__(self, part: nn.Module, objective: Callable[[], float], steps: int, evaluations: int, patience: int | None = None):
+        self.part, self.objective, self.patience, self.stale = part, objective, patience, 0
         self.every = max(math.ceil(steps / evaluations), 1)
-        self.steps, self.best, self.state, self.best_step = steps, -math.inf, None, -1
+        self.steps, self.best, self.state = steps, -math.inf, None
         self.check(0)
 
     def check(self, done: int) -> float | None:
@@ -211,8 +220,9 @@ class Monitor:
         if done % self.every and done != self.steps:
             return None
         value = self.objective()
+        self.stale = 0 if value > self.best else self.stale + 1
         if value > self.best:
-            self.best, self.best_step = value, done
+            self.best = value
             self.state = {name: tensor.detach().clone() for name, tensor in self.part.state_dict().items()}
         return value
 
@@ -237,13 +247,15 @@ def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime,
             if monitor and (value := monitor.check(i + 1)) is not None:
                 row["objective"] = value
             history.append(row)
+            if monitor and monitor.patience is not None and monitor.stale >= monitor.patience:
+                break
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
     return history
 
 
 def objective(model: nn.Module, data: RepairData, runtime: Runtime) -> float:
-    """What selection maximizes: estimated accuracy in production, from the selection split, in [0, 1]; ties go to the lower loss.
+    """What selection maximizes: estimated accuracy in production, from the selection split; ties go to the lower loss.
 
     The model's error rate in production weighs the failing examples against the retained ones (`collect_failures` knows it; 1/2
     where it is unknown): fixing a failure of a model that is wrong 20 % of the time must not cost a quarter of an example it had right.
@@ -262,17 +274,22 @@ def _accuracy(model: nn.Module, images: Images, data: RepairData, runtime: Runti
     return (prediction.predictions == images.labels).double().mean().item() - 0.5 / len(images) * loss / (1 + loss)
 
 
+def anchor_strength(options: Training, data: RepairData) -> float:
+    """λ of `Training.anchor`."""
+    return (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
+
+
+def anchor_penalty(parameters: Mapping[str, Tensor], origin: Mapping[str, Tensor], strength: float) -> Tensor | float:
+    """λ/2 · ||θ - θ_original||² (L2-SP)."""
+    return 0.5 * strength * sum((p - origin[name]).square().sum() for name, p in parameters.items()) if strength else 0.0
+
+
 @contextmanager
 def training_mode(model: nn.Module, part: nn.Module, *, batch_norm: str = "train") -> Iterator[None]:
     """`part` in training mode and every other module in eval mode: statistics that moved elsewhere would be a hidden repair."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    part.train()
-    for module in part.modules() if batch_norm == "frozen" else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    try:
+    with evaluating(model):
+        part.train()
+        for module in part.modules() if batch_norm == "frozen" else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -104,10 +104,10 @@ def random_genotype(skeleton: Genotype, runtime: Runtime) -> Genotype:
 def _install_best(model: nn.Module, holder: nn.Sequential, relaxed: RelaxedBlock, data: RepairData, training: Training,
                   runtime: Runtime, batches: int) -> tuple[str, ...]:
     """Put the discretized block in place, or the raw one with its searched weights if the selection split prefers that."""
-    genotype, values = discretize(relaxed), {}
-    for plan_ in {genotype, replace(genotype, edges=())}:
-        cell = build(plan_, relaxed.cell.unwrapped()).to(runtime.device)
-        inherit(cell, relaxed)
+    genotype, values, weights = discretize(relaxed), {}, relaxed.final_weights()
+    for candidate in dict.fromkeys((genotype, replace(genotype, edges=()))):
+        cell = build(candidate, relaxed.cell.unwrapped()).to(runtime.device)
+        inherit(cell, relaxed, weights)
         holder[0] = cell
         recalibrate(model, cell, data, training, runtime, batches=batches)
         values[cell] = objective(model, data, runtime)

@@ -21,14 +21,16 @@ class Target:
     Args:
         block: its name; None lets `score` choose it.
         granularity: what a block is, see `partition.blocks`.
+        names: exactly these blocks instead, cut by hand, see `partition.blocks`.
         score: see `localization.localize`, as for the next two; "spectrum_gradient" is the paper's.
         top: how many neurons count as vulnerable.
         threshold: the score above which a neuron is vulnerable, instead of `top`.
-        probe_share: share of the training steps that the scorer "probe" spends on each block.
+        probe_share: the scorer "probe" spends this share of the training steps on each block, on top of the budget.
     """
 
     block: str | None = None
     granularity: str = "stage"
+    names: tuple[str, ...] | None = None
     score: str | Scorer = DEFAULT_SCORER
     top: int = 50
     threshold: float | None = None
@@ -48,7 +50,7 @@ class Target:
         Raises:
             PartitionError: `block` does not exist, or cannot be repaired (the message says why).
         """
-        found = blocks(model, granularity=self.granularity, input_size=data.preprocessing.input_size)
+        found = blocks(model, granularity=self.granularity, names=self.names, input_size=data.preprocessing.input_size)
         by_name = {b.name: b for b in found}
         if self.block is None:
             def trial(copy: nn.Module, block: Block, data: RepairData, runtime: Runtime) -> float:

@@ -6,8 +6,19 @@ from torch import Tensor, nn
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
 from timm_repair.space import Cell, added_parameters
-from timm_repair.surgery import only_trainable
-from timm_repair.training import Batches, Descent, Monitor, Row, Training, fit, objective, training_mode
+from timm_repair.surgery import evaluating, names_in, only_trainable
+from timm_repair.training import (
+    Batches,
+    Descent,
+    Monitor,
+    Row,
+    Training,
+    anchor_penalty,
+    anchor_strength,
+    fit,
+    objective,
+    training_mode,
+)  # fmt: skip
 
 INTERPOLATIONS = (0.25, 0.5, 0.75)
 
@@ -28,21 +39,17 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     """
     total = total or options.steps
     original = original or {k: v.detach().clone() for k, v in part.state_dict().items()}
-    names = [name for name, p in model.named_parameters() if any(p is q for q in part.parameters())]
     batches = Batches(data.failing, data.retained, data, options, runtime, stage)
-    anchor = (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
+    anchor = anchor_strength(options, data)
     parameters = dict(part.named_parameters())
     fresh = added_parameters(part) if isinstance(part, Cell) else ()
     descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
-        loss = batches.loss(model)
-        if anchor:
-            loss = loss + 0.5 * anchor * sum((p - original[name]).square().sum() for name, p in parameters.items())
-        return descent.step(loss)
+        return descent.step(batches.loss(model) + anchor_penalty(parameters, original, anchor))
 
-    with only_trainable(model, names), training_mode(model, part, batch_norm=options.batch_norm):
-        monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations)
+    with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
+        monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations, options.patience)
         history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor)
         share = interpolate(model, part, original, data, runtime, reached=monitor.restore())
     notes = ()
@@ -66,21 +73,18 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
         return
     supply = Batches(data.failing, data.retained, data, options, runtime, "recalibration")
     momenta = [m.momentum for m in norms]
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
-        for _ in range(batches):
-            with runtime.accelerator.autocast():
-                model(supply.draw()[0])
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
+            for _ in range(batches):
+                with runtime.accelerator.autocast():
+                    model(supply.draw()[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], data: RepairData, runtime: Runtime,
@@ -100,7 +104,8 @@ def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], 
         values[share] = objective(model, data, runtime)
     best = max(values.values())
     if data.retained is None:
-        best -= (best * (1 - best) / len(data.selection["failing"])) ** 0.5
+        share = min(max(best, 0.0), 1.0)  # the objective's tie-break can take it below zero
+        best -= (share * (1 - share) / len(data.selection["failing"])) ** 0.5
     # ties go to the smaller step away from the original
     chosen = min(share for share, value in values.items() if value >= best)
     part.load_state_dict(_between(original, repaired, chosen))

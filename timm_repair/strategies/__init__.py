@@ -4,13 +4,14 @@ A strategy is a frozen dataclass with these fields and one method; ours are foun
 They are siblings: none inherits from another.
 """
 
+from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from timm_repair.errors import OptionError, did_you_mean
-from timm_repair.options import make
+from timm_repair.options import check_types, make
 from timm_repair.strategies.darts import Darts
 from timm_repair.strategies.pc_darts import PCDarts
 
@@ -46,7 +47,16 @@ def get(strategy: str | Strategy, **options: Any) -> Strategy:
     if not isinstance(strategy, str):
         if options:
             raise OptionError(f"options {', '.join(options)} go with a strategy's name; set them on your object instead")
-        return strategy
+        return _checked(strategy)
     if strategy not in STRATEGIES:
         raise OptionError(f"unknown strategy {strategy!r}{did_you_mean(strategy, STRATEGIES)}")
-    return make(STRATEGIES[strategy], options)
+    return _checked(make(STRATEGIES[strategy], options))
+
+
+def _checked(strategy: Strategy) -> Strategy:
+    if is_dataclass(strategy):
+        check_types(strategy)
+    rate = 1.0 if strategy.learning_rate is None else strategy.learning_rate
+    if strategy.partial < 1 or not 0 <= strategy.warmup < 1 or rate <= 0:
+        raise OptionError("a strategy's partial is at least 1, warmup a share from 0 to below 1, learning_rate positive or None")
+    return strategy
