@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint figures clean
+.PHONY: demo test clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py --output demo-output
