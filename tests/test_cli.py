@@ -72,6 +72,17 @@ def test_repair_and_report(given, place, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:the model gets .* right already:UserWarning")
+def test_several_populations_are_held_out_by_name(given, place, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = [*given, f"--holdout=clean={place / 'holdout.parquet'}", f"--output={output}", *SMALL, "--method=finetune"]
+    assert main(["repair", *arguments]) == 0
+    assert [s["population"] for s in json.loads((output / "repair.json").read_text())["scores"]] == ["failing", "clean"]
+    capsys.readouterr()
+    assert main(["repair", *arguments, "--holdout=unnamed/"]) == 2
+    assert "need different names" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the model gets .* right already:UserWarning")
 def test_compare(given, tmp_path, capsys):
     output = tmp_path / "comparison.json"
     assert main(["compare", *given, "--methods", "finetune", "bn_recalibration", "--set=batches=2"]) == 2

@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", help="file for the comparison as JSON")
     command.set_defaults(run=_compare)
 
+    for command in (commands.choices["repair"], commands.choices["compare"]):
+        command.add_argument("--holdout", action="append", default=[], metavar="[NAME=]PLACE", help=(
+            "what to measure on, in any of these forms; several with names: --holdout failing=unseen/ --holdout clean=test.parquet"))
+
     command = commands.add_parser("report", help="print the report of a saved repair")
     command.add_argument("directory", type=Path)
     command.set_defaults(run=_report)
@@ -68,8 +72,6 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
     command.add_argument("--failures", required=True, help="parquet, csv or json file, imagefolder directory, or Hub id")
     command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--holdout", action="append", default=[], metavar="[NAME=]PLACE",
-                         help="what to measure on, in any of these forms; several with names, such as failing=unseen/ clean=test.parquet")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="how data are read, e.g. label_column=digit")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the method, e.g. steps=500")
