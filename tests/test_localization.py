@@ -61,7 +61,7 @@ def trained() -> nn.Module:
     inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(1200)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
+    for _ in range(6):
         for batch in torch.randperm(1200, generator=generator).split(64):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs[batch]), images.labels[batch]).backward()
