@@ -214,6 +214,11 @@ def names_in(model: nn.Module, part: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in inside]
 
 
+def snapshot(part: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict of `part`, for `load_state_dict` later."""
+    return {name: tensor.detach().clone() for name, tensor in part.state_dict().items()}
+
+
 @contextmanager
 def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Let exactly the parameters called `names` require a gradient.

@@ -18,7 +18,7 @@ from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
-from timm_repair.surgery import evaluating
+from timm_repair.surgery import evaluating, snapshot
 
 Row = dict[str, object]
 
@@ -223,7 +223,7 @@ class Monitor:
         self.stale = 0 if value > self.best else self.stale + 1
         if value > self.best:
             self.best = value
-            self.state = {name: tensor.detach().clone() for name, tensor in self.part.state_dict().items()}
+            self.state = snapshot(self.part)
         return value
 
     def restore(self) -> float:

@@ -11,6 +11,7 @@ from timm_repair.methods.outcome import Outcome
 from timm_repair.methods.tuning import batch_norms, interpolate, recalibrate
 from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
+from timm_repair.surgery import snapshot
 from timm_repair.training import Training
 
 
@@ -34,7 +35,7 @@ class BnRecalibration:
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         if not batch_norms(model):
             return Outcome(model, notes=("the model has no batch norm: nothing to recalibrate",))
-        original = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        original = snapshot(model)
         with runtime.stage("recalibrate"):
             batches = self.batches or max(self.training.steps // 10, 1)
             recalibrate(model, model, data, self.training, runtime, batches=batches)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
 from timm_repair.space import Cell, added_parameters
-from timm_repair.surgery import evaluating, names_in, only_trainable
+from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
     Batches,
     Descent,
@@ -38,7 +38,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
         The history, and notes for the user.
     """
     total = total or options.steps
-    original = original or {k: v.detach().clone() for k, v in part.state_dict().items()}
+    original = original or snapshot(part)
     batches = Batches(data.failing, data.retained, data, options, runtime, stage)
     anchor = anchor_strength(options, data)
     parameters = dict(part.named_parameters())
@@ -97,7 +97,7 @@ def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], 
     Args:
         reached: the objective at a = 1, if it is known.
     """
-    repaired = {k: v.detach().clone() for k, v in part.state_dict().items()}
+    repaired = snapshot(part)
     values = {} if reached is None else {1.0: reached}
     for share in {0.0, *INTERPOLATIONS, 1.0} - values.keys():
         part.load_state_dict(_between(original, repaired, share))
