@@ -4,7 +4,9 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import timm_repair
 
@@ -46,3 +48,16 @@ def test_compare_methods(run, tmp_path, capsys):
 def test_own(run, capsys, name, row):
     run(name, "--steps", "8")
     assert f"\n  {row} " in capsys.readouterr().out
+
+
+def test_corruptions(run, tmp_path, digits, capsys):
+    for i, (image, label) in enumerate(digits["unseen"][:6]):
+        (tmp_path / "images" / str(label)).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "images" / str(label) / f"{i}.png")
+    run("corruptions.py", "images", "--images", "2", "--output", "sheet.png")
+    assert "19 corruptions of 2 images of 32 pixels" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    rows = sheet[18:].reshape(19, 38, *sheet.shape[1:])[:, :32, 130:].reshape(19, 32, 6, 70, 3)[:, :, :, :64]
+    assert (rows[:, :, 0] == rows[:1, :, 0]).all() and len(np.unique(rows[0, :, 0])) > 10  # the originals, in each row
+    changes = np.abs(rows - rows[:, :, :1]).mean((1, 3, 4))  # (row, column)
+    assert (changes[:, 0] == 0).all() and (changes[:18, 1:] > 0).all()  # the last row, saturate, may leave grey images alone

@@ -3,6 +3,7 @@
 Importing it registers one timm entry point, `timm_repaired`, so that `timm.create_model` can load repaired models; nothing else changes.
 """
 
+from timm_repair.corruptions import CORRUPTIONS, corrupt
 from timm_repair.data import DataOptions, collect_failures
 from timm_repair.errors import (
     ConfigError,
@@ -28,8 +29,8 @@ from timm_repair.space import Edge, Genotype, Node
 __version__ = "0.1.0"
 
 __all__ = [
-    "Block", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "LabelError", "Localization",
+    "Block", "CORRUPTIONS", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "LabelError", "Localization",
     "ModelError", "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError", "OutputError", "PartitionError",
-    "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures", "compare",
+    "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures", "compare", "corrupt",
     "from_pretrained", "localize", "repair",
 ]  # fmt: skip
