@@ -1,15 +1,21 @@
 """Surgery: putting back what was taken out changes nothing, timm goes on working, and temporary changes end."""
 
 import pickle
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from plain_models import ResNet20, randomized, torchvision_model
 from torch import nn
 
 from timm_repair.errors import OptionError, PartitionError
+from timm_repair.hub import apply_edits
+from timm_repair.methods.archrepair import random_genotype
 from timm_repair.partition import blocks
+from timm_repair.relax import plan
+from timm_repair.runtime import Runtime
 from timm_repair.surgery import (
     Swapped,
     capture,
@@ -23,14 +29,20 @@ from timm_repair.surgery import (
 
 CASES = [
     ("resnet18", "stage"), ("resnet18", "unit"), ("vgg11_bn", "stage"), ("vgg11_bn", "unit"), ("densenet121", "stage"),
-    ("densenet121", "pair"), ("efficientnet_b0", "stage"), ("efficientnet_b0", "unit"),
+    ("densenet121", "pair"), ("densenet121", "unit"), ("efficientnet_b0", "stage"), ("efficientnet_b0", "unit"),
 ]  # fmt: skip
+
+
+OPTIONS = {
+    "vgg11_bn": {"mlp_ratio": 0.02},  # or its head has a hundred million parameters
+    "densenet121": {"block_config": (2, 3, 2, 2)},
+    "resnet18": {"zero_init_last": False},
+}
 
 
 def make(name: str) -> nn.Module:
     torch.manual_seed(0)
-    options = {"mlp_ratio": 0.02} if name.startswith("vgg") else {}  # or its head has a hundred million parameters
-    return timm.create_model(name, num_classes=5, **options).eval()
+    return randomized(timm.create_model(name, num_classes=5, **OPTIONS.get(name, {})))
 
 
 def image() -> torch.Tensor:
@@ -49,14 +61,63 @@ def test_swapping_in_an_equal_block_changes_no_logit_and_restore_undoes_it(name,
     old = []
     for block in found:
         old.append(extract(model, block))
-        swap(model, block, old[-1])
+        swap(model, block, deepcopy(old[-1]))
         assert isinstance(model.get_submodule(block.paths[0]), Swapped)
     assert torch.equal(model(image()), before)
     for block, module in zip(found, old, strict=True):
-        assert extract(model, block) is module
+        assert extract(model, block) is not module
         restore(model, block, module)
+        assert len(block.paths) > 1 or model.get_submodule(block.paths[0]) is module
     assert list(model.state_dict()) == names
     assert torch.equal(model(image()), before)
+
+
+@pytest.mark.parametrize("name", ["ResNet20", "resnet18", "vgg16_bn", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize("granularity", ["stage", "pair"])
+@torch.no_grad()
+def test_so_it_does_in_models_that_timm_knows_nothing_of(name, granularity):
+    if name != "ResNet20":
+        pytest.importorskip("torchvision")
+    model = randomized(ResNet20() if name == "ResNet20" else torchvision_model(name))
+    before, names = model(image()), list(model.state_dict())
+    for turn in range(2):  # the second time on what the first has put in
+        found = repairable(model, granularity)
+        old = [extract(model, block) for block in found]
+        for block, module in zip(found, old, strict=True):
+            swap(model, block, deepcopy(module))
+        assert torch.equal(model(image()), before) and len(repairable(model, granularity)) == len(found)
+        if not turn:
+            for block, module in zip(found, old, strict=True):
+                restore(model, block, module)
+            assert list(model.state_dict()) == names
+
+
+def repaired(model: nn.Module, block) -> None:
+    """Put a random architecture in the block's place, with paths that count, as a repair does."""
+    skeleton = plan(extract(model, block), block.in_shape)
+    drawn = (random_genotype(skeleton, Runtime(seed=seed, progress=False)) for seed in range(20))
+    genotype = next(genotype for genotype in drawn if genotype.edges)
+    apply_edits(model, [{"paths": list(block.paths), "genotype": genotype.to_dict()}])
+    for name, parameter in model.named_parameters():
+        if ".gains." in name and not parameter.any():
+            nn.init.normal_(parameter, std=0.3)
+
+
+@pytest.mark.parametrize(("name", "granularity"), CASES)
+@torch.no_grad()
+def test_a_repaired_model_has_the_same_blocks_and_a_second_repair_composes(name, granularity):
+    model = make(name)
+    outputs, found = [model(image())], repairable(model, granularity)
+    chosen = [found[0], found[-1], found[0]]  # one, another, and the first again
+    for block in chosen:
+        repaired(model, next(b for b in repairable(model, granularity) if b.paths[0] == block.paths[0]))
+        outputs.append(model.eval()(image()))
+        now = repairable(model, granularity)
+        assert [(b.paths[0], b.in_shape, b.out_shape) for b in now] == [(b.paths[0], b.in_shape, b.out_shape) for b in found]
+    assert not any(torch.equal(a, b) for a, b in zip(outputs, outputs[1:], strict=False)), "each repair changes something"
+    for block in repairable(model, granularity):
+        swap(model, block, deepcopy(extract(model, block)))
+    assert torch.equal(model(image()), outputs[-1])
 
 
 @pytest.mark.parametrize(("name", "granularity"), CASES)

@@ -2,25 +2,26 @@
 here.
 
 The module tree is descended until a child's parameters share one group of timm's `group_matcher`. Two containers get a
-rule of their own: a Sequential of bare layers (VGG) is cut at its pools, a DenseBlock by its layers.
+rule of their own: a Sequential of bare layers (VGG) is cut at its pools, a dense block by its layers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
 from timm.models._manipulate import (
     group_with_matcher,
 )  # the public group_parameters cannot take the extra name of plan()
-from timm.models.densenet import DenseBlock
 from torch import Tensor, nn
 
-from timm_repair.surgery import Swapped, is_layer
+from timm_repair.errors import PartitionError, did_you_mean
+from timm_repair.surgery import Swapped, is_dense, is_layer
 from timm_repair.tracing import Trace
 
 # for models without a group_matcher of their own; the names are those that torchvision and most repositories use
 _STAGES = r"^(?:stages|stage|blocks|block|layers|layer|features|transformers|dense_stages)\.?(\d+)"
 _STEM = r"^(?:stem|patch_embed|conv_stem|conv1|bn1)\b"
+_UNITS = (_STAGES + r"\.blocks\.(\d+)", None)
 _FALLBACK = {
     "stage": {"stem": _STEM, "blocks": _STAGES},
     "unit": {"stem": _STEM, "blocks": [(_STAGES + r"\.(?:blocks\.)?(\d+)", None), (_STAGES, (0,))]},
@@ -54,7 +55,7 @@ class Plan:
         groups = self.groups(names)
         if groups == {self.head}:
             return "head"
-        return "stem" if groups == {0} else "body"
+        return "stem" if 0 in groups else "body"  # a run may begin with the stem's layer and go on with its norm
 
     def keeps_size(self, path: str) -> bool:
         """Whether the module at `path` was called and leaves height and width as they are: a pool does not."""
@@ -66,14 +67,16 @@ class Plan:
             and arrived.shape[2:] == call.output.shape[2:]
         )
 
+    def grows(self, path: str, module: nn.Module) -> bool:
+        """Whether the module at `path` is a dense block: its children were called with a list (or tuple) of features."""
+        first = next((f"{path}.{key}" for key, _ in module.named_children()), "")
+        return is_dense(module) and first in self.calls and isinstance(self.calls[first][0].inputs[0], tuple)
+
 
 def plan(model: nn.Module, calls: Trace, granularity: str) -> Plan:
     """Ask the model how its parameters group: by stage, or by unit for every finer granularity."""
     level = "stage" if granularity == "stage" else "unit"
-    try:
-        matcher = model.group_matcher(coarse=level == "stage")
-    except (AttributeError, AssertionError):  # no such method; or "coarse grouping is not implemented"
-        matcher = _FALLBACK[level]
+    matcher = _matcher(model, level)
     unmatched = ("-", None)  # a name that no matcher knows gets the ordinal of what belongs to no group: the head
     ordinals = group_with_matcher(chain(model.named_parameters(), [unmatched]), matcher, reverse=True)
     head = ordinals.pop("-")
@@ -83,6 +86,20 @@ def plan(model: nn.Module, calls: Trace, granularity: str) -> Plan:
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
     ordinals = {name: head if name.startswith(heads) else ordinal for name, ordinal in ordinals.items()}
     return Plan(ordinals, head, calls, granularity)
+
+
+def _matcher(model: nn.Module, level: str) -> dict | Callable:
+    def own(coarse: bool) -> dict | Callable | None:
+        try:
+            return model.group_matcher(coarse=coarse)
+        except (AttributeError, AssertionError):  # no such method; or "coarse grouping is not implemented"
+            return None
+
+    matcher = own(coarse=level == "stage") or _FALLBACK[level]
+    if level == "unit" and isinstance(matcher, dict) and matcher == own(coarse=True):  # no finer groups were drawn
+        groups = matcher["blocks"]
+        return matcher | {"blocks": [_UNITS, *([(groups, None)] if isinstance(groups, str) else groups)]}
+    return matcher
 
 
 def _by_children(model: nn.Module) -> tuple[dict[str, int], int]:
@@ -106,7 +123,7 @@ def cut(path: str, module: nn.Module, plan: Plan) -> list[Piece]:
     """The pieces of `module`, which is at `path`, in registration order."""
     pieces: list[Piece] = []
     run: Piece | None = None  # the piece that the next bare layer may join
-    flat = _is_flat(module)
+    flat = _bare_convolutions(module) > 1
     for key, child in module.named_children():
         child_path = f"{path}.{key}" if path else key
         names = [f"{child_path}.{name}" for name, _ in child.named_parameters()]
@@ -115,10 +132,12 @@ def cut(path: str, module: nn.Module, plan: Plan) -> list[Piece]:
             if run:
                 run.paths.append(child_path)
             continue
-        joins = isinstance(module, nn.Sequential) and is_layer(child) and plan.head not in plan.groups(names)
-        if isinstance(child, DenseBlock) and plan.granularity != "stage":
+        groups = plan.groups(names)
+        joins = isinstance(module, nn.Sequential) and is_layer(child) and plan.head not in groups
+        whole = len(groups) < 2 or (_bare_convolutions(child) == 1 and plan.head not in groups)
+        if plan.granularity != "stage" and plan.grows(child_path, child):
             pieces += _cut_dense(child_path, child, plan.granularity)
-        elif len(plan.groups(names)) > 1 and not joins:
+        elif not whole and not joins:
             pieces += cut(child_path, child, plan)
         elif run and joins and (plan.granularity == "stage" or not _starts_unit(child)):
             run.paths.append(child_path)
@@ -141,12 +160,14 @@ def _owns(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
 
 
-def _is_flat(module: nn.Module) -> bool:
-    """A Sequential of bare layers only, as VGG's `features`."""
-    return isinstance(module, nn.Sequential) and all(is_layer(child) for child in module.children())
+def _bare_convolutions(module: nn.Module) -> int:
+    """How many convolutions there are in a Sequential of bare layers only: several in VGG's `features`, one in
+    torchvision's Conv2dNormActivation. 0 for any other module."""
+    children = list(module.children()) if isinstance(module, nn.Sequential) else []
+    return sum(map(_starts_unit, children)) if all(map(is_layer, children)) else 0
 
 
-def _cut_dense(path: str, module: DenseBlock, granularity: str) -> list[Piece]:
+def _cut_dense(path: str, module: nn.ModuleDict, granularity: str) -> list[Piece]:
     """Dense layers one by one, or in pairs by their number: where a pair was swapped for one module its neighbours
     stay."""
     size = 2 if granularity == "pair" else 1
@@ -174,3 +195,51 @@ def layers(model: nn.Module, calls: Trace) -> list[Piece]:
         if isinstance(module, nn.Conv2d | nn.Linear) and names:
             pieces.append(Piece([path], names, roles.get(names[0], "body")))
     return pieces
+
+
+def by_hand(model: nn.Module, names: Sequence[str]) -> list[Piece]:
+    """The pieces that `names` mean: modules, or runs of consecutive children."""
+    if isinstance(names, str):
+        raise PartitionError(f"names must be a list of names, not one string; pass names=[{names!r}]")
+    modules = dict(model.named_modules())
+    pieces, owner = [], {}
+    for name in names:
+        paths = _spanned(modules, name)
+        owned = [f"{path}.{own}" for path in paths for own, _ in modules[path].named_parameters()]
+        if not owned:
+            raise PartitionError(f"block {name!r} has no parameters; name one that has")
+        for parameter in owned:
+            if parameter in owner:
+                raise PartitionError(
+                    f"blocks {owner[parameter]!r} and {name!r} overlap: both own {parameter}; drop one"
+                )
+            owner[parameter] = name
+        pieces.append(Piece(paths, owned))
+    return pieces
+
+
+def _spanned(modules: dict[str, nn.Module], name: str) -> list[str]:
+    """Paths of the modules that `name` means: one module, "parent.a:parent.b", or "parent.a-b" as blocks are named."""
+    if name in modules and name:
+        return [name]
+    first, _, last = name.partition(":")
+    parent = first.rpartition(".")[0]
+    if not last:
+        first, _, last = name.rpartition("-")
+        parent = first.rpartition(".")[0]
+        last = f"{parent}.{last}" if parent else last
+    for path in (first, last):
+        if path not in modules or not path:
+            missing = path if ":" in name else name
+            known = [known for known in modules if known and known.count(".") < 2]
+            raise PartitionError(f"no block or module {missing!r} in the model{did_you_mean(missing, known)}")
+    runs = isinstance(modules.get(parent), nn.Sequential) or is_dense(modules.get(parent))
+    if last.rpartition(".")[0] != parent or not runs:
+        raise PartitionError(
+            f"{name!r} is not a run: it needs children of one nn.Sequential or dense block; name one module"
+        )
+    keys = list(modules[parent]._modules)
+    begin, end = (keys.index(path.rpartition(".")[2]) for path in (first, last))
+    if end < begin:
+        raise PartitionError(f"{name!r} runs backwards; write {last}:{first}")
+    return [f"{parent}.{key}" if parent else key for key in keys[begin : end + 1]]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from timm_repair.errors import DataError
+from timm_repair.tracing import input_size
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Preprocessing:
             DataError: the model takes neither 1 nor 3 channels.
         """
         config = timm.data.resolve_model_data_config(model)
-        channels = _input_channels(model) or config["input_size"][0]
+        channels, *_ = input_size(model)
         if channels not in (1, 3):
             raise DataError(
                 f"the model takes {channels} channels; only grey (1) and RGB (3) images are supported. "
@@ -67,13 +68,6 @@ class Preprocessing:
         pixels = pixels.to(device, non_blocking=True)
         mean, std = (pixels.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return pixels.float().sub_(255 * mean).div_(255 * std)
-
-
-def _input_channels(model: nn.Module) -> int | None:
-    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
-    first = first[0] if isinstance(first, tuple | list) else first
-    layer = dict(model.named_modules()).get(first)
-    return getattr(layer, "in_channels", None)
 
 
 def open_image(raw: Any) -> Image.Image:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models.densenet import DenseBlock
 from torch import Tensor, nn
 
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
@@ -33,7 +32,7 @@ class Swapped(nn.Sequential):
 
 
 class DenseRun(nn.Module):
-    """Consecutive layers of a timm DenseBlock as one module, with the call signature of one dense layer."""
+    """Consecutive layers of a dense block as one module, with the call signature of one dense layer."""
 
     def __init__(self, layers: Iterable[nn.Module]):
         super().__init__()
@@ -54,7 +53,7 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
 
     Returns:
         nn.Module: the module itself where the block is one; an `nn.Sequential` of the members of a run; a `DenseRun`
-        for layers of a DenseBlock, which are called with the list of all features so far. Weights are shared with the
+        for layers of a dense block, which are called with the list of all features so far. Weights are shared with the
         model.
 
     Raises:
@@ -68,7 +67,7 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
     members = [parent._modules[key] for key in keys]
     if len(members) == 1:
         return first
-    return DenseRun(members) if isinstance(parent, DenseBlock) else nn.Sequential(*members)
+    return DenseRun(members) if is_dense(parent) else nn.Sequential(*members)
 
 
 def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
@@ -76,7 +75,7 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
 
     `new` stands at the block's first path, inside a `Swapped`; its parameters are named `<first path>.0.…`. The rest of
     a run becomes Identity, so that the positions of all other children stay valid (VGG refers to them by number), and
-    is deleted from a DenseBlock, which would append the result of an Identity to its features.
+    is deleted from a dense block, which would append the result of an Identity to its features.
 
     Raises:
         PartitionError: the model has no module at one of the block's paths.
@@ -88,7 +87,7 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     swapped.replaces_layers, swapped.replaces_swapped = is_layer(replaced), isinstance(replaced, Swapped)
     parent._modules[keys[0]] = swapped
     for key in keys[1:]:
-        if isinstance(parent, DenseBlock):
+        if is_dense(parent):
             parent._modules.pop(key, None)  # gone already, if this block was swapped before
         else:
             parent._modules[key] = nn.Identity()
@@ -115,7 +114,7 @@ def restore(model: nn.Module, block: Block, old: nn.Module) -> None:
             f"{len(members)} modules for the {len(keys)} members of block {block.name!r}; pass what extract gave"
         )
     before = list(parent._modules.items())
-    parent._modules.clear()  # and refilled: a DenseBlock calls its children in this order
+    parent._modules.clear()  # and refilled: a dense block calls its children in this order
     for key, module in before:
         if key == keys[0]:
             parent._modules.update(zip(keys, members, strict=True))
@@ -128,6 +127,14 @@ def is_layer(module: nn.Module) -> bool:
     if isinstance(module, Swapped):
         return module.replaces_layers
     return not any(_owns_parameters(child) for child in module.children())
+
+
+def is_dense(module: nn.Module | None) -> bool:
+    """Whether it is a dense block: each child is called with the list of all features so far, its result appended.
+
+    timm's and torchvision's are ModuleDicts with a forward pass, which a ModuleDict has not.
+    """
+    return isinstance(module, nn.ModuleDict) and type(module).forward is not nn.ModuleDict.forward
 
 
 def _place(model: nn.Module, block: Block) -> tuple[nn.Module, list[str]]:
