@@ -4,7 +4,8 @@
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
-any number of seeds) give "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed".
+any number of seeds) give "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret",
+blocks.json "blocks".
 """
 
 import argparse
@@ -15,6 +16,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+
+import regret
+
+from timm_repair.localization import DEFAULT_SCORER
 
 ROOT = Path(__file__).parent.parent
 UNCORRUPTED = "drift"  # the population that is no corruption
@@ -204,6 +209,38 @@ def speed_table(path: Path) -> str:
     return markdown(["what", "relative to fine-tuning the whole network for", "median", "range", "target"], rows)
 
 
+def regret_table(directory: Path) -> str:
+    """Scorers by what is lost by following them, and the targets of the default."""
+    cases = regret.read(directory)
+    if not cases:
+        return MISSING
+    models = list(dict.fromkeys(case.model for case in cases))
+    found, table = regret.rows(cases, regret.costs(directory)), []
+    for row in found:
+        scorer = row["scorer"]
+        name = scorer if scorer.startswith("*") else f"**`{scorer}`** (default)" if scorer == DEFAULT_SCORER else f"`{scorer}`"
+        model, task = row["worst_case"]
+        optional = [f"{value:.2f}" if value is not None else "" for value in (row["honest"], row["rank"], row["cost"])]
+        table.append([name, f"{row['mean']:.2f}", f"{row['worst']:.1f} ({short(model)}, {title(task)})", *optional,
+                      *(f"{row['by_model'][m]:.2f}" for m in models)])
+    seeds = {m: span([len(case.scores) for case in cases if case.model == m]) for m in models}
+    tasks = {m: sum(case.model == m for case in cases) for m in models}
+    default = next(row for row in found if row["scorer"] == DEFAULT_SCORER)
+    limits = {"mean": regret.MEAN_REGRET, "worst": regret.WORST_REGRET, "cost": regret.COST}
+    targets = ", ".join(
+        f"{what} at most {limit}: {verdict(default[what] <= limit)}" for what, limit in limits.items() if default[what] is not None)
+    header = ["score", "mean regret", "worst regret", "against the best of other seeds", "rank correlation", "cost", *map(short, models)]
+    measured = ", ".join(f"{short(m)}: {tasks[m]} tasks, {seeds[m]} seeds" for m in models)
+    return (
+        f"{markdown(header, table)}\n\nRegret in points of held-out accuracy on the failing population, mean over tasks ({measured}). "
+        "Cost in sweeps: the time of one forward and backward pass over the failures and twice as many retained examples. "
+        f"Targets of the default: {targets}.")
+
+
+def short(model: str) -> str:
+    return model.removesuffix("_cifar10")
+
+
 def verdict(met: bool) -> str:
     return "met" if met else "missed"
 
@@ -226,6 +263,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results, files = read(arguments.results)
     tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
+              "regret": regret_table(arguments.results / "localization"),
               "plain": plain_table(arguments.results, results),
               "speed": speed_table(arguments.results / "speed.json")}
     before = arguments.readme.read_text()

@@ -9,9 +9,13 @@ METHOD_CASES = {
     "archrepair darts": ("archrepair", BUDGET | {"block": "layer2", "strategy": "darts"}),
     "archrepair random": ("archrepair", BUDGET | {"block": "layer3", "genotype": "random"}),
     "archrepair raw": ("archrepair", BUDGET | {"block": "layer3", "genotype": "raw"}),
+    "archrepair two blocks": ("archrepair", BUDGET | {"score": "rgn", "blocks": 2}),
+    "archrepair random, two blocks": ("archrepair", BUDGET | {"block": ("layer2", "layer3"), "genotype": "random"}),
     "finetune network": ("finetune", BUDGET),
     "finetune block": ("finetune", BUDGET | {"level": "block", "block": "layer2"}),
     "finetune layer": ("finetune", BUDGET | {"level": "layer", "block": "layer1.0.conv1"}),
+    "finetune two blocks": ("finetune", BUDGET | {"level": "block", "score": "rgn", "blocks": 2}),
+    "finetune two layers": ("finetune", BUDGET | {"level": "layer", "block": ["layer1.0.conv1", "layer3.0.conv2"]}),
     "bn_recalibration": ("bn_recalibration", BUDGET | {"batches": 2}),
 }
 
@@ -19,5 +23,6 @@ STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 
 # scorer -> whether it claims to name a planted fault
 SCORER_CASES = {
-    "spectrum_gradient": False, "spectrum": False, "gradient": False, "rgn": True, "probe": False, "random": False
+    "spectrum_gradient": False, "spectrum": False, "gradient": False, "enrichment": False, "shift": False,
+    "gain": True, "rgn": True, "probe": False, "random": False,
 }  # fmt: skip

@@ -4,12 +4,11 @@ model."""
 import copy
 import json
 
-import numpy as np
 import pytest
 import timm
 import torch
 from references import localization_by_the_paper as paper
-from sklearn.datasets import load_digits
+from tiny import digits, make, quiet, repair_data
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,28 +16,11 @@ from timm_repair.data import Preprocessing, RepairData, as_images
 from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
 from timm_repair.localization import DEFAULT_SCORER, localize
 from timm_repair.partition import blocks
-from timm_repair.runtime import Runtime
 from timm_repair.scorers import SCORERS
 from timm_repair.sweep import find_taps
+from timm_repair.training import Training
 
-CHEAP = sorted(set(SCORERS) - {"probe"})
-
-
-def quiet(**options) -> Runtime:
-    return Runtime(progress=False, **options)
-
-
-def make(name: str = "test_resnet", **options) -> nn.Module:
-    torch.manual_seed(0)
-    config = {"input_size": (1, 32, 32), "crop_pct": 1.0, "mean": (0.5,), "std": (0.5,)}
-    return timm.create_model(name, num_classes=10, in_chans=1, pretrained_cfg_overlay=config, **options).eval()
-
-
-def digits(count: int) -> list[tuple[np.ndarray, int]]:
-    """Scikit-learn's 8x8 digits, enlarged to 32 pixels."""
-    found = load_digits()
-    pixels = (found.images[:count] * 15.9).astype(np.uint8).repeat(4, 1).repeat(4, 2)[..., None]
-    return list(zip(pixels, map(int, found.target), strict=False))
+ALL = sorted(SCORERS)
 
 
 def right(model: nn.Module, examples: list) -> torch.Tensor:
@@ -46,11 +28,6 @@ def right(model: nn.Module, examples: list) -> torch.Tensor:
     with torch.no_grad():
         inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(len(images))))
         return model(inputs).argmax(1) == images.labels
-
-
-def repair_data(model: nn.Module, failing: list, retained: list | None) -> RepairData:
-    images = [None if examples is None else as_images(examples, model) for examples in (failing, retained)]
-    return RepairData(*images, {}, {}, Preprocessing.of(model), 10, None, None, {})
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +100,7 @@ def test_agrees_with_the_paper(faulty):
     assert sum(by_threshold.suspiciousness.values()) == sum(value > epsilon for value in scores.values()) > 0
 
 
-@pytest.mark.parametrize("score", CHEAP)
+@pytest.mark.parametrize("score", ALL)
 def test_batch_size_does_not_matter(faulty, score):
     one, other = (run(*faulty, score, quiet(eval_batch_size=size)) for size in (28, 256))
     assert one.suspiciousness == pytest.approx(other.suspiciousness, rel=1e-5)
@@ -138,7 +115,7 @@ def test_relative_gradient_norm_names_a_planted_fault(trained, stage):
     assert run(*plant(trained, stage, share=0.6), "rgn").worst == stage
 
 
-@pytest.mark.parametrize("score", CHEAP)
+@pytest.mark.parametrize("score", ALL)
 def test_no_trace_is_left(faulty, score):
     model, data = faulty
     model = copy.deepcopy(model).train()
@@ -197,27 +174,24 @@ def test_without_retained_examples_the_spectrum_says_that_it_is_blind(faulty):
     assert found.details["retained_read"] == 0 and "cannot tell" in found.details["note"]
 
 
-def test_own_scorers_and_probe(faulty):
+def test_own_scorers(faulty):
     model, data = faulty
     own = run(model, data, lambda model, blocks, data, runtime: {b.name: b.num_params for b in blocks})
     assert own.worst == "layer4"
     with pytest.raises(OptionError, match="one number for each of layer1"):
         run(model, data, lambda *_: {"layer1": 1.0})
 
-    def trial(copied, block, data, runtime):
-        assert copied is not model
-        copied.get_submodule(block.paths[0]).requires_grad_(False)
-        return float(block.name == "layer3")
+    def told(model, blocks, data, runtime, training):
+        return {block.name: training.learning_rate * block.num_params for block in blocks}
 
-    assert run(model, data, "probe", trial=trial).worst == "layer3"
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    one, other = (run(model, data, told, training=options) for options in (None, Training(learning_rate=0.5)))
+    assert other.suspiciousness["layer1"] == pytest.approx(25 * one.suspiciousness["layer1"])
 
 
 def test_wrong_use_is_refused_with_the_fix(faulty):
     model, data = faulty
     for option, value, message in [
         ("score", "rng", "did you mean 'rgn'"),
-        ("score", "probe", "needs trial"),
         ("top", 0, "top"),
         ("max_passing", -1, "max_passing"),
     ]:
@@ -226,7 +200,7 @@ def test_wrong_use_is_refused_with_the_fix(faulty):
     with pytest.raises(PartitionError, match="none of the given"):
         localize(model, blocks(model)[:1], data, runtime=quiet())
     solved = RepairData(data.retained, None, {}, {}, data.preprocessing, 10, None, None, {})
-    for score in ("rgn", "spectrum_gradient"):
+    for score in ("rgn", "gain", "probe", "spectrum_gradient"):
         with pytest.raises(NoFailuresError, match="gets wrong"):
             run(model, solved, score)
         damaged = copy.deepcopy(model)

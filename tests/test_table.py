@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from timm_repair.localization import DEFAULT_SCORER
+
 TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
-NAMES = ("repair_cifar", "targets", "plain", "speed")
+NAMES = ("repair_cifar", "targets", "regret", "plain", "speed")
 
 
 def report(failing: float, clean: float = 0.8, *, seconds: float = 10.0, localize: float = 0.0, block: str | None = None) -> dict:
@@ -37,6 +39,7 @@ def run(tmp_path, monkeypatch):
         (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(json.dumps(file))
 
     def run(*options: str) -> str:
+        monkeypatch.syspath_prepend(TABLE.parent)
         monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme), *options])
         runpy.run_path(str(TABLE), run_name="__main__")
         return readme.read_text()
@@ -90,7 +93,7 @@ def test_plain_cross_entropy_is_set_against_the_same_row_of_the_same_seed(run, t
 
 
 def test_check_tells_stale_tables_and_changes_nothing(run):
-    assert run().count("Not measured yet") == 4
+    assert run().count("Not measured yet") == len(NAMES)
     run.write(result("noise", 0, 0.1))
     with pytest.raises(SystemExit, match="out of date"):
         run("--check")
@@ -108,3 +111,25 @@ def test_files_with_different_rows_are_refused(run):
     run.write(result("noise", 1, 0.1))
     with pytest.raises(SystemExit, match="same rows"):
         run()
+
+
+def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
+    held = {1: {"layer1": 80.0, "layer2": 76.0}, 2: {"layer1": 70.0, "layer2": 71.0}}  # means 75 and 73.5
+    scores = {1: {"gain": {"layer1": 2.0, "layer2": 1.0}, "shift": {"layer1": 0.0, "layer2": 1.0}},
+              2: {"gain": {"layer1": 1.0, "layer2": 2.0}, "shift": {"layer1": 0.0, "layer2": 1.0}}}  # fmt: skip
+    (tmp_path / "localization").mkdir()
+    for seed in (1, 2):
+        blocks = {"original": {"held": 60.0}} | {block: {"held": value} for block, value in held[seed].items()}
+        files = {"oracle": {"drift": blocks, "not scored": blocks},
+                 "score": {"drift": {"sweep": {"seconds": 4.0}}
+                           | {name: {"scores": values, "seconds": 2.0} for name, values in scores[seed].items()}}}  # fmt: skip
+        files["score"]["drift"][DEFAULT_SCORER] = {"scores": held[seed], "seconds": 6.0}
+        for kind, content in files.items():
+            (tmp_path / "localization" / f"{kind}-net-{seed}.json").write_text(json.dumps(content))
+    run.write(result("drift", 0, 0.0))
+    text = run()
+    # gain: seed 1 right, seed 2 wrong; against the other seed's best: 76 - 80 in seed 1, 70 - 71 in seed 2
+    assert row(text, "`gain`")[1:6] == ["0.75", "0.8 (net, drift)", "-2.50", "0.00", "0.50"]
+    assert row(text, "`shift`")[1:6] == ["1.50", "1.5 (net, drift)", "-0.50", "-1.00", "0.50"]
+    assert row(text, "*chance*")[1:3] == ["0.75", "0.8 (net, drift)"]
+    assert "net: 1 tasks, 2 seeds" in text and "not scored" not in text

@@ -4,7 +4,7 @@ scorers.py."""
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from inspect import signature
 from math import isfinite
 
 import torch
@@ -14,10 +14,13 @@ from timm_repair.data import RepairData
 from timm_repair.errors import NonFiniteError, OptionError, PartitionError, did_you_mean
 from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
-from timm_repair.scorers import SCORERS, BlockScorer, NeuronScorer, Trial, require_scores
+from timm_repair.scorers import SCORERS, BlockScorer, NeuronScorer, require_scores
 from timm_repair.sweep import Evidence, find_taps, gather
+from timm_repair.training import Training
 
 DEFAULT_SCORER = "rgn"
+
+SHOWN_NEURONS = 20  # in `Localization.details["top_neurons"]`
 
 Scorer = NeuronScorer | BlockScorer
 
@@ -33,6 +36,9 @@ class Localization:
         neurons: layer path to the scores of its output channels, (channels,) float64; empty where blocks are scored at
             once.
         layers: layer path to block name.
+        layer_scores: layer path to its share in the suspiciousness of its block; empty where only blocks are scored.
+        errors: block name to the standard error of its distance from the worst block; empty where the scorer does not know it.
+        gains: block name to the decrease of the failures' loss that the scorer predicts; empty where it predicts none.
         threshold: ε, which a vulnerable neuron's score exceeds; None where there are no neuron scores.
         details: what was read and found, plain JSON.
     """
@@ -41,6 +47,9 @@ class Localization:
     suspiciousness: dict[str, float]
     neurons: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
+    layer_scores: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
     threshold: float | None = None
     details: dict = field(default_factory=dict)
 
@@ -54,6 +63,12 @@ class Localization:
         """The block to repair."""
         return self.ranking[0]
 
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The blocks that cannot be told from the worst, and it: they score within two standard errors of it. The worst first."""
+        top = self.suspiciousness[self.worst]
+        return tuple(name for name in self.ranking if top - self.suspiciousness[name] <= 2 * self.errors.get(name, 0.0))
+
     def to_dict(self) -> dict:
         """Plain JSON, without the score of every single neuron: `details["vulnerable"]` lists those that count."""
         return {
@@ -61,6 +76,11 @@ class Localization:
             "suspiciousness": dict(self.suspiciousness),
             "ranking": list(self.ranking),
             "threshold": self.threshold,
+            "layers": dict(self.layers),
+            "layer_scores": dict(self.layer_scores),
+            "errors": dict(self.errors),
+            "gains": dict(self.gains),
+            "tied": list(self.tied),
             "details": self.details,
         }
 
@@ -74,7 +94,7 @@ def localize(
     top: int = 50,
     threshold: float | None = None,
     max_passing: int | None = None,
-    trial: Trial | None = None,
+    training: Training | None = None,
     runtime: Runtime,
 ) -> Localization:
     """Score the repairable ones of `blocks`; the model comes back untouched, also after an error.
@@ -88,7 +108,7 @@ def localize(
         top: how many neurons of the network count as vulnerable (the paper's figures use 50).
         threshold: ε instead: neurons with a score above it are vulnerable.
         max_passing: retained examples to read at most; None reads twice as many as there are failures.
-        trial: what "probe" does with each block, see `scorers.probe`.
+        training: the options that the repair will train with; None for the defaults. "gain" and "probe" read it.
         runtime: device, processes and seed.
 
     Raises:
@@ -106,28 +126,33 @@ def localize(
         raise OptionError(f"top must be at least 1, got {top}")
     if max_passing is not None and max_passing < 0:
         raise OptionError(f"max_passing must be 0 or more, got {max_passing}")
-    name, scorer = _resolve(score, trial)
+    name, scorer = _resolve(score)
     if isinstance(scorer, NeuronScorer):
         found = _by_neurons(name, scorer, model, candidates, data, runtime, top, threshold, max_passing)
     else:
-        scores = require_scores(scorer(model, candidates, data, runtime), candidates, name)
-        found = Localization(name, scores, details={"failures": len(data.failing)})
+        options = {"training": training or Training()} if "training" in signature(scorer).parameters else {}
+        scores = require_scores(scorer(model, candidates, data, runtime, **options), candidates, name)
+        found = Localization(
+            name,
+            scores.suspiciousness,
+            layers=scores.layers,
+            layer_scores=scores.layer_scores,
+            errors=scores.errors,
+            gains=scores.gains,
+            details={"failures": len(data.failing)} | scores.details,
+        )
     broken = [block for block, value in found.suspiciousness.items() if not isfinite(value)]
     if broken:
         raise NonFiniteError(f"the score {name!r} of {', '.join(broken)} is NaN or infinite; check the model's weights")
     return found
 
 
-def _resolve(score: str | Scorer, trial: Trial | None) -> tuple[str, Scorer]:
+def _resolve(score: str | Scorer) -> tuple[str, Scorer]:
     if not isinstance(score, str):
         return getattr(score, "__name__", type(score).__name__), score
     if score not in SCORERS:
         raise OptionError(f"unknown scorer {score!r}{did_you_mean(score, SCORERS)}")
-    if score != "probe":
-        return score, SCORERS[score]
-    if trial is None:
-        raise OptionError("the scorer 'probe' needs trial=, a function (model, block, data, runtime) -> objective")
-    return score, partial(SCORERS[score], trial=trial)
+    return score, SCORERS[score]
 
 
 def _by_neurons(
@@ -153,7 +178,7 @@ def _by_neurons(
         raise NonFiniteError(f"the score {name!r} of {int((~scores.isfinite()).sum())} neurons is NaN or infinite")
     vulnerable, epsilon = _select(scores, top, threshold)
     return _summarize(
-        name, blocks, evidence, scores, vulnerable, epsilon, len(passing), None if threshold is not None else top
+        name, scorer.of_block, blocks, evidence, scores, vulnerable, epsilon, len(passing), None if threshold is not None else top
     )
 
 
@@ -182,6 +207,7 @@ def _select(scores: Tensor, top: int, threshold: float | None) -> tuple[Tensor, 
 
 def _summarize(
     name: str,
+    of_block: str,
     blocks: Sequence[Block],
     evidence: Evidence,
     scores: Tensor,
@@ -210,8 +236,43 @@ def _summarize(
         "neurons": {block.name: neurons[block.name] for block in blocks},
         "vulnerable": {layer: channels for layer, channels in chosen.items() if channels},
     }
+    details["top_neurons"] = _top_neurons(evidence, scores)
     if not evidence.right:
         details["note"] = "no correctly classified example was read, so the spectrum cannot tell neurons apart"
     return Localization(
-        name, {block.name: float(counts[block.name]) for block in blocks}, per_layer, layers, epsilon, details
+        name,
+        {block.name: _of_block(of_block, block.name, counts, neurons, per_layer, layers) for block in blocks},
+        neurons=per_layer,
+        layers=layers,
+        threshold=epsilon,
+        details=details,
     )
+
+
+def _of_block(kind: str, block: str, counts: Counter, neurons: Counter, per_layer: dict[str, Tensor], layers: dict[str, str]) -> float:
+    """What `NeuronScorer.of_block` says, for one block."""
+    if not neurons[block]:
+        return 0.0
+    if kind == "mean":
+        return torch.cat([scores for layer, scores in per_layer.items() if layers[layer] == block]).mean().item()
+    if kind == "enrichment":
+        expected = counts.total() * neurons[block] / neurons.total()
+        return counts[block] / expected if expected else 0.0
+    return float(counts[block])
+
+
+def _top_neurons(evidence: Evidence, scores: Tensor) -> list[dict]:
+    """The most suspicious neurons and how many of the examples activated them, the most suspicious first."""
+    names = [(tap.layer, channel) for tap in evidence.taps for channel in range(tap.channels)]
+    order = scores.sort(descending=True, stable=True).indices[:SHOWN_NEURONS].tolist()
+    return [
+        {
+            "layer": names[i][0],
+            "channel": names[i][1],
+            "score": scores[i].item(),
+            "active_wrong": int(evidence.active_wrong[i]),
+            "active_right": int(evidence.active_right[i]),
+        }
+        for i in order
+        if scores[i] > 0
+    ]

@@ -1,29 +1,28 @@
 """Scorers: how suspicious each block is. Choose one by name from `SCORERS`, or pass your own to `localize`.
 
-Neuron scorers (§3.2) score every neuron from one sweep, and a block is as suspicious as it has vulnerable neurons:
-`"spectrum"` (Eq. 5), `"gradient"` (the factor that Eq. 6 adds), `"spectrum_gradient"` (Eq. 6, the paper's). Counting
-favours wide blocks. Block scorers score blocks: `"rgn"` (relative gradient norm, cheap), `"probe"` (try each block,
-dear), `"random"` (the control).
+Neuron scorers (§3.2) score every neuron from one sweep: `"spectrum"` (Eq. 5), `"gradient"` (the factor that Eq. 6 adds),
+`"spectrum_gradient"` (Eq. 6, the paper's), of which a block is as suspicious as it has vulnerable neurons, and `"enrichment"`, the
+paper's again but relative to the number that chance puts there; `"shift"`: how far activations are from where they are for examples that
+the model gets right. Block scorers score blocks: `"gain"` and `"rgn"` (gradients.py), `"probe"` (probing.py), `"random"` (the control).
 """
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from timm_repair.data import RepairData
 from timm_repair.errors import OptionError
-from timm_repair.evaluation import evaluating_on
+from timm_repair.gradients import gain, rgn
 from timm_repair.partition import Block
+from timm_repair.probing import probe
 from timm_repair.runtime import Runtime
-from timm_repair.surgery import only_trainable
-from timm_repair.sweep import Evidence, accumulator, all_processes, batches, layers_of, require_usable
+from timm_repair.scoring import BlockScores
+from timm_repair.sweep import Evidence
 
-BlockScorer = Callable[[nn.Module, Sequence[Block], RepairData, Runtime], dict[str, float]]
-Trial = Callable[[nn.Module, Block, RepairData, Runtime], float]
+# (model, blocks, data, runtime) -> scores; one with a parameter `training` gets the options that the repair will train with
+BlockScorer = Callable[..., BlockScores | dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,15 @@ class NeuronScorer:
     Args:
         score: Evidence to a tensor (neurons,).
         gradients: whether it reads `Evidence.gradient`.
-        retained: whether it reads the counts of correctly classified examples.
+        retained: whether it reads the correctly classified examples.
+        of_block: "count" of the block's vulnerable neurons (Algorithm 1), "enrichment": that count over what chance would put there, or the
+            "mean" score of its neurons.
     """
 
     score: Callable[[Evidence], Tensor]
     gradients: bool = True
     retained: bool = True
+    of_block: str = "count"
 
 
 def spectrum(evidence: Evidence) -> Tensor:
@@ -72,46 +74,10 @@ def spectrum_gradient(evidence: Evidence) -> Tensor:
     return spectrum(evidence) * gradient(evidence)
 
 
-def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime) -> dict[str, float]:
-    """Relative gradient norm: the mean over a block's weights of ||dL/dw|| / ||w||, L the mean loss of the failures.
-
-    Per weight tensor as in Auto-RGN (surgical fine-tuning, arXiv 2210.11466), then the plain mean of the tensors of
-    convolutions and linear layers, so that depth and width of a block do not count; norms, biases and all-zero weights
-    (whose ratio is not defined) are left out. Reads the failures alone, forward and backward.
-
-    Raises:
-        NoFailuresError: the model classifies every failure correctly.
-        NonFiniteError: the logits are NaN or infinite.
-    """
-    layers = layers_of(model, blocks)
-    with evaluating_on(model, runtime.device), only_trainable(model, [f"{layer}.weight" for layer in layers]):
-        weights = [model.get_submodule(layer).weight for layer in layers]
-        sums = accumulator(
-            sum(weight.numel() for weight in weights) + 2, runtime
-        )  # gradients, then failing, non-finite
-        parts = sums[:-2].split([weight.numel() for weight in weights])
-        for images, labels in batches(data.failing, torch.arange(len(data.failing)), data, runtime, gradients=True):
-            with runtime.accelerator.autocast():
-                logits = model(images)
-            wrong = logits.argmax(1) != labels
-            sums[-2] += wrong.sum()
-            sums[-1] += (~logits.isfinite().all(1)).sum()
-            if wrong.any():
-                loss = F.cross_entropy(logits[wrong].float(), labels[wrong], reduction="sum")
-                found = torch.autograd.grad(loss, weights, allow_unused=True)
-                for part, gradient_of in zip(parts, found, strict=True):
-                    part += 0 if gradient_of is None else gradient_of.flatten()
-        sums = all_processes(sums, runtime)
-        failing, broken = (int(value) for value in sums[-2:])
-        require_usable(failing, broken)
-        ratios: dict[str, list[float]] = {block.name: [] for block in blocks}
-        for block, weight, part in zip(
-            layers.values(), weights, sums[:-2].split([weight.numel() for weight in weights]), strict=True
-        ):
-            size = weight.detach().float().norm().item()
-            if size > 0:
-                ratios[block].append(part.norm().item() / failing / size)
-    return {block: sum(values) / len(values) if values else 0.0 for block, values in ratios.items()}
+def shift(evidence: Evidence) -> Tensor:
+    """|μ_wrong - μ_right| / σ_right of a neuron's pre-activation: how far the misclassified examples have left the others."""
+    spread = evidence.variance_right.sqrt()
+    return torch.where(spread > 0, (evidence.mean_wrong - evidence.mean_right).abs() / spread, 0.0)
 
 
 def random(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime) -> dict[str, float]:
@@ -120,32 +86,23 @@ def random(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime:
     return dict(zip((block.name for block in blocks), draws.tolist(), strict=True))
 
 
-def probe(
-    model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, *, trial: Trial
-) -> dict[str, float]:
-    """Try it: what `trial` reaches on the selection split by repairing each block a little.
-
-    Args:
-        trial: maps (model, block, data, runtime) to an objective, higher is better. It may change the model it is
-            given, which is a copy.
-    """
-    return {block.name: float(trial(deepcopy(model), block, data, runtime)) for block in blocks}
-
-
-SCORERS: dict[str, NeuronScorer | Callable] = {
+SCORERS: dict[str, NeuronScorer | BlockScorer] = {
     "spectrum_gradient": NeuronScorer(spectrum_gradient),
     "spectrum": NeuronScorer(spectrum, gradients=False),
     "gradient": NeuronScorer(gradient, retained=False),
+    "enrichment": NeuronScorer(spectrum_gradient, of_block="enrichment"),
+    "shift": NeuronScorer(shift, gradients=False, of_block="mean"),
+    "gain": gain,
     "rgn": rgn,
     "probe": probe,
     "random": random,
 }
 
 
-def require_scores(scores: dict[str, float], blocks: Sequence[Block], scorer: str) -> dict[str, float]:
-    """`scores` in network order, checked to have one finite number per block (a callable of the user's may forget
-    one)."""
+def require_scores(found: BlockScores | dict[str, float], blocks: Sequence[Block], scorer: str) -> BlockScores:
+    """`found` with its scores in network order, checked to have one number per block (a callable of the user's may forget one)."""
+    found = BlockScores(found) if isinstance(found, dict) else found
     names = [block.name for block in blocks]
-    if not isinstance(scores, dict) or set(scores) != set(names):
+    if not isinstance(found, BlockScores) or set(found.suspiciousness) != set(names):
         raise OptionError(f"scorer {scorer!r} must return a dict with one number for each of {', '.join(names)}")
-    return {name: float(scores[name]) for name in names}
+    return replace(found, suspiciousness={name: float(found.suspiciousness[name]) for name in names})

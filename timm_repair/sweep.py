@@ -43,6 +43,10 @@ class Tap:
     channels: int
     axis: int
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of (N, ..., C, ...) over positions, (N, C) in float32 or wider."""
+        return self.reduce(tensor) * (tensor.shape[0] * self.channels / max(tensor.numel(), 1))
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum of (N, ..., C, ...) over positions, (N, C) in float32 or wider."""
         tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
@@ -128,6 +132,8 @@ class Evidence:
         active_wrong: N_am, number of misclassified examples that activate the neuron.
         active_right: N_ac, the same for the correctly classified ones.
         gradient: g, mean over the misclassified failures of the loss gradient, summed over positions.
+        mean_wrong: mean over the misclassified examples of the neuron's pre-activation, itself a mean over positions.
+        mean_right, variance_right: the same for the correctly classified ones, and its variance over them.
         wrong, right: number of misclassified and of correctly classified examples.
         failing: number of misclassified examples among the failures.
     """
@@ -136,6 +142,9 @@ class Evidence:
     active_wrong: Tensor
     active_right: Tensor
     gradient: Tensor
+    mean_wrong: Tensor
+    mean_right: Tensor
+    variance_right: Tensor
     wrong: int
     right: int
     failing: int
@@ -167,14 +176,17 @@ def gather(
     return recorder.evidence()
 
 
+_ROWS = ("active_wrong", "active_right", "gradient", "sum_wrong", "sum_right", "squares_right")
+
+
 class _Recorder:
-    """Sums per neuron in one tensor: [N_am, N_ac, g] x neurons, then wrong, right, failing, non-finite examples."""
+    """Sums per neuron in one tensor: those of `_ROWS` x neurons, then wrong, right, failing, non-finite examples."""
 
     def __init__(self, taps: tuple[Tap, ...], runtime: Runtime):
         self.taps, self.runtime = taps, runtime
         self.neurons = sum(tap.channels for tap in taps)
-        self.sums = accumulator(3 * self.neurons + 4, runtime)
-        self.active: dict[str, Tensor] | None = None  # layer -> (N, C) of the batch in its forward pass
+        self.sums = accumulator(len(_ROWS) * self.neurons + 4, runtime)
+        self.seen: dict[str, list[Tensor]] | None = None  # layer -> its (N, C), one a call, of the batch in its forward pass
         starts = torch.tensor([0] + [tap.channels for tap in taps]).cumsum(0).tolist()
         self.start = {tap.layer: start for tap, start in zip(taps, starts, strict=False)}
 
@@ -188,30 +200,33 @@ class _Recorder:
     def _hook(self, tap: Tap) -> Callable:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | None = None) -> None:
             tensor = inputs[0] if tap.before else output
-            if self.active is not None:  # None while gradient checkpointing runs a part a second time
-                positive = tap.reduce(tensor.detach()) > 0
-                self.active[tap.layer] = positive | self.active.get(tap.layer, False)
+            if self.seen is not None:  # None while gradient checkpointing runs a part a second time
+                self.seen.setdefault(tap.layer, []).append(tap.mean(tensor.detach()))
             if tensor.requires_grad:
                 # on the tensor as it is now: the gradient before an activation that overwrites it
-                tensor.register_hook(lambda gradient: self._add(2, tap, tap.reduce(gradient)))
+                tensor.register_hook(lambda gradient: self._add("gradient", tap, tap.reduce(gradient)))
 
         return hook
 
-    def _add(self, row: int, tap: Tap, values: Tensor) -> None:
-        begin = row * self.neurons + self.start[tap.layer]
+    def _add(self, row: str, tap: Tap, values: Tensor) -> None:
+        begin = _ROWS.index(row) * self.neurons + self.start[tap.layer]
         self.sums[begin : begin + tap.channels] += values.sum(0, dtype=self.sums.dtype)
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Logits of a batch, its activations counted by their correctness."""
-        self.active = {}
+        self.seen = {}
         with torch.set_grad_enabled(images.requires_grad), self.runtime.accelerator.autocast():
             logits = model(images)
-        active, self.active = self.active, None
+        seen, self.seen = self.seen, None
         wrong = logits.argmax(1) != labels
         for tap in self.taps:
-            if tap.layer in active:
-                self._add(0, tap, active[tap.layer][wrong])
-                self._add(1, tap, active[tap.layer][~wrong])
+            if tap.layer in seen:
+                active = torch.stack(seen[tap.layer]).amax(0) > 0
+                value = torch.stack(seen[tap.layer]).mean(0).to(self.sums.dtype)
+                for name, these in (("wrong", wrong), ("right", ~wrong)):
+                    self._add(f"active_{name}", tap, active[these])
+                    self._add(f"sum_{name}", tap, value[these])
+                self._add("squares_right", tap, value[~wrong].square())
         self.sums[-4] += wrong.sum()
         self.sums[-3] += (~wrong).sum()
         self.sums[-1] += (~logits.isfinite().all(1)).sum()
@@ -219,10 +234,13 @@ class _Recorder:
 
     def evidence(self) -> Evidence:
         sums = all_processes(self.sums, self.runtime).cpu()
-        active_wrong, active_right, gradient = sums[:-4].view(3, -1)
+        active_wrong, active_right, gradient, sum_wrong, sum_right, squares_right = sums[:-4].view(len(_ROWS), -1)
         wrong, right, failing, broken = (int(value) for value in sums[-4:])
         require_usable(failing, broken)
-        return Evidence(self.taps, active_wrong, active_right, gradient / failing, wrong, right, failing)
+        mean_right = sum_right / max(right, 1)
+        variance_right = (squares_right / max(right, 1) - mean_right.square()).clamp(min=0)
+        return Evidence(self.taps, active_wrong, active_right, gradient / failing, sum_wrong / max(wrong, 1), mean_right,
+                        variance_right, wrong, right, failing)
 
 
 def batches(

@@ -82,6 +82,10 @@ class Training:
         if self.shift >= 0.5:
             raise OptionError(f"shift must be below 0.5, got {self.shift}: the border is filled by reflection")
 
+    def wrong_class_weight_for(self, num_classes: int) -> float:
+        """`wrong_class_weight` with its default filled in."""
+        return (1.0 if num_classes == 2 else 0.0) if self.wrong_class_weight is None else self.wrong_class_weight
+
 
 class Batches:
     """An endless supply of augmented batches, `share` of each from `failing` and the rest from `retained`.
@@ -93,8 +97,7 @@ class Batches:
     def __init__(self, failing: Images, retained: Images | None, data: RepairData, options: Training, runtime: Runtime, purpose: str):
         self.data, self.options, self.runtime = data, options, runtime
         self.generator = runtime.generator(purpose)
-        given = options.wrong_class_weight
-        self.wrong_class_weight = (1.0 if data.num_classes == 2 else 0.0) if given is None else given
+        self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
             raise OptionError("with two classes wrong_class_weight=0 leaves failures nothing to teach: set it above 0, or leave it out")
         of_failing = options.batch_size if retained is None else round(options.failing_share * options.batch_size)
@@ -127,15 +130,9 @@ class Batches:
 
     def loss(self, model: nn.Module) -> Tensor:
         """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`."""
-        images, labels, answers = self.draw()
+        images, *targets = self.draw()
         with self.runtime.accelerator.autocast():
-            logits = model(images).float()
-        if self.wrong_class_weight < 1:
-            failing = (answers >= 0).nonzero().flatten()
-            offset = torch.zeros_like(logits)
-            offset[failing, answers[failing]] = math.log(self.wrong_class_weight or 1e-30)
-            logits = logits + offset
-        return F.cross_entropy(logits, labels)
+            return repair_loss(model(images), *targets, self.wrong_class_weight)
 
     def _augment(self, pixels: Tensor) -> Tensor:
         count, _, height, width = pixels.shape
@@ -148,8 +145,17 @@ class Batches:
         padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(pixels.dtype)
         rows = torch.randint(2 * dy + 1, (count, 1), generator=self.generator) + torch.arange(height)
         columns = torch.randint(2 * dx + 1, (count, 1), generator=self.generator) + torch.arange(width)
-        examples = torch.arange(count)
-        return padded.permute(0, 2, 3, 1)[examples[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        return padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def repair_loss(logits: Tensor, labels: Tensor, answers: Tensor, wrong_class_weight: float, *, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as from `Batches.draw`."""
+    logits = logits.float()
+    if wrong_class_weight < 1:
+        failing = (answers >= 0).nonzero().flatten()
+        less = logits.new_tensor(math.log(wrong_class_weight or 1e-30))
+        logits = logits.index_put((failing, answers[failing]), less, accumulate=True)
+    return F.cross_entropy(logits, labels, reduction=reduction)
 
 
 class Descent:
@@ -222,8 +228,7 @@ class Monitor:
         value = self.objective()
         self.stale = 0 if value > self.best else self.stale + 1
         if value > self.best:
-            self.best = value
-            self.state = snapshot(self.part)
+            self.best, self.state = value, snapshot(self.part)
         return value
 
     def restore(self) -> float:

@@ -1,0 +1,117 @@
+"""Probing: it measures what it says it does, leaves the model alone, and tries no more than it should."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from tiny import digits, make, quiet, repair_data
+from torch.nn import functional as F
+
+from timm_repair import probing
+from timm_repair.data import RepairData
+from timm_repair.partition import blocks
+from timm_repair.prefix import entrances
+from timm_repair.probing import probe
+from timm_repair.training import Training
+
+
+def failing(model, examples):
+    data = repair_data(model, examples, None)
+    with torch.no_grad():
+        inputs = data.preprocessing.normalize(data.failing.pixels(torch.arange(len(examples))))
+        wrong = model(inputs).argmax(1) != data.failing.labels
+    return [example for example, is_wrong in zip(examples, wrong.tolist(), strict=True) if is_wrong]
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = make(zero_init_last=False)
+    return model, repair_data(model, failing(model, digits(80)), digits(160)[80:])
+
+
+def body(model):
+    return [block for block in blocks(model) if block.repairable]
+
+
+def test_a_block_that_cannot_learn_brings_nothing(case):
+    """At a rate of almost zero no block changes any loss; at a useful one some lower that of the failures."""
+    model, data = case
+    idle = probe(model, body(model), data, quiet(), training=Training(learning_rate=1e-12, batch_norm="frozen"))
+    assert list(idle.gains.values()) == pytest.approx([0.0] * len(idle.gains), abs=1e-6)
+    active = probe(model, body(model), data, quiet(), training=Training())
+    assert max(active.gains.values()) > 0.01
+
+
+def test_the_gain_is_that_of_the_repaired_model_on_unseen_failures(case, monkeypatch):
+    """The losses behind the score are those of the whole model with the block trained, whether it is entered late or not."""
+    model, data = case
+    entered = probe(model, body(model), data, quiet(), training=Training())
+    monkeypatch.setattr(probing, "entrances", partial(entrances, budget=0))
+    whole = probe(model, body(model), data, quiet(), training=Training())
+    assert entered.gains == pytest.approx(whole.gains, rel=1e-4)
+    assert entered.suspiciousness == pytest.approx(whole.suspiciousness, rel=1e-4)
+
+
+def test_training_and_judging_examples_are_disjoint(case):
+    model, data = case
+    examples = probing._Examples(data, quiet())
+    ids = [set(images.ids) for images in examples.sets]
+    assert ids[0].isdisjoint(ids[1]) and ids[2].isdisjoint(ids[3])
+    rows = torch.cat(list(examples.rows.values()))
+    assert sorted(rows.tolist()) == list(range(len(examples)))
+    trained = {row for step in range(40) for row in examples.batch(step).tolist()}
+    assert trained == {*examples.rows["training failing"].tolist(), *examples.rows["training retained"].tolist()}
+    shuffled = torch.randperm(len(examples))
+    together = examples.images(torch.arange(len(examples)))
+    torch.testing.assert_close(examples.images(shuffled), together[shuffled])
+    assert torch.equal(examples.labels, torch.cat([images.labels for images in examples.sets]))
+
+
+def test_many_blocks_are_sifted_first(case, monkeypatch):
+    model, data = case
+    monkeypatch.setattr(probing, "WIDTH", 2)
+    found = probe(model, body(model), data, quiet(), training=Training())
+    assert len(found.details["tried"]) == 2
+    assert max(found.suspiciousness, key=found.suspiciousness.get) in found.details["tried"]
+    untried = [found.suspiciousness[block.name] for block in body(model) if block.name not in found.details["tried"]]
+    assert set(untried) == {min(0.0, *found.suspiciousness.values())}
+
+
+def test_the_error_rate_weighs_the_two_populations(case):
+    model, data = case
+    verdict = probing._Verdict(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]), 0.25)
+    assert verdict.value == pytest.approx(0.25 * 3 - 0.75)
+    same = probing._Verdict(torch.tensor([1.0, 3.0]), torch.tensor([-1.0]), 0.25)
+    assert verdict.error_of_distance(same) == 0.0, "a difference that all examples share is certain"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_failures_and_no_retained_examples(case, count):
+    model, data = case
+    few = RepairData(data.failing.subset(range(count)), None, {}, {}, data.preprocessing, 10, None, None, {})
+    before = copy.deepcopy(model.state_dict())
+    found = probe(model, body(model), few, quiet(), training=Training())
+    assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_planted_fault(case):
+    """The last stage is made to answer at random: no other stage can make up for it as well in a few steps."""
+    model = make(zero_init_last=False).train()
+    images = repair_data(model, digits(1200), None).failing
+    inputs = repair_data(model, digits(2), None).preprocessing.normalize(images.pixels(torch.arange(1200)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        for rows in torch.randperm(1200, generator=generator).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[rows]), images.labels[rows]).backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.layer4.parameters():
+            parameter.copy_(parameter[torch.randperm(len(parameter), generator=generator)])
+    data = repair_data(model, failing(model, digits(400)), digits(800)[400:])
+    scores = probe(model, body(model), data, quiet(), training=Training()).suspiciousness
+    assert max(scores, key=scores.get) == "layer4"

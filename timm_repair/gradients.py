@@ -1,0 +1,175 @@
+"""Gradients of the failures' loss with respect to the weights of the blocks, and the scores made of them.
+
+The failures are read in `FOLDS` parts. What two parts agree on is signal, what they do not is noise: the inner product of two parts'
+mean gradients estimates the squared norm of the true one without the bias of a squared norm, and leaving parts out tells how sure
+a score is (the jackknife).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.data import RepairData
+from timm_repair.evaluation import evaluating_on
+from timm_repair.partition import Block
+from timm_repair.runtime import Runtime
+from timm_repair.scoring import BlockScores
+from timm_repair.surgery import only_trainable
+from timm_repair.sweep import accumulator, all_processes, batches, layers_of, require_usable
+from timm_repair.training import Training, repair_loss
+
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class FoldedGradients:
+    """Mean gradients of F parts of the failures, as inner products.
+
+    Args:
+        grams: parameter name -> (F, F) float64, inner products of the parts' mean gradients.
+        counts: (F,) float64, misclassified failures in each part.
+    """
+
+    grams: dict[str, Tensor]
+    counts: Tensor
+
+    def norm(self, name: str) -> float:
+        """Norm of the mean gradient over all failures."""
+        shares = self.counts / self.counts.sum()
+        return (shares @ self.grams[name] @ shares).clamp(min=0).sqrt().item()
+
+
+def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, runtime: Runtime, *, wrong_class_weight: float
+                     ) -> FoldedGradients:
+    """Read the failures once, forward and backward.
+
+    Keeps a gradient of all named parameters per part, in float32 in the host's memory.
+
+    Args:
+        names: parameters to differentiate by.
+        wrong_class_weight: of the loss, see `Training`.
+
+    Raises:
+        NoFailuresError: the model classifies every failure correctly.
+        NonFiniteError: the logits are NaN or infinite.
+    """
+    kept, counts, broken = [], [], 0
+    with evaluating_on(model, runtime.device), only_trainable(model, names):
+        weights = [model.get_parameter(name) for name in names]
+        sizes = [weight.numel() for weight in weights]
+        for part in range(FOLDS):
+            sums = accumulator(sum(sizes) + 2, runtime)  # gradients, then failing, non-finite
+            for images, labels in batches(data.failing, torch.arange(len(data.failing))[part::FOLDS], data, runtime, gradients=True):
+                _add_gradients(model, images, labels, weights, sums, wrong_class_weight, runtime)
+            sums = all_processes(sums, runtime)
+            broken += int(sums[-1])
+            if sums[-2] > 0:
+                counts.append(sums[-2].item())
+                kept.append((sums[:-2] / sums[-2]).float().cpu())
+        require_usable(int(sum(counts)), broken)
+    grams = {}
+    for name, *parts in zip(names, *(gradient.split(sizes) for gradient in kept), strict=True):
+        matrix = torch.stack(parts).double()
+        grams[name] = matrix @ matrix.T
+    return FoldedGradients(grams, torch.tensor(counts, dtype=torch.float64))
+
+
+def _add_gradients(model: nn.Module, images: Tensor, labels: Tensor, weights: list[Tensor], sums: Tensor, wrong_class_weight: float,
+                   runtime: Runtime) -> None:
+    with runtime.accelerator.autocast():
+        logits = model(images)
+    answers = logits.argmax(1)
+    wrong = answers != labels
+    sums[-2] += wrong.sum()
+    sums[-1] += (~logits.isfinite().all(1)).sum()
+    if wrong.any():
+        loss = repair_loss(logits[wrong], labels[wrong], answers[wrong], wrong_class_weight) * wrong.sum()
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        for total, gradient in zip(sums[:-2].split([weight.numel() for weight in weights]), found, strict=True):
+            total += 0 if gradient is None else gradient.flatten()
+
+
+def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime) -> BlockScores:
+    """Relative gradient norm: the mean over a block's weights of ||dL/dw|| / ||w||, L the mean cross-entropy of the failures.
+
+    Per weight tensor as in Auto-RGN (surgical fine-tuning, arXiv 2210.11466), then the plain mean of the tensors of
+    convolutions and linear layers, so that depth and width of a block do not count; norms, biases and all-zero weights
+    (whose ratio is not defined) are left out. Reads the failures alone, forward and backward.
+
+    Raises:
+        NoFailuresError: the model classifies every failure correctly.
+        NonFiniteError: the logits are NaN or infinite.
+    """
+    names = [f"{layer}.weight" for layer in layers_of(model, blocks)]
+    return _rgn(model, blocks, folded_gradients(model, names, data, runtime, wrong_class_weight=1.0))
+
+
+def _rgn(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients) -> BlockScores:
+    layers = layers_of(model, blocks)
+    sizes = {layer: model.get_parameter(f"{layer}.weight").detach().float().norm().item() for layer in layers}
+    ratios = {layer: found.norm(f"{layer}.weight") / size for layer, size in sizes.items() if size > 0}
+    of_block = {block.name: [ratios[layer] for layer in ratios if layers[layer] == block.name] for block in blocks}
+    scores = {name: sum(values) / len(values) if values else 0.0 for name, values in of_block.items()}
+    return BlockScores(scores, layers=layers, layer_scores=ratios)
+
+
+def gain(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, *, training: Training) -> BlockScores:
+    """Predicted gain: how much the first gradient step on a block's weights lowers the failures' loss, to first order.
+
+    A step of rate η along -g changes the loss by -η ||g||², and every block is repaired at the same η. ||g||² is taken across parts of
+    the failures: a step that follows one part is worth what it does for another, so that gradients which merely fit the examples at
+    hand count for nothing. The loss is the one that repairs train with. Reads the failures alone, forward and backward.
+
+    Args:
+        training: its learning rate and `wrong_class_weight`.
+
+    Raises:
+        NoFailuresError: the model classifies every failure correctly.
+        NonFiniteError: the logits are NaN or infinite.
+    """
+    return _gain(model, blocks, _all_gradients(model, blocks, data, runtime, training), training.learning_rate)
+
+
+def gain_and_rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, training: Training
+                 ) -> tuple[BlockScores, BlockScores]:
+    """Both scores from one pass over the failures, with the loss that repairs train with."""
+    found = _all_gradients(model, blocks, data, runtime, training)
+    return _gain(model, blocks, found, training.learning_rate), _rgn(model, blocks, found)
+
+
+def _all_gradients(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, training: Training) -> FoldedGradients:
+    names = [name for block in blocks for name in block.parameters]
+    return folded_gradients(model, names, data, runtime, wrong_class_weight=training.wrong_class_weight_for(data.num_classes))
+
+
+def _gain(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients, rate: float) -> BlockScores:
+    owner = {name: block.name for block in blocks for name in block.parameters}
+    grams = {block.name: torch.zeros(len(found.counts), len(found.counts), dtype=torch.float64) for block in blocks}
+    layers, layer_scores = layers_of(model, blocks), {}
+    for name, block in owner.items():
+        grams[block] += found.grams[name]
+        layer = name.rpartition(".")[0]
+        if layer in layers:
+            layer_scores[layer] = layer_scores.get(layer, 0.0) + rate * _agreed(found.grams[name])
+    gains = {name: rate * _agreed(gram) for name, gram in grams.items()}
+    worst = max(gains, key=gains.get)
+    errors = {name: rate * _jackknife(grams[worst] - gram) for name, gram in grams.items()}
+    return BlockScores(gains, layers=layers, layer_scores=layer_scores, errors=errors, gains=gains)
+
+
+def _agreed(gram: Tensor) -> float:
+    """Mean inner product of two different parts' gradients; the squared norm where there is one part only."""
+    parts = len(gram)
+    return (gram.sum() - gram.trace()).item() / (parts * (parts - 1)) if parts > 1 else gram.item()
+
+
+def _jackknife(gram: Tensor) -> float:
+    """Standard error of `_agreed`, from leaving out each part in turn; 0 where there are too few to tell."""
+    parts = len(gram)
+    if parts < 3:
+        return 0.0
+    rest = [torch.tensor([j for j in range(parts) if j != i]) for i in range(parts)]
+    without = torch.tensor([_agreed(gram[rows][:, rows]) for rows in rest], dtype=torch.float64)
+    return ((parts - 1) / parts * (without - without.mean()).square().sum()).sqrt().item()
