@@ -58,7 +58,7 @@ def report(**changes) -> Report:
         model="resnet18_cifar10",
         options={"strategy": "pc_darts", "steps": 150},
         scores=(scores(), scores("retained", kept=780, broken=12, fixed=9, missed=199)),
-        block="layer3",
+        repaired_blocks=("layer3",),
         blocks=tuple(
             {"name": name, "role": "body", "num_params": 147_968 * 4**index} for index, name in enumerate(names)
         ),
@@ -68,7 +68,7 @@ def report(**changes) -> Report:
             "threshold": 0.4,
             "details": {"top": 50},
         },
-        genotype=genotype(),
+        genotypes={"layer3": genotype()},
         history=history(),
         cost={
             "before": {"parameters": 11_173_962, "flops": 1_112_000_000, "latency_ms": 4.1},
@@ -85,8 +85,41 @@ def report(**changes) -> Report:
     return dataclasses.replace(values, **changes)
 
 
+def localization(blocks: int = 4, layers: int = 20, **changes) -> dict:
+    """`Localization.to_dict()` with everything that a scorer can say, of a network of so many blocks and layers."""
+    names = [f"layer{index + 1}" for index in range(blocks)]
+    owner = {f"{name}.{index // 2}.conv{index % 2 + 1}": name for name in names for index in range(layers // blocks)}
+    scores = [0.24 - 0.03 * index for index in range(blocks)]
+    neurons = [
+        {"layer": layer, "channel": 7 * index, "score": 0.9 - 0.04 * index, "active_wrong": 500 - index, "active_right": 9 * index}
+        for index, layer in enumerate(list(owner)[:20])
+    ]
+    found = {
+        "scorer": "rgn",
+        "suspiciousness": dict(zip(names, scores, strict=True)),
+        "ranking": names,
+        "threshold": None,
+        "layers": owner,
+        "layer_scores": {layer: (3 * index) % 11 / 20 for index, layer in enumerate(owner)},
+        "errors": {name: 0.012 + 0.004 * index if index else 0.0 for index, name in enumerate(names)},  # of the distance
+        "gains": {name: 0.31 - 0.04 * index for index, name in enumerate(names)},
+        "tied": names[:2],
+        "details": {"misclassified": 512, "correct": 1204, "top_neurons": neurons},
+    }
+    return found | changes
+
+
+def two_blocks(**changes) -> Report:
+    """An archrepair of the two stages that could not be told apart."""
+    plans = {"layer1": genotype([(0, 1, "sep_conv"), (1, 1, "skip")], nodes=2), "layer2": genotype([(0, 0, "max_pool")], nodes=2)}
+    rows = [dict(row) for row in history()]
+    rows[59]["edges"] = [12, 9]  # of the 21 rows of α
+    fields = {"repaired_blocks": ("layer1", "layer2"), "genotypes": plans, "history": tuple(rows), "localization": localization()}
+    return report(**fields | changes)
+
+
 def weights_only(**changes) -> Report:
     """A repair of the same model that changes weights only and has nothing retained."""
     note = "no retained data: forgetting could not be measured"
-    fields = {"method": "finetune network", "block": None, "localization": None, "genotype": None, "notes": (note,)}
+    fields = {"method": "finetune network", "repaired_blocks": (), "localization": None, "genotypes": {}, "notes": (note,)}
     return report(**fields | {"scores": (scores(kept=360, broken=40, fixed=200, missed=400),)} | changes)

@@ -7,12 +7,14 @@ from copy import deepcopy
 import pytest
 import torch
 from cases import BUDGET, METHOD_CASES, SCORER_CASES
+from conftest import worn
 from torch import nn
 
-from timm_repair import compare, methods, repair
+from timm_repair import collect_failures, compare, methods, repair
 from timm_repair.data import as_images
 from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
 from timm_repair.evaluation import predict
+from timm_repair.hub import from_pretrained
 from timm_repair.methods import ArchRepair, BnRecalibration, FineTune, Outcome, Target, Training
 from timm_repair.report import Report
 from timm_repair.scorers import SCORERS
@@ -88,13 +90,18 @@ def test_the_contract(label, classifier, given):
     assert report.method == method and report.seed == 0 and str(report) and report.cost["after"]["parameters"] == sum(
         p.numel() for p in model.parameters())  # fmt: skip
 
-    # nothing outside the block has moved
-    if report.block is not None:
-        inside = f"{report.block}."
+    # nothing outside the repaired blocks has moved
+    wanted = options.get("block") or [None] * options.get("blocks", 1)
+    assert not report.repaired_blocks or len(report.repaired_blocks) == (1 if isinstance(wanted, str) else len(wanted))
+    if report.repaired_blocks:
+        inside = tuple(f"{block}." for block in report.repaired_blocks)
         state_after = model.state_dict()
         for name, tensor in before["state"].items():
             if not name.startswith(inside):
                 assert torch.equal(state_after[name], tensor), name
+        for block in inside:
+            own = {name: tensor for name, tensor in before["state"].items() if name.startswith(block)}
+            assert any(name not in state_after or not torch.equal(state_after[name], tensor) for name, tensor in own.items()), block
     assert len(report.history) == 0 or [row["stage"] for row in report.history][-1] == "finetune"
     assert sum(1 for _ in report.history) in (0, BUDGET["steps"]), "an architecture step counts as a step"
 
@@ -138,7 +145,7 @@ def test_every_method_and_scorer_has_a_row():
 @pytest.mark.parametrize("score", SCORER_CASES)
 def test_every_scorer_can_choose(score, classifier, given):
     training = BUDGET | {"steps": 4}
-    report = repair(classifier, **given, method="finetune", level="block", score=score, probe_share=0.25, **training).report
+    report = repair(classifier, **given, method="finetune", level="block", score=score, **training).report
     assert report.localization["scorer"] == score
     assert set(report.localization["suspiciousness"]) == {b["name"] for b in report.blocks if not b["reason"] and b["role"] == "body"}
     assert report.block == max(report.localization["suspiciousness"], key=report.localization["suspiciousness"].get)
@@ -225,11 +232,79 @@ def test_no_batch_norm_no_recalibration(given, digits):
     ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
     ({"block": "fc"}, PartitionError, "cannot be repaired: tokens"),
     ({"score": "rng", **BUDGET}, OptionError, "did you mean 'rgn'"),
+    ({"blocks": 0}, OptionError, "blocks must be at least 1"),
+    ({"blocks": 2, "block": "layer1"}, OptionError, "not both"),
+    ({"blocks": 9}, OptionError, "blocks=9, but the model has 4 that can be repaired"),
+    ({"method": "finetune", "level": "layer", "blocks": 99}, OptionError, "blocks=99, but the model has"),
+    ({"method": "finetune", "blocks": 2}, OptionError, "blocks=2 needs level='block'"),
+    ({"block": ["layer1", "layer9"]}, PartitionError, "no block 'layer9'"),
+    ({"block": ("layer1", "layer1")}, OptionError, "several different names"),
+    ({"block": []}, OptionError, "several different names"),
+    ({"block": 3}, OptionError, "block=3 must be a name"),
 ])  # fmt: skip
 def test_wrong_use_is_refused(options, error, message, classifier, given):
     with pytest.raises(error, match=message) as caught:
         repair(classifier, **given, **options)
     assert len(getattr(caught.value, "__notes__", [])) <= 1
+
+
+# ---- several blocks together
+
+
+EVERY_EDGE = "timm_repair.methods.archrepair.discretize", lambda relaxed: relaxed.skeleton
+
+
+def test_the_most_suspicious_blocks_are_repaired_together(classifier, given):
+    report = repair(classifier, **given, method="finetune", level="block", score="rgn", blocks=3, **BUDGET).report
+    assert report.repaired_blocks == tuple(report.localization["ranking"][:3]) and report.block == report.localization["ranking"][0]
+    assert report.genotypes == {} and "Repaired blocks: " + ", ".join(report.repaired_blocks) in str(report)
+    named = repair(classifier, **given, method="finetune", level="block", block=report.repaired_blocks, **BUDGET).report
+    assert named.scores == report.scores and named.repaired_blocks == report.repaired_blocks, "named or chosen, it is the same repair"
+
+
+@pytest.mark.parametrize("genotype", ["search", "random"])
+def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, given, digits, tmp_path, monkeypatch, offline):
+    monkeypatch.setattr(*EVERY_EDGE)
+    monkeypatch.setattr("timm_repair.methods.archrepair.objective", lambda model, *_: float(sum(p.numel() for p in model.parameters())))
+    repaired = repair(classifier, **given, score="rgn", blocks=2, genotype=genotype, **BUDGET | {"steps": 12})
+    report = repaired.report
+    assert list(report.genotypes) == list(report.repaired_blocks) and all(each["edges"] for each in report.genotypes.values())
+    assert [edit["paths"] for edit in repaired.edits] == [[block] for block in report.repaired_blocks]
+    assert [edit["genotype"] for edit in repaired.edits] == list(report.genotypes.values())
+    assert len(report.history) == 12 and [s["name"] for s in report.stages].count("finetune") == 1, "the budget is that of one block"
+    if genotype == "search":
+        last = next(row for row in report.history if "alpha" in row)
+        assert last["edges"] == [len(genotype["edges"]) for genotype in report.genotypes.values()]
+        assert sum(last["edges"]) == len(last["alpha"])
+    with torch.no_grad():
+        for name, parameter in repaired.model.named_parameters():
+            if ".gains." in name:
+                parameter.add_(0.1)
+    again, x = from_pretrained(str(repaired.save_pretrained(tmp_path / "out"))).eval(), torch.randn(4, 1, 32, 32)
+    assert torch.equal(again(x), repaired.model(x)) and len(again._model_args["edits"]) == 2
+    assert (tmp_path / "out" / "README.md").read_text().count("```mermaid") == 2
+    given["failures"] = collect_failures(again, worn(digits["pool"]))
+    second = repair(again, **given, block=report.repaired_blocks, genotype="random", **BUDGET)
+    assert len(second.model._model_args["edits"]) == 4, "a repair of the same two blocks on top"
+    loaded = from_pretrained(str(second.save_pretrained(tmp_path / "second"))).eval()
+    assert torch.equal(loaded(x), second.model(x))
+
+
+@pytest.mark.parametrize("kept", [("layer1",), ("layer3",), ("layer1", "layer3"), ()])
+def test_each_block_keeps_the_raw_architecture_if_that_is_better(kept, classifier, given, monkeypatch):
+    def objective(model, data, runtime):
+        """Higher for the wanted choice, block by block."""
+        added = {name.partition(".")[0] for name, _ in model.named_parameters() if ".gains." in name}
+        return float(sum((block in added) == (block not in kept) for block in ("layer1", "layer3")))
+
+    monkeypatch.setattr(*EVERY_EDGE)
+    monkeypatch.setattr("timm_repair.methods.archrepair.objective", objective)
+    repaired = repair(classifier, **given, block=("layer3", "layer1"), **BUDGET)
+    assert {name for name, plan in repaired.report.genotypes.items() if not plan["edges"]} == set(kept)
+    assert [edit["paths"] for edit in repaired.edits] == [[block] for block in ("layer3", "layer1") if block not in kept]
+    for block in ("layer1", "layer3"):
+        assert any(f"kept the raw architecture of {block}:" in note for note in repaired.report.notes) == (block in kept)
+        assert (type(repaired.model.get_submodule(block)) is type(classifier.get_submodule(block))) == (block in kept)
 
 
 # ---- side by side

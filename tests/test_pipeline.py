@@ -10,7 +10,7 @@ from cases import BUDGET, SCORER_CASES
 from PIL import Image
 from torch import nn
 
-from timm_repair import DataOptions, collect_failures, localize, repair
+from timm_repair import DataOptions, collect_failures, compare, localize, repair
 from timm_repair.data import as_images
 from timm_repair.errors import (
     DataError,
@@ -21,6 +21,7 @@ from timm_repair.errors import (
     RepairError,
 )
 from timm_repair.evaluation import predict
+from timm_repair.methods import get
 from timm_repair.pipeline import load
 from timm_repair.runtime import Runtime
 
@@ -135,11 +136,31 @@ def test_half_precision(trained, failures, digits, monkeypatch):
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
 
 
-def test_the_options_of_a_trial_reach_it(trained, failures, monkeypatch):
+def test_the_training_options_reach_a_scorer_that_asks_for_them(trained, failures):
     seen = []
-    monkeypatch.setattr("timm_repair.methods.selecting.tune", lambda *given, **_: seen.append(given[3].steps))
-    localize(trained, failures, score="probe", probe_share=0.5, steps=8, progress=False)
-    assert seen == [4] * 4
+
+    def curious(model, blocks, data, runtime, *, training):
+        seen.append(training.steps)
+        return {block.name: 0.0 for block in blocks}
+
+    assert localize(trained, failures, score=curious, steps=8, progress=False).scorer == "curious"
+    assert seen == [8]
+
+
+@pytest.mark.filterwarnings("ignore:.* changed nothing")
+def test_a_comparison_tells_one_block_from_several(trained, failures, digits):
+    given = {"retain": digits["train"][:100], "holdout": digits["unseen"][:40], "progress": False}
+    tiny = {"steps": 1, "batch_size": 8, "evaluations": 1}
+    rows = {
+        "finetune block": {"level": "block"}, "finetune 2 blocks": {"level": "block", "blocks": 2},
+        "finetune 2 layers": {"level": "layer", "blocks": 2}, "finetune layer1": {"level": "block", "block": "layer1"},
+        "finetune layer1+layer2": {"level": "block", "block": ("layer1", "layer2")}, "archrepair 2 blocks": {"blocks": 2, "genotype": "raw"}
+    }  # fmt: skip
+    methods = [get(label.split()[0], score="random", **options, **tiny) for label, options in rows.items()]
+    comparison = compare(trained, failures.subset(range(60)), methods=methods, **given)
+    assert list(comparison.rows) == list(rows)
+    assert [len(report.repaired_blocks) for report in comparison.rows.values()] == [1, 2, 2, 1, 2, 2]
+    assert max(map(len, str(comparison).splitlines())) <= 80
 
 
 # ---- errors before work

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from report_examples import genotype, report, scores, weights_only
+from report_examples import genotype, localization, report, scores, two_blocks, weights_only
 
 from timm_repair.errors import ConfigError, DataError, OptionError
 from timm_repair.report import Comparison, Report, Scores
+from timm_repair.suspects import number, tie
 
 
 def test_scores_count_each_outcome():
@@ -55,7 +56,7 @@ def test_intervals_refuse_bad_levels():
         scores().intervals(level=95)
 
 
-@pytest.mark.parametrize("made", [report(), weights_only()], ids=["archrepair", "weights only"])
+@pytest.mark.parametrize("made", [report(), two_blocks(), weights_only()], ids=["archrepair", "two blocks", "weights only"])
 def test_report_survives_json(made):
     assert Report.from_dict(json.loads(json.dumps(made.to_dict(), allow_nan=False))) == made
 
@@ -90,6 +91,28 @@ def damaged(**changes) -> dict:
     return report().to_dict() | changes
 
 
+def version_1(made: Report) -> dict:
+    """What the version before wrote for a repair of one block, or of none."""
+    old = made.to_dict() | {"version": 1, "block": made.block, "genotype": made.genotype}
+    del old["repaired_blocks"], old["genotypes"]
+    return json.loads(json.dumps(old))
+
+
+@pytest.mark.parametrize("made", [report(), weights_only(), report(genotypes={})], ids=["archrepair", "network", "finetuned block"])
+def test_a_report_of_version_1_is_read(made):
+    read = Report.from_dict(version_1(made))
+    assert read == made and str(read) == str(made)
+    with pytest.raises(ConfigError):
+        Report.from_dict({name: value for name, value in version_1(made).items() if name != "block"})
+
+
+def test_one_block_is_the_first_of_several():
+    made = two_blocks()
+    assert (made.block, made.genotype) == ("layer1", made.genotypes["layer1"])
+    assert (weights_only().block, weights_only().genotype) == (None, None)
+    assert report(genotypes={}).genotype is None
+
+
 @pytest.mark.parametrize(
     "data", [{}, damaged(version=99), damaged(extra=1), damaged(scores=[{"population": "a"}]), damaged(version="1"), []]
 )
@@ -112,10 +135,48 @@ def test_print_tells_the_story():
     assert "layer3" in longest
 
 
+def test_print_tells_errors_gains_ties_and_neurons():
+    shown = str(report(localization=localization(), repaired_blocks=("layer1",)))
+    lines = shown.splitlines()
+    assert next(line for line in lines if "<- repaired" in line).split()[:3] == ["layer1", "0.24", "0.31"]
+    assert next(line for line in lines if "<- tied" in line).split()[:5] == ["layer2", "0.210", "±", "0.016", "0.27"]
+    assert "±: standard error of the distance from the most suspicious block. Gain: by how much" in " ".join(lines)
+    assert "layer1 and layer2 cannot be told apart on these examples (within two standard errors);" in " ".join(lines)
+    assert "`blocks=2` repairs both" in " ".join(lines)
+    table = lines[next(i for i, line in enumerate(lines) if "wrong (of 512)" in line) :][:12]
+    assert table[1].split() == ["layer1.0.conv1", "0", "0.9", "500", "0"] and table[10].split()[1] == "63" and table[11] == ""
+
+
+def test_print_names_every_repaired_block():
+    shown = " ".join(str(two_blocks()).split())
+    assert "Repaired blocks: layer1, layer2" in shown and "both were repaired" in shown
+    assert "Architecture found in layer1" in shown and "Architecture found in layer2" in shown
+    assert "Architecture found (unit level)" in str(report()), "no name where there is one"
+
+
+@pytest.mark.parametrize(("names", "errors", "expected"), [
+    ("a", {"a": 1.0}, ""),
+    ("ab", {}, "a and b cannot be told apart on these examples (their scores are equal); `blocks=2` repairs both."),
+    ("abc", {"c": 0.1}, "a, b and c cannot be told apart on these examples (within two standard errors); `blocks=3` repairs all of them."),
+    ("abcdefg", {}, "a, b, c and 4 more cannot be told apart on these examples (their scores are equal); `blocks=7` repairs all of them."),
+])  # fmt: skip
+def test_a_tie_is_one_sentence(names, errors, expected):
+    assert tie({"tied": list(names), "errors": errors}, ["a"]) == expected
+    assert tie({}) == ""
+
+
+@pytest.mark.parametrize(("value", "error", "expected"), [
+    (0.123456, None, "0.1235"), (None, 0.1, "-"), (33.0, 0.0, "33"), (0.123456, 0.0123, "0.123 ± 0.012"), (0.5, 0.096, "0.500 ± 0.096"),
+    (812.3, 41.2, "812 ± 41"), (1.234e-7, 1.1e-8, "1.23e-07 ± 1.1e-08"), (-0.2, 0.3, "-0.20 ± 0.30"),
+])  # fmt: skip
+def test_a_score_is_shown_to_the_decimal_of_its_error(value, error, expected):
+    assert number(value, error) == expected
+
+
 def test_print_says_what_was_not_done():
     assert "forgetting could not be measured" in str(weights_only())
     assert "changes weights only" in str(weights_only())
-    assert "raw architecture was kept" in str(report(genotype=genotype(())))
+    assert "raw architecture was kept" in str(report(genotypes={"layer3": genotype(())}))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +187,17 @@ def test_print_says_what_was_not_done():
         report(scores=(scores("n" * 60, kept=30_000, broken=4_000, fixed=6_000, missed=9_999),), model="m" * 300),
         report(scores=(scores("none right", kept=0, broken=0, fixed=7, missed=0),), notes=("word " * 80,)),
         report(
-            localization={"scorer": "s" * 90, "suspiciousness": {"b" * 70: -0.5, "c": None, "d": 0.25}}, block="d" * 90
+            localization={"scorer": "s" * 90, "suspiciousness": {"b" * 70: -0.5, "c": None, "d": 0.25}},
+            repaired_blocks=("d" * 90,),
         ),
+        two_blocks(),
+        report(localization=localization(30, 60, tied=[f"layer{index}" for index in range(1, 31)])),
+        report(localization=localization(suspiciousness={"b" * 90: 0.25, "c": 1e-9}, errors={"b" * 90: 1e-7}, gains={"b" * 90: -1e-12})),
         report(
             localization={"scorer": "random", "suspiciousness": {}},
             stages=({"name": "s" * 99, "seconds": 1e5, "peak_memory": 0},),
         ),
-        report(genotype=genotype([(0, 29, "o" * 50)], nodes=30), cost={"before": {"parameters": 7}, "after": {}}),
+        report(genotypes={"layer3": genotype([(0, 29, "o" * 50)], nodes=30)}, cost={"before": {"parameters": 7}, "after": {}}),
     ],
 )
 def test_print_fits_a_terminal(made):

@@ -19,13 +19,13 @@ OPTIONS = Training(**BUDGET | {"steps": 20})
 STEPS = 10
 
 
-def relaxed_in(model, data, strategy="pc_darts", seed=0):
-    block = next(b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name == "layer2")
-    chosen = strategies.get(strategy)
-    raw = extract(model, block)
-    relaxed = relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, torch.Generator().manual_seed(seed))
-    swap(model, block, relaxed)
-    return relaxed
+def relaxed_in(model, data, strategy="pc_darts", seed=0, names=("layer2",)):
+    chosen, generator, relaxed = strategies.get(strategy), torch.Generator().manual_seed(seed), []
+    for block in [b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name in names]:
+        raw = extract(model, block)
+        relaxed.append(relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, generator))
+        swap(model, block, relaxed[-1])
+    return relaxed if len(names) > 1 else relaxed[0]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def watched(monkeypatch, classifier, data, runtime):
     monkeypatch.setattr(module, "Batches", Watched)
     outside = {k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")}
     modes = {name: m.training for name, m in classifier.named_modules()}
-    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
     return classifier, relaxed, seen, parts, outside, modes, history, trained
 
 
@@ -84,6 +84,22 @@ def test_nothing_outside_the_block_changes(watched):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
+    relaxed = relaxed_in(classifier, data, names=("layer1", "layer3"))
+    before = {k: v.clone() for k, v in classifier.state_dict().items()}
+    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    turns = [row.get("architecture", False) for row in history]
+    assert len(history) == STEPS and trained == turns.count(False)
+    assert history[-1]["edges"] == [len(each.alpha) for each in relaxed]
+    assert torch.allclose(torch.tensor(history[-1]["alpha"]), torch.cat([each.alpha for each in relaxed]), atol=1e-5)
+    assert all(each.progress == 1 for each in relaxed)
+    changed = {name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith(("layer1.", "layer3.")) for name in changed)
+    for block in ("layer1", "layer3"):
+        kinds = {name.removeprefix(f"{block}.0.").partition(".")[0] for name in changed if name.startswith(f"{block}.")}
+        assert kinds >= {"alpha", "cell"}, "weights and architecture of each"
+
+
 @pytest.mark.parametrize("strategy", strategies.STRATEGIES)
 def test_same_seed_same_search(trained, data, strategy):
     results = []
@@ -91,7 +107,7 @@ def test_same_seed_same_search(trained, data, strategy):
         model = deepcopy(trained)
         relaxed = relaxed_in(model, data, strategy)
         torch.manual_seed(seed)  # the search may depend on the runtime's seed alone
-        search(model, relaxed, data, OPTIONS, Runtime(seed=0 if seed == 0 else 5, progress=False), steps=5)
+        search(model, [relaxed], data, OPTIONS, Runtime(seed=0 if seed == 0 else 5, progress=False), steps=5)
         results.append({k: v.clone() for k, v in model.state_dict().items()})
     assert all(torch.equal(v, results[1][k]) for k, v in results[0].items())
     assert any(not torch.equal(v, results[2][k]) for k, v in results[0].items())
@@ -99,7 +115,7 @@ def test_same_seed_same_search(trained, data, strategy):
 
 def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data)
-    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(OPTIONS.learning_rate)
-    assert search(classifier, relaxed, data, OPTIONS, runtime, steps=0) == ([], 0)
+    assert search(classifier, [relaxed], data, OPTIONS, runtime, steps=0) == ([], 0)

@@ -1,12 +1,7 @@
-"""A Report in words: terminal text, markdown, the Hugging Face model card (card.md). From the Report alone, offline.
-
-What the user named (models, populations, notes) loses control characters, and is escaped where it becomes markdown.
-"""
+"""A Report in words: terminal text, markdown, the Hugging Face model card (card.md). From the Report alone, offline."""
 
 import json
 import re
-import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +9,13 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from timm_repair import suspects
 from timm_repair.errors import OptionError
+from timm_repair.wording import WIDTH, clean, escape, listed, markdown_table, p_text, points, quantity, signed, table, wrap
 
 if TYPE_CHECKING:
     from timm_repair.report import Comparison, Report
 
-WIDTH = 80  # columns of a terminal
 REFERENCE = "finetune network"  # the row of a Comparison whose time is the unit, if there is one
 START, END = "<!-- timm_repair:start -->", "<!-- timm_repair:end -->"  # between them the text is ours
 LEGEND = (
@@ -31,15 +27,15 @@ LEGEND = (
 
 def text(report: "Report") -> str:
     """What `print(report)` shows: plain text, at most 80 columns."""
-    sections = [_wrap(f"Repair of {clean(report.model, 200)} with {clean(report.method)} (seed {report.seed})")]
-    sections += [_suspicion(report), _architecture(report), _scores(report)]
+    sections = [wrap(f"Repair of {clean(report.model, 200)} with {clean(report.method)} (seed {report.seed})")]
+    sections += [suspects.text(report), *_architectures(report), _scores(report)]
     if report.cost:
         sections.append(["Cost of the model", *table(_cost_rows(report))])
     if report.stages:
         sections.append(["Cost of the repair", *table(_stage_rows(report))])
     if report.notes:
         sections.append(
-            ["Notes", *(line for each in report.notes for line in _wrap(clean(each, 1000), "  * ", "    "))]
+            ["Notes", *(line for each in report.notes for line in wrap(clean(each, 1000), "  * ", "    "))]
         )
     return "\n\n".join("\n".join(lines) for lines in sections)
 
@@ -52,12 +48,12 @@ def comparison_text(comparison: "Comparison") -> str:
     times = (f"{each.seconds / unit:.2f}x" if unit else f"{each.seconds:.1f}" for each in reports.values())
     timed = [("time" if unit else "seconds", *times)]
     labels = [("method", *(clean(label, 26) for label in reports))]
-    lines = _wrap(f"Comparison of {len(reports)} repairs of {clean(first.model, 200)}")
+    lines = wrap(f"Comparison of {len(reports)} repairs of {clean(first.model, 200)}")
     groups = [[]]
     for index, before in enumerate(first.scores):
         each, name = [report.scores[index] for report in reports.values()], clean(before.population, 14)
         columns = [
-            (name, *(f"{100 * score.accuracy_after:.1f} {_signed(score.change)}" for score in each)),
+            (name, *(f"{100 * score.accuracy_after:.1f} {signed(score.change)}" for score in each)),
             ("fixed", *(str(score.fixed) for score in each)),
             ("broken", *(str(score.broken) for score in each)),
         ]
@@ -68,7 +64,7 @@ def comparison_text(comparison: "Comparison") -> str:
     for columns in groups:
         lines += ["", *table(zip(*labels, *columns, *timed, strict=True))]
     note = f" time: relative to {REFERENCE!r} ({unit:.1f} s)." if unit else ""
-    return "\n".join([*lines, "", *_wrap(f"Under a population: % right after the repair, change in points.{note}")])
+    return "\n".join([*lines, "", *wrap(f"Under a population: % right after the repair, change in points.{note}")])
 
 
 def scores_markdown(report: "Report") -> str:
@@ -79,7 +75,7 @@ def scores_markdown(report: "Report") -> str:
         accuracies = zip((each.accuracy_before, each.accuracy_after), bounds[:2], strict=True)
         before, after = (f"{value:.1%} [{low:.1%}, {high:.1%}]" for value, (low, high) in accuracies)
         flips = [str(each.fixed), str(each.broken), f"{each.negative_flip_rate:.1%}", escape(p_text(each.p_value))]
-        rows.append([escape(each.population), str(each.n), before, after, _points(each.change, bounds.change), *flips])
+        rows.append([escape(each.population), str(each.n), before, after, points(each.change, bounds.change), *flips])
     return markdown_table(rows)
 
 
@@ -117,10 +113,11 @@ def render(
         "title": title,
         "name": name,
         "scores": scores_markdown(report),
-        "quantity": _quantity,
-        "score": _score,
         "label": _label,
-        "edges": edge_texts(report.genotype),
+        "listed": listed,
+        "blocks": [escape(block) for block in report.repaired_blocks],
+        "suspects": suspects.markdown(report),
+        "changed": any(genotype["edges"] for genotype in report.genotypes.values()),
         "source": json.dumps(f"hf-hub:{repo_id}" if repo_id else "local-dir:PATH/TO/THIS/FOLDER"),
         "cost": markdown_table(_cost_rows(report)) if report.cost else "",
         "stages": markdown_table([[escape(name), *rest] for name, *rest in _stage_rows(report)])
@@ -174,68 +171,8 @@ def short_name(model: str) -> str:
     return clean(model.rstrip("/").split("/")[-1].split(":")[-1].split("@")[0] or model)
 
 
-def clean(value: str, limit: int = 80) -> str:
-    """One line without control or bidirectional characters, at most `limit` long."""
-    kept = " ".join("".join(c for c in value if c.isspace() or unicodedata.category(c)[0] != "C").split())
-    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
-
-
-def escape(value: str, limit: int = 80) -> str:
-    """`clean`, and without meaning in markdown or HTML."""
-    value = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#!|~$@])", r"\\\1", value)
-
-
-def edge_texts(genotype: dict | None) -> list[tuple[str, str, str]]:
-    """(what is read, operation, what it is added to) of every searched path; empty if it kept the raw chain."""
-    if genotype is None:
-        return []
-    layers = [clean(node["layer"], 30) for node in genotype["nodes"]]
-    ends = [(f"input of {layers[e['source']]}", f"input of {layers[e['target']]}") for e in genotype["edges"]]
-    return [(a, clean(e["operation"], 16), b) for e, (a, b) in zip(genotype["edges"], ends, strict=True)]
-
-
-def p_text(p: float) -> str:
-    return "<1e-9" if p < 1e-9 else f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
-
-
-def table(rows: Iterable[Sequence[str]], *, indent: str = "  ", gap: str = "  ") -> list[str]:
-    """Lines of aligned columns: the first to the left, numbers to the right."""
-    rows = list(rows)
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = ([cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)] for row in rows)
-    return [indent + gap.join([row[0].ljust(first), *cells]).rstrip() for row, cells in zip(rows, numbers, strict=True)]
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same in GitHub markdown; cells must be escaped."""
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *body))
-
-
 def _label(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", clean(name))  # mermaid has no escape for quotes and brackets
-
-
-def _wrap(line: str, indent: str = "", hanging: str | None = None) -> list[str]:
-    return textwrap.wrap(line, WIDTH, initial_indent=indent, subsequent_indent=indent if hanging is None else hanging)
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-0.0", "+0.0")
-
-
-def _points(change: float, bounds: tuple[float, float]) -> str:
-    return f"{_signed(change)} [{_signed(bounds[0])}, {_signed(bounds[1])}]"
-
-
-def _quantity(value: float | None) -> str:
-    if value is None:
-        return "-"
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.2f} {prefix}"
-    return f"{value:.3g}"
 
 
 def _cost_rows(report: "Report") -> list[list[str]]:
@@ -245,8 +182,8 @@ def _cost_rows(report: "Report") -> list[list[str]]:
         old, new = before.get(key), after.get(key)
         if old is None and new is None:
             continue
-        change = f"{_signed(new / old - 1)} %" if old and new is not None else "-"
-        rows.append([name, _quantity(old), _quantity(new), change])
+        change = f"{signed(new / old - 1)} %" if old and new is not None else "-"
+        rows.append([name, quantity(old), quantity(new), change])
     return rows
 
 
@@ -257,44 +194,29 @@ def _stage_rows(report: "Report") -> list[list[str]]:
     return [["stage", "seconds", "peak memory"], *rows, ["all", f"{seconds:.1f}", f"{peak / 2**30:.2f} GiB"]]
 
 
-def _suspicion(report: "Report") -> list[str]:
-    block = f"Repaired block: {clean(report.block)}" if report.block else "No block in particular was repaired."
-    if not report.localization:
-        return _wrap(f"{block} (not localized)" if report.block else block)
-    values = report.localization["suspiciousness"]
-    top = max((value for value in values.values() if value is not None), default=0)
-    names, numbers = [clean(name, 34) for name in values], [_score(value) for value in values.values()]
-    widths = [max(map(len, column), default=0) for column in (names, numbers)]
-    lines = _wrap(f"How suspicious each block is (score: {clean(report.localization['scorer'])})")
-    for name, shown, (block_name, value) in zip(names, numbers, values.items(), strict=True):
-        bar = "#" * round(22 * max(value or 0, 0) / top) if top > 0 else ""  # no bar below zero (a probe that did harm)
-        mark = "<- repaired" if block_name == report.block else ""
-        lines.append(f"  {name.ljust(widths[0])}  {shown.rjust(widths[1])}  {bar} {mark}".rstrip())
-    return [*lines, *_wrap(block)]
+def _architectures(report: "Report") -> list[list[str]]:
+    if not report.genotypes:
+        return [["Architecture: unchanged, the method changes weights only."]]
+    several = len(report.genotypes) > 1
+    return [_architecture(genotype, f" in {clean(block, 50)}" * several) for block, genotype in report.genotypes.items()]
 
 
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _architecture(report: "Report") -> list[str]:
-    edges, genotype = edge_texts(report.genotype), report.genotype
-    if genotype is None:
-        return ["Architecture: unchanged, the method changes weights only."]
-    chain = " -> ".join(clean(node["layer"], 30) for node in genotype["nodes"])
-    lines = [f"Architecture found ({genotype['level']} level)", *_wrap(f"raw layers, kept: {chain}", "  ")]
-    if not edges:
+def _architecture(genotype: dict, where: str) -> list[str]:
+    layers = [clean(node["layer"], 30) for node in genotype["nodes"]]
+    lines = [f"Architecture found{where} ({genotype['level']} level)", *wrap(f"raw layers, kept: {' -> '.join(layers)}", "  ")]
+    if not genotype["edges"]:
         return [*lines, "  nothing added: the raw architecture was kept"]
-    added = [f"    {source} --{operation}--> {target}" for source, operation, target in edges]
+    added = [f"    input of {layers[edge['source']]} --{clean(edge['operation'], 16)}--> input of {layers[edge['target']]}"
+             for edge in genotype["edges"]]  # fmt: skip
     return [*lines, f"  added paths (operations see 1/{genotype['partial']} of the channels):", *added]
 
 
 def _scores(report: "Report") -> list[str]:
     rows = [["population", "n", "before", "after", "change [95 %]", "fixed", "broken", "NFR", "p"]]
     for each in report.scores:
-        change = _points(each.change, each.intervals(seed=report.seed).change)
+        change = points(each.change, each.intervals(seed=report.seed).change)
         accuracies = (f"{100 * each.accuracy_before:.1f}", f"{100 * each.accuracy_after:.1f}")
         flips = (str(each.fixed), str(each.broken), f"{100 * each.negative_flip_rate:.1f}", p_text(each.p_value))
         rows.append([clean(each.population, 12), str(each.n), *accuracies, change, *flips])
     # the gap of one column keeps six-digit counts within the terminal
-    return ["Before and after (accuracy and NFR in %)", *table(rows, indent="", gap=" "), *_wrap(LEGEND)]
+    return ["Before and after (accuracy and NFR in %)", *table(rows, indent="", gap=" "), *wrap(LEGEND)]

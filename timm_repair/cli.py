@@ -17,6 +17,7 @@ from timm_repair.methods import METHODS
 from timm_repair.options import make
 from timm_repair.partition import GRANULARITIES, blocks
 from timm_repair.report import Report
+from timm_repair.suspects import tie
 
 RESERVED = {"model", "failures", "retain", "holdout", "method", "methods", "seed", "data", "output", "accelerator", "progress"}
 
@@ -114,7 +115,10 @@ def _blocks(arguments: argparse.Namespace) -> None:
 
 
 def _localize(arguments: argparse.Namespace) -> None:
-    print(json.dumps(pipeline.localize(arguments.model, **_given(arguments)).to_dict(), indent=1))
+    found = pipeline.localize(arguments.model, **_given(arguments)).to_dict()
+    print(json.dumps(found, indent=1))
+    if said := tie(found):
+        print(said, file=sys.stderr)  # standard output is JSON
 
 
 def _repair(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,15 @@ needed. `overview` is the one for a README. matplotlib is an optional extra: `pi
 """
 
 import math
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_repair.card import clean
+from timm_repair.drawing import BLUE, GREEN, GREY, INK, MUTED, ORANGE, PALE, PURPLE, RED, SKY, empty, inches, title, write
 from timm_repair.errors import OutputError, RepairError
+from timm_repair.figures_localization import draw_blocks, draw_layers, layer_scores
 from timm_repair.space import OPERATIONS
+from timm_repair.wording import clean, tail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,38 +21,47 @@ if TYPE_CHECKING:
 
     from timm_repair.report import Report
 
-# Okabe and Ito's palette: told apart with every common kind of colour vision
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY, PALE, MUTED, INK = "#8A8A8A", "#E4E7EB", "#B8C4CE", "#222222"
 COLORS = {"skip": PURPLE, "avg_pool": SKY, "max_pool": BLUE, "sep_conv": RED, "dil_conv": GREEN}
 OTHERS = (ORANGE, INK)  # for operations of the user's own, by order of appearance
 
 
 def suspiciousness(report: "Report") -> "Figure":
-    """One bar per block, the repaired one in colour.
+    """One bar per block, the repaired ones in colour, and under them one per layer, where the scorer says something of layers.
 
     Raises:
         RepairError: the report holds no localization.
     """
     if not report.localization:
         raise RepairError("this report holds no localization: its method did not look for a block; draw another figure")
-    figure = _figure(6.0, max(1.8, 0.9 + 0.32 * len(report.localization["suspiciousness"])))
-    _draw_suspiciousness(figure.subplots(), report)
+    most, layers = 60, len(layer_scores(report.localization)[0])
+    count = min(len(report.localization["suspiciousness"]), most)
+    rows = max(1.8, 0.9 + (0.32 if count < 16 else 0.17) * count)
+    if not layers:
+        figure = empty(6.0, rows)
+        draw_blocks(figure.subplots(), report, most=most, brief=False)
+        return figure
+    figure = empty(min(max(7.0, 1.6 + 0.17 * layers), 15.0), rows + 3.2)
+    above, below = figure.subplots(2, height_ratios=(rows, 3.2))
+    draw_blocks(above, report, most=most, brief=False)
+    draw_layers(below, report)
     return figure
 
 
 def architecture(report: "Report") -> "Figure":
-    """The raw layers as a chain, the searched paths as labelled arcs over it."""
-    _, levels = _stacked(report.genotype)
-    layers = len(report.genotype["nodes"]) if report.genotype else 1
-    figure = _figure(min(max(6.0, 1.4 * layers), 20.0), 2.2 + 0.45 * levels)
-    _draw_architecture(figure.subplots(), report)
+    """The raw layers as a chain, the searched paths as labelled arcs over it; one below the other for several blocks."""
+    plans = _plans(report)
+    heights = [2.2 + 0.45 * _stacked(genotype)[1] for _, genotype in plans]
+    layers = max(len(genotype["nodes"]) if genotype else 1 for _, genotype in plans)
+    figure = empty(min(max(6.0, 1.4 * layers), 20.0), sum(heights))
+    axes = figure.subplots(len(plans), squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (block, genotype) in zip(axes, plans, strict=True):
+        _draw_architecture(ax, report, block, genotype)
     return figure
 
 
 def before_after(report: "Report") -> "Figure":
     """Accuracy before and after per population, with 95 % intervals and the counts of fixed and broken examples."""
-    figure = _figure(max(4.5, 1.8 + 1.7 * len(report.scores)), 3.8)
+    figure = empty(max(4.5, 1.8 + 1.7 * len(report.scores)), 3.8)
     _draw_before_after(figure.subplots(), report)
     return figure
 
@@ -63,28 +74,30 @@ def trajectories(report: "Report") -> "Figure":
     """
     if not report.history:
         raise RepairError("this report holds no history: its method has no training steps; draw another figure")
-    alpha = next((row["alpha"] for row in reversed(report.history) if row.get("alpha")), None)
+    searched = next((row for row in reversed(report.history) if row.get("alpha")), None)
     shown = [key for key in ("loss", "objective") if any(row.get(key) is not None for row in report.history)]
-    figure = _figure(4.6 * (len(shown) + (alpha is not None)), 3.4)
-    axes = figure.subplots(1, len(shown) + (alpha is not None), squeeze=False)[0]
+    panels = len(shown) + (searched is not None)
+    figure = empty(4.6 * panels, 3.4)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     for ax, key in zip(axes, shown, strict=False):
         _draw_curve(ax, report.history, key)
-    if alpha is not None:
-        _draw_alpha(figure, axes[-1], alpha)
+    if searched:
+        _draw_alpha(figure, axes[-1], searched["alpha"], list(report.repaired_blocks), searched.get("edges") or [])
     return figure
 
 
 def overview(report: "Report") -> "Figure":
     """Suspiciousness, architecture and before/after in one row; without the first two where the method has neither."""
-    panels = [(_draw_suspiciousness, 1.0, 4.0)] * bool(report.localization)
-    panels += [(_draw_architecture, 2.0, 7.5)] * (report.genotype is not None)
-    panels += [(_draw_before_after, 1.0, 4.0)]
-    draws, ratios, widths = zip(*panels, strict=True)
-    _, levels = _stacked(report.genotype)
-    figure = _figure(sum(widths), min(max(3.6, 2.4 + 0.4 * levels), 7.0))
-    axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": ratios})[0]
-    for draw, ax in zip(draws, axes, strict=True):
-        draw(ax, report)
+    plans = _plans(report) if report.genotypes else []
+    heights = [2.4 + 0.4 * _stacked(genotype)[1] for _, genotype in plans] or [3.6]
+    widths = [4.0] * bool(report.localization) + [7.5] * bool(plans) + [4.0]
+    figure = empty(sum(widths), min(max(3.6, sum(heights)), 7.0 if len(plans) < 2 else 9.0))
+    grid = figure.add_gridspec(len(heights), len(widths), width_ratios=[1 if width < 5 else 2 for width in widths], height_ratios=heights)
+    if report.localization:
+        draw_blocks(figure.add_subplot(grid[:, 0]), report)
+    for row, (block, genotype) in enumerate(plans):
+        _draw_architecture(figure.add_subplot(grid[row, -2]), report, block, genotype)
+    _draw_before_after(figure.add_subplot(grid[:, -1]), report)
     return figure
 
 
@@ -108,46 +121,6 @@ def save_all(report: "Report", directory: str | Path) -> list[Path]:
     return paths
 
 
-def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RepairError("figures need matplotlib, not installed here: pip install timm_repair[figures]") from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _title(ax: "Axes", title: str) -> None:
-    ax.set_title(title, loc="left", fontsize=11, color=INK, parse_math=False)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9, colors=INK)
-
-
-def _write(ax: "Axes", x: float, y: float, words: str, *, shift: tuple[float, float] = (0, 0), **style) -> None:
-    """Text at a point of the data, `shift` points away; `style` goes to matplotlib's Text. No math mode."""
-    style = {"ha": "center", "va": "center", "fontsize": 9, "color": INK, "parse_math": False} | style
-    ax.annotate(words, (x, y), shift, textcoords="offset points", **style)
-
-
-def _draw_suspiciousness(ax: "Axes", report: "Report") -> None:
-    _title(ax, "Where the fault is suspected")
-    values = report.localization["suspiciousness"]
-    heights = [value or 0.0 for value in values.values()]
-    colors = [RED if name == report.block else MUTED for name in values]
-    ax.barh(range(len(values)), heights, color=colors, height=0.72)
-    size = min(9, 200 / max(len(values), 1))  # DenseNet has dozens of blocks
-    ax.set_yticks(range(len(values)), [_tail(name) for name in values], fontsize=size, parse_math=False)
-    for tick, name in zip(ax.get_yticklabels(), values, strict=True):
-        tick.set_fontweight("bold" if name == report.block else "normal")
-    for position, (value, name) in enumerate(zip(values.values(), values, strict=True)):
-        shown = "-" if value is None else f"{value:.3g}"
-        words, color = (f"{shown}  repaired", RED) if name == report.block else (shown, INK)
-        _write(ax, max(value or 0, 0), position, words, shift=(4, 0), ha="left", fontsize=size, color=color)
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.margins(x=0.3)
-    ax.set_xlabel(f"suspiciousness ({clean(report.localization['scorer'], 30)})", fontsize=9, parse_math=False)
-
-
 def _stacked(genotype: dict | None) -> tuple[list[tuple[dict, float, float, int]], int]:
     """(edge, start, end, level) per searched path, and how many levels; arcs that would meet differ.
 
@@ -169,20 +142,27 @@ def _stacked(genotype: dict | None) -> tuple[list[tuple[dict, float, float, int]
     return arcs, len(taken)
 
 
-def _draw_architecture(ax: "Axes", report: "Report") -> None:
+def _plans(report: "Report") -> list[tuple[str | None, dict | None]]:
+    """The blocks that have an architecture of their own, in network order, with it; one without both for a repair of weights alone."""
+    order = [block["name"] for block in report.blocks]
+    found = sorted(report.genotypes.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    return found or [(None, None)]
+
+
+def _draw_architecture(ax: "Axes", report: "Report", block: str | None, genotype: dict | None) -> None:
     ax.set_axis_off()
-    if report.genotype is None:
-        _title(ax, "Architecture")
+    if genotype is None:
+        title(ax, "Architecture")
         words = f"unchanged: the method changes\nweights only ({clean(report.method, 30)})"
-        _write(ax, 0.5, 0.5, words, color=GREY)
+        write(ax, 0.5, 0.5, words, color=GREY)
         return
-    arcs, levels = _stacked(report.genotype)
-    block = _tail(report.block) if report.block else "the network"
-    _title(ax, f"What was built into {block}" if arcs else f"Nothing added to {block}: the raw architecture was kept")
-    layers = [clean(node["layer"], 24) for node in report.genotype["nodes"]]
-    inches = ax.get_figure().get_figwidth() * ax.get_position().width / (len(layers) + 1)  # room for one layer
-    size = min(9.0, max(5.0, 11 * inches))
-    inside = 46 * inches / max(map(len, layers))  # font size at which the longest name fits into its box
+    arcs, levels = _stacked(genotype)
+    name = tail(block)
+    title(ax, f"What was built into {name}" if arcs else f"Nothing added to {name}: the raw architecture was kept")
+    layers = [clean(node["layer"], 24) for node in genotype["nodes"]]
+    room = inches(ax)[0] / (len(layers) + 1)  # inches for one layer
+    size = min(9.0, max(5.0, 11 * room))
+    inside = 46 * room / max(map(len, layers))  # font size at which the longest name fits into its box
     _draw_chain(ax, layers, size=size, inside=inside)
     others = list(dict.fromkeys(edge["operation"] for edge, *_ in arcs if edge["operation"] not in COLORS))
     for edge, start, end, level in arcs:
@@ -199,16 +179,16 @@ def _draw_chain(ax: "Axes", layers: list[str], *, size: float, inside: float) ->
     end = len(layers) - 0.1
     ax.plot([-1.0, end], [0, 0], color=GREY, linewidth=1, zorder=1)
     ax.plot(end, 0, marker=">", color=GREY, markersize=5, zorder=1)
-    _write(ax, -1.05, 0, "in", ha="right", fontsize=size, color=GREY)
-    _write(ax, end + 0.1, 0, "out", ha="left", fontsize=size, color=GREY)
+    write(ax, -1.05, 0, "in", ha="right", fontsize=size, color=GREY)
+    write(ax, end + 0.1, 0, "out", ha="left", fontsize=size, color=GREY)
     style = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": PALE, "edgecolor": GREY, "linewidth": 0.8}
     hanging = {"ha": "right", "va": "top", "rotation": 35, "rotation_mode": "anchor", "fontsize": max(size, 6)}
     for index, layer in enumerate(layers):
         ax.add_patch(FancyBboxPatch((index - 0.2, -0.22), 0.4, 0.44, zorder=3, **style))
         if inside >= 6:
-            _write(ax, index, 0, layer, fontsize=min(size, inside), zorder=4)
+            write(ax, index, 0, layer, fontsize=min(size, inside), zorder=4)
         else:
-            _write(ax, index + 0.1, -0.3, layer, **hanging)
+            write(ax, index + 0.1, -0.3, layer, **hanging)
 
 
 def _draw_arc(ax: "Axes", label: str, start: float, end: float, level: int, *, color: str, size: float) -> None:
@@ -224,11 +204,11 @@ def _draw_arc(ax: "Axes", label: str, start: float, end: float, level: int, *, c
     ax.plot(end, 0, marker="o", markersize=0.9 * size, color=INK, zorder=5, **circle)
     ax.plot(end, 0, marker="+", markersize=0.6 * size, color=INK, zorder=6)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    _write(ax, (start + end) / 2, top, label, fontsize=size, color=color, zorder=7, bbox=box)
+    write(ax, (start + end) / 2, top, label, fontsize=size, color=color, zorder=7, bbox=box)
 
 
 def _draw_before_after(ax: "Axes", report: "Report") -> None:
-    _title(ax, "Held-out accuracy")
+    title(ax, "Held-out accuracy")
     for index, each in enumerate(report.scores):
         bounds = each.intervals(seed=report.seed)
         bars = (-0.19, each.accuracy_before, bounds.before, MUTED), (0.19, each.accuracy_after, bounds.after, BLUE)
@@ -236,20 +216,20 @@ def _draw_before_after(ax: "Axes", report: "Report") -> None:
             label = ("before" if side < 0 else "after") if index == 0 else None
             error = [[100 * max(value - low, 0)], [100 * max(high - value, 0)]]
             ax.bar(index + side, 100 * value, 0.36, color=color, label=label, yerr=error, capsize=3, ecolor=INK)
-            _write(ax, index + side, 100 * high, f"{100 * value:.1f}", shift=(0, 3), va="bottom")
+            write(ax, index + side, 100 * high, f"{100 * value:.1f}", shift=(0, 3), va="bottom")
         top = 100 * max(bounds.before[1], bounds.after[1])
-        _write(ax, index, top, f"+{each.fixed} fixed\n−{each.broken} broken", shift=(0, 16), va="bottom", fontsize=8.5)
+        write(ax, index, top, f"+{each.fixed} fixed\n−{each.broken} broken", shift=(0, 16), va="bottom", fontsize=8.5)
     names = [f"{clean(each.population, 16)}\nn = {each.n}" for each in report.scores]
     ax.set_xticks(range(len(names)), names, parse_math=False)
     ax.set_xlim(-0.6, len(report.scores) - 0.4)
-    ax.set_ylim(0, 150)  # room for the words above a bar of 100 %
+    ax.set_ylim(0, 100 / (1 - min(0.95 / inches(ax)[1], 0.5)))  # an inch for the words above a bar of 100 %
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel("% right", fontsize=9)
     ax.legend(frameon=False, fontsize=9, ncols=2, loc="upper left", borderaxespad=0)
 
 
 def _draw_curve(ax: "Axes", history: tuple[dict, ...], key: str) -> None:
-    _title(ax, {"loss": "Training loss", "objective": "Selection objective"}[key])
+    title(ax, {"loss": "Training loss", "objective": "Selection objective"}[key])
     offset = 0
     colors = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
     for index, (stage, rows) in enumerate(groupby(history, key=lambda row: row["stage"])):
@@ -264,8 +244,8 @@ def _draw_curve(ax: "Axes", history: tuple[dict, ...], key: str) -> None:
     ax.legend(frameon=False, fontsize=9)
 
 
-def _draw_alpha(figure: "Figure", ax: "Axes", alpha: list[list[float]]) -> None:
-    _title(ax, "Operation weights at the end of the search")
+def _draw_alpha(figure: "Figure", ax: "Axes", alpha: list[list[float]], blocks: list[str], edges: list[int]) -> None:
+    title(ax, "Operation weights at the end of the search")
     weights = [[math.exp(value - max(row)) for value in row] for row in alpha]
     weights = [[value / sum(row) for value in row] for row in weights]
     image = ax.imshow(weights, aspect="auto", cmap="cividis", vmin=0, vmax=1)
@@ -273,10 +253,11 @@ def _draw_alpha(figure: "Figure", ax: "Axes", alpha: list[list[float]]) -> None:
         ax.set_xticks(range(len(OPERATIONS)), OPERATIONS, rotation=30, ha="right", rotation_mode="anchor")
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_ylabel("edge", fontsize=9)
+    if len(edges) > 1 and len(edges) == len(blocks):  # the edges of several blocks, one after the other
+        ends = list(accumulate(edges))
+        middles = [end - count / 2 - 0.5 for end, count in zip(ends, edges, strict=True)]
+        ax.set_yticks(middles, [tail(name, 16) for name in blocks], rotation=90, va="center", parse_math=False)
+        ax.set_ylabel("edges of", fontsize=9)
+        for end in ends[:-1]:
+            ax.axhline(end - 0.5, color="white", linewidth=2)
     figure.colorbar(image, ax=ax, label="softmax(α)")
-
-
-def _tail(name: str, limit: int = 30) -> str:
-    """The end of a long module path: its beginning is what all of them share."""
-    name = clean(name, 200)
-    return name if len(name) <= limit else "…" + name[1 - limit :]

@@ -58,7 +58,7 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
             cannot be measured, and the report says so.
         holdout: examples to measure on, never used otherwise: one dataset, or a dict of named populations. Without it a part of the
             failures and of `retain` is set aside.
-        method: a name from `methods.METHODS` or an object; `options` are the named method's fields (block=, score=, steps=, …).
+        method: a name from `methods.METHODS` or an object; `options` are the named method's fields (block=, blocks=, steps=, …).
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
         data: how the data are read and split.
@@ -142,7 +142,7 @@ def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed:
     with _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, None, data, runtime)
-        return replace(chosen.target, block=None).choose(model, prepared, chosen.training, runtime)[2]
+        return replace(chosen.target, block=None, blocks=1).choose(model, prepared, chosen.training, runtime)[2]
 
 
 def _labelled(given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]) -> dict[str, Method]:
@@ -158,10 +158,12 @@ def _labelled(given: Mapping[str, Method] | Sequence[str | Method], options: dic
 
 
 def _label(method: Method) -> str:
-    """"finetune network", "archrepair layer1", …: the name, and what tells it from its siblings."""
-    block = method.target.block if isinstance(method, methods.ArchRepair | methods.FineTune) else None
-    level = method.level if isinstance(method, methods.FineTune) else None
-    return " ".join(filter(None, [method.name, block or level]))
+    """"finetune network", "archrepair layer1+layer2", "finetune 2 layers", …: the name, and what tells it from its siblings."""
+    if not isinstance(method, methods.ArchRepair | methods.FineTune):
+        return method.name
+    target, level = method.target, method.level if isinstance(method, methods.FineTune) else None
+    count = f"{target.blocks} {'layer' if level == 'layer' else 'block'}s" if target.blocks > 1 else level
+    return " ".join(filter(None, [method.name, "+".join(target.chosen) or count]))
 
 
 def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options: DataOptions | None, runtime: Runtime) -> RepairData:
@@ -210,9 +212,9 @@ def _run(name: str, model: nn.Module, data: RepairData, before: _Measured, metho
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
         method=method.name, options=methods.options_of(method), model=name, scores=scores,
-        block=outcome.block.name if outcome.block else None, blocks=tuple(_plain_block(b) for b in outcome.blocks),
+        repaired_blocks=tuple(b.name for b in outcome.repaired), blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
-        genotype=outcome.genotype.to_dict() if outcome.genotype else None, history=tuple(outcome.history),
+        genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()}, history=tuple(outcome.history),
         cost={"before": before.cost, "after": after.cost},
         stages=tuple({"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory} for s in runtime.stages),
         seed=runtime.seed, versions=versions(), provenance=data.provenance, notes=tuple(notes))

@@ -5,11 +5,9 @@
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +17,7 @@ from torch import Tensor
 
 from timm_repair import card
 from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
-
-VERSION = 1  # of the JSON form
+from timm_repair.saved import VERSION, check_version, plain, upgraded
 
 
 class Intervals(NamedTuple):
@@ -147,10 +144,10 @@ class Report:
         method: name of the repair method; `options` are its settings.
         model: the original, as the user named it.
         scores: held-out populations before and after.
-        block: the repaired block; None if the method repairs none in particular.
+        repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the method repairs none in particular.
         blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was localized.
-        genotype: the architecture found, `Genotype.to_dict()`; None if the method changes weights only.
-        history: one dict per training step: stage, step, loss, lr, perhaps objective and alpha.
+        genotypes: name of a repaired block to the architecture found, `Genotype.to_dict()`; empty if the method changes weights only.
+        history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how many edges each block has in it.
         cost: {"before": {"parameters", "flops", "latency_ms"}, "after": {...}}.
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
         provenance: where each role's examples came from.
@@ -161,10 +158,10 @@ class Report:
     model: str
     scores: tuple[Scores, ...]
     options: dict = dataclasses.field(default_factory=dict)
-    block: str | None = None
+    repaired_blocks: tuple[str, ...] = ()
     blocks: tuple[dict, ...] = ()
     localization: dict | None = None
-    genotype: dict | None = None
+    genotypes: dict = dataclasses.field(default_factory=dict)
     history: tuple[dict, ...] = ()
     cost: dict = dataclasses.field(default_factory=dict)
     stages: tuple[dict, ...] = ()
@@ -180,8 +177,18 @@ class Report:
             raise DataError(f"a report needs one Scores per population, each under its own name; got {names}")
         for field in dataclasses.fields(self):
             if field.name != "scores":
-                value = _plain(getattr(self, field.name))
+                value = plain(getattr(self, field.name))
                 object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+
+    @property
+    def block(self) -> str | None:
+        """The repaired block, of several the most suspicious; None if the method repairs none in particular."""
+        return self.repaired_blocks[0] if self.repaired_blocks else None
+
+    @property
+    def genotype(self) -> dict | None:
+        """The architecture found for `block`; None if the method changes weights only."""
+        return self.genotypes.get(self.block)
 
     @property
     def seconds(self) -> float:
@@ -198,17 +205,18 @@ class Report:
     def to_dict(self) -> dict:
         """Plain JSON, answers per example included."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"version": VERSION, **_plain(fields | {"scores": [each.to_dict() for each in self.scores]})}
+        return {"version": VERSION, **plain(fields | {"scores": [each.to_dict() for each in self.scores]})}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Report":
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; reads version 1 too.
 
         Raises:
             ConfigError: fields are missing or unknown, or a newer version wrote them.
         """
+        data = upgraded(data)
         known = {field.name for field in dataclasses.fields(cls)}
-        _check_version(data, known | {"version"}, "report")
+        check_version(data, known | {"version"}, "report")
         try:
             scores = tuple(Scores.from_dict(each) for each in data["scores"])
         except (KeyError, TypeError, ValueError) as error:
@@ -259,33 +267,5 @@ class Comparison:
     @classmethod
     def from_dict(cls, data: Mapping) -> "Comparison":
         """Inverse of `to_dict`; ConfigError as `Report.from_dict`."""
-        _check_version(data, {"version", "rows"}, "comparison")
+        check_version(data, {"version", "rows"}, "comparison")
         return cls({label: Report.from_dict(report) for label, report in data["rows"].items()})
-
-
-def _check_version(data: Mapping, known: set[str], what: str) -> None:
-    if not isinstance(data, Mapping) or not isinstance(data.get("version"), int):
-        raise ConfigError(f"this is no saved {what}: it has no version number; give what to_dict() returned")
-    if data["version"] > VERSION:
-        raise ConfigError(f"this {what} has version {data['version']}, newer than {VERSION}; update timm_repair")
-    if set(data) != known:
-        lacking, unknown = sorted(known - set(data)), sorted(set(data) - known)
-        raise ConfigError(f"this {what} lacks {lacking} or has unknown {unknown}; save it again")
-
-
-def _plain(value):
-    """A copy of `value` as plain JSON."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None  # JSON has no NaN
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence):
-        return [_plain(each) for each in value]
-    named = value if hasattr(value, "__qualname__") else type(value)  # a scorer or strategy of the user's own
-    return f"{named.__module__}.{named.__qualname__}"

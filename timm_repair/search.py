@@ -1,8 +1,10 @@
 """Search: the alternation of Eq. 9 (weights, on one part of the repair data) and Eq. 10 (architecture, on the other part).
 
 First order, any strategy. While the gates are shut α has no gradient, so the strategy's warm-up trains weights and gates alone. An
-architecture step counts as a step.
+architecture step counts as a step. Several blocks are searched at once: a step moves the weights, or the architectures, of all.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -28,41 +30,50 @@ ARCHITECTURE_SHARE = 0.2  # of the repair data
 ALPHA_REACH = 2.0  # how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on CIFAR-10
 
 
-def search(model: nn.Module, relaxed: RelaxedBlock, data: RepairData, options: Training, runtime: Runtime, *, steps: int
+def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, options: Training, runtime: Runtime, *, steps: int
            ) -> tuple[list[Row], int]:
-    """Train `relaxed`, which is in place in `model`, for `steps` steps; nothing else in the model changes.
+    """Train the blocks in `relaxed`, which are in place in `model`, for `steps` steps in all; nothing else in the model changes.
+
+    Args:
+        relaxed: blocks of one strategy.
 
     Returns:
-        The history, its last row with α, and how many of the steps trained weights.
+        The history, and how many of the steps trained weights. The history's last row has α, the edges of one block after those of
+        the other, and under "edges" how many each block has.
     """
     parts = _parts(data, runtime)
     for_weights, for_architecture = (
         Batches(failing, retained, data, options, runtime, f"search {purpose}")
         for (failing, retained), purpose in zip(parts, ("weights", "architecture"), strict=True))
-    strategy, architecture = relaxed.strategy, relaxed.architecture_parameters()
+    strategy, architecture = relaxed[0].strategy, [p for each in relaxed for p in each.architecture_parameters()]
     warm = round(strategy.warmup * steps)
     turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
     rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
     # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
     adam = runtime.accelerator.prepare_optimizer(torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999)))
     arch_steps = sum(turns)
-    descent = Descent(relaxed.weight_parameters(), options, runtime, fresh=added_parameters(relaxed.cell), total=options.steps - arch_steps)
+    fresh = [p for each in relaxed for p in added_parameters(each.cell)]
+    trained = (p for each in relaxed for p in each.weight_parameters())
+    descent = Descent(trained, options, runtime, fresh=fresh, total=options.steps - arch_steps)
 
-    anchor, weights = anchor_strength(options, data), dict(relaxed.cell.named_parameters())
+    anchor, weights = anchor_strength(options, data), dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
     origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
 
     def step(i: int) -> Row:
-        relaxed.progress = i / max(steps - 1, 1)
+        for each in relaxed:
+            each.progress = i / max(steps - 1, 1)
         loss = (for_architecture if turns[i] else for_weights).loss(model)
         if not turns[i]:
             return descent.step(loss + anchor_penalty(weights, origin, anchor))
         gradient_step(adam, architecture, loss, runtime)
         return {"loss": loss.item(), "lr": rate, "architecture": True}
 
-    with only_trainable(model, names_in(model, relaxed)), training_mode(model, relaxed, batch_norm=options.batch_norm):
+    part = nn.ModuleList(relaxed)
+    with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
         history = fit(step, steps=steps, stage="search", runtime=runtime)
     if history:
-        history[-1]["alpha"] = [[round(a, 5) for a in row] for row in relaxed.alpha.tolist()]
+        history[-1]["alpha"] = [[round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()]
+        history[-1]["edges"] = [len(each.alpha) for each in relaxed]
     return history, descent.done
 
 

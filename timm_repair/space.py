@@ -8,6 +8,7 @@ The operations work on a contiguous slice of 1/partial of the channels (PC-DARTS
 take the anchor X_{j-1} alone.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
@@ -121,9 +122,9 @@ def _edge(plan: Any, nodes: int) -> Edge:
 # ---- the operations of Table 3: (input channels, output channels, stride) -> module; all keep H, W up to the stride
 
 
-def _identity_conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+def _identity_conv(c_in: int, c_out: int) -> nn.Conv2d:
     """Table 3's "Identity CNN layer": a 1x1 convolution that starts as the identity on the channels both sides have."""
-    conv = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+    conv = nn.Conv2d(c_in, c_out, 1, bias=False)
     nn.init.dirac_(conv.weight)
     return conv
 
@@ -134,7 +135,11 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _skip(c_in: int, c_out: int, stride: int) -> nn.Module:
-    return nn.Identity() if c_in == c_out and stride == 1 else nn.Sequential(_identity_conv(c_in, c_out, stride), _norm(c_out))
+    if c_in == c_out and stride == 1:
+        return nn.Identity()
+    layers = OrderedDict({"0": _identity_conv(c_in, c_out), "1": _norm(c_out)})
+    # not the convolution's own stride: its weight gradient (oneDNN 3.13, AVX2) writes beyond the end of fewer than 8 channels
+    return nn.Sequential(OrderedDict({"every": nn.AvgPool2d(1, stride)}) | layers if stride > 1 else layers)
 
 
 def _avg_pool(c_in: int, c_out: int, stride: int) -> nn.Module:

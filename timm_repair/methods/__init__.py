@@ -73,6 +73,8 @@ def options_of(method: Method) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if is_dataclass(value):
             return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        if isinstance(value, tuple | list):
+            return [plain(each) for each in value]
         # a repr may hold an address, and would differ from run to run
         return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", type(value).__qualname__)
 

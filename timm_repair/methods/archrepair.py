@@ -1,5 +1,9 @@
-"""ArchRepair (paper §3): find the vulnerable block, search its architecture and weights together, discretize, fine-tune."""
+"""ArchRepair (paper §3): find the vulnerable block, search its architecture and weights together, discretize, fine-tune.
 
+Several blocks are repaired in one go: relaxed at once, searched in one schedule, fine-tuned together, for the steps of one.
+"""
+
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -14,10 +18,11 @@ from timm_repair.methods.outcome import Outcome
 from timm_repair.methods.selecting import Target
 from timm_repair.methods.tuning import recalibrate, tune
 from timm_repair.options import check_types
+from timm_repair.partition import Block
 from timm_repair.relax import CANDIDATES, RelaxedBlock, discretize, inherit, plan, relax
 from timm_repair.runtime import Runtime
 from timm_repair.search import search
-from timm_repair.space import LEVELS, Cell, Edge, Genotype, build
+from timm_repair.space import LEVELS, Cell, Edge, Genotype, added_parameters, build
 from timm_repair.strategies import Strategy
 from timm_repair.surgery import extract, restore, swap
 from timm_repair.training import Training, objective
@@ -27,16 +32,16 @@ GENOTYPES = ("search", "random", "raw")
 
 @dataclass(frozen=True, kw_only=True)
 class ArchRepair:
-    """Repair the architecture and the weights of one block.
+    """Repair the architecture and the weights of one block, or of several together.
 
     Args:
-        target: which block, see `Target`.
+        target: which blocks, see `Target`.
         level: what an operation layer is, "unit" or "layer", see `relax.plan`.
         strategy: how the search goes, a name from `strategies.STRATEGIES` or an object.
         genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw" keeps the raw architecture.
         max_span: an edge leads over at most this many layers.
-        search_share: share of the steps spent on the search; the rest fine-tunes the discrete block.
-        recalibration: batches that renew the block's batch-norm statistics after discretization.
+        search_share: share of the steps spent on the search; the rest fine-tunes the discrete blocks.
+        recalibration: batches that renew the blocks' batch-norm statistics after discretization.
     """
 
     target: Target = field(default_factory=Target)
@@ -64,61 +69,118 @@ class ArchRepair:
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         training, strategy = self.training, strategies.get(self.strategy)
         with runtime.stage("localize"):
-            found, block, localization = self.target.choose(model, data, training, runtime)
-        raw = extract(model, block)
-        original = deepcopy(raw)
-        skeleton = plan(raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span)
-        swap(model, block, raw)
-        holder = model.get_submodule(block.paths[0])
+            found, chosen, localization = self.target.choose(model, data, training, runtime)
+        sites = [self._open(model, block, strategy) for block in chosen]
 
         history, trained, notes = [], 0, ()
         if self.genotype == "search":
-            relaxed = relax(raw, skeleton, strategy, runtime.generator("architecture"))
-            holder[0] = relaxed.to(runtime.device)
+            generator = runtime.generator("architecture")
+            relaxed = [relax(site.present, site.skeleton, strategy, generator).to(runtime.device) for site in sites]
+            _place(sites, relaxed)
             with runtime.stage("search"):
                 steps = round(self.search_share * training.steps)
                 history, trained = search(model, relaxed, data, training, runtime, steps=steps)
-                notes = _install_best(model, holder, relaxed, data, training, runtime, self.recalibration)
-            arch_steps = len(history) - trained
+                notes = _install_best(model, sites, relaxed, data, training, runtime, self.recalibration)
         else:
-            arch_steps = 0
-            genotype = replace(skeleton, edges=()) if self.genotype == "raw" else random_genotype(skeleton, runtime)
-            holder[0] = build(genotype, raw).to(runtime.device)
+            for index, site in enumerate(sites):
+                raw = replace(site.skeleton, edges=())
+                genotype = raw if self.genotype == "raw" else random_genotype(site.skeleton, runtime, index)
+                site.present = build(genotype, site.present).to(runtime.device)
 
-        cell: Cell = holder[0]
+        cells = nn.ModuleList(site.present for site in sites)
+        fresh = [p for cell in cells for p in added_parameters(cell)]
         with runtime.stage("finetune"):
-            rows, more = tune(model, cell, data, training, runtime, first=trained, total=training.steps - arch_steps,
-                              original=_original_state(cell, original))
-        if not cell.genotype.edges:  # nothing was added: give back the plain block
-            restore(model, block, cell.unwrapped())
-        return Outcome(model, found, block, localization, cell.genotype, history + rows, notes + more)
+            rows, more = tune(model, cells, data, training, runtime, first=trained, total=training.steps - (len(history) - trained),
+                              original=_original_state(sites), fresh=fresh)
+        for site, cell in zip(sites, cells, strict=True):
+            if not cell.genotype.edges:  # nothing was added: give back the plain block
+                restore(model, site.block, cell.unwrapped())
+        genotypes = {site.block.name: cell.genotype for site, cell in zip(sites, cells, strict=True)}
+        return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
+
+    def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
+        raw = extract(model, block)
+        skeleton = plan(raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span)
+        original = deepcopy(raw)
+        swap(model, block, raw)
+        return _Site(block, skeleton, original, model.get_submodule(block.paths[0]))
 
 
-def random_genotype(skeleton: Genotype, runtime: Runtime) -> Genotype:
-    """The control: every edge's operation drawn uniformly from the six."""
-    drawn = torch.randint(len(CANDIDATES), (len(skeleton.edges),), generator=runtime.generator("random genotype")).tolist()
+@dataclass
+class _Site:
+    """A block under repair.
+
+    Args:
+        skeleton: the edges there may be.
+        original: a copy of the block as it came.
+        holder: where it stands in the model; its one module is the block's present form.
+    """
+
+    block: Block
+    skeleton: Genotype
+    original: nn.Module
+    holder: nn.Sequential
+
+    @property
+    def present(self) -> nn.Module:
+        return self.holder[0]
+
+    @present.setter
+    def present(self, module: nn.Module) -> None:
+        self.holder[0] = module
+
+
+def _place(sites: Sequence[_Site], modules: Iterable[nn.Module]) -> None:
+    for site, module in zip(sites, modules, strict=True):
+        site.present = module
+
+
+def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Genotype:
+    """The control: every edge's operation drawn uniformly from the six.
+
+    Args:
+        index: number of the block among those repaired together, each of which draws its own.
+    """
+    generator = runtime.generator(f"random genotype {index}" if index else "random genotype")
+    drawn = torch.randint(len(CANDIDATES), (len(skeleton.edges),), generator=generator).tolist()
     edges = (Edge(e.source, e.target, CANDIDATES[o]) for e, o in zip(skeleton.edges, drawn, strict=True) if CANDIDATES[o] != "none")
     return replace(skeleton, edges=tuple(edges))
 
 
-def _install_best(model: nn.Module, holder: nn.Sequential, relaxed: RelaxedBlock, data: RepairData, training: Training,
+def _install_best(model: nn.Module, sites: Sequence[_Site], relaxed: Sequence[RelaxedBlock], data: RepairData, training: Training,
                   runtime: Runtime, batches: int) -> tuple[str, ...]:
-    """Put the discretized block in place, or the raw one with its searched weights if the selection split prefers that."""
-    genotype, values, weights = discretize(relaxed), {}, relaxed.final_weights()
-    for candidate in dict.fromkeys((genotype, replace(genotype, edges=()))):
-        cell = build(candidate, relaxed.cell.unwrapped()).to(runtime.device)
-        inherit(cell, relaxed, weights)
-        holder[0] = cell
-        recalibrate(model, cell, data, training, runtime, batches=batches)
-        values[cell] = objective(model, data, runtime)
-    holder[0] = max(values, key=lambda cell: (values[cell], -len(cell.genotype.edges)))
-    if holder[0].genotype.edges:
-        return ()
-    return ("the search kept the raw architecture: no edge was better on the selection split",)
+    """Put the discretized blocks in place; block by block, the raw one with its searched weights if the selection split prefers that."""
+    weights = [each.final_weights() for each in relaxed]
+
+    def measured(genotypes: Sequence[Genotype]) -> tuple[float, list[Cell]]:
+        cells = [build(genotype, each.cell.unwrapped()).to(runtime.device) for genotype, each in zip(genotypes, relaxed, strict=True)]
+        for cell, each, final in zip(cells, relaxed, weights, strict=True):
+            inherit(cell, each, final)
+        _place(sites, cells)
+        recalibrate(model, nn.ModuleList(cells), data, training, runtime, batches=batches)
+        return objective(model, data, runtime), cells
+
+    genotypes = [discretize(each) for each in relaxed]
+    best, cells = measured(genotypes)
+    for index, genotype in enumerate(genotypes):
+        if genotype.edges:
+            candidate = [*genotypes[:index], replace(genotype, edges=()), *genotypes[index + 1 :]]
+            value, others = measured(candidate)
+            if value >= best:
+                best, cells, genotypes = value, others, candidate
+    _place(sites, cells)
+    kept = [site.block.name for site, genotype in zip(sites, genotypes, strict=True) if not genotype.edges]
+    return tuple(f"the search kept the raw architecture of {name}: no edge was better on the selection split" for name in kept)
 
 
-def _original_state(cell: Cell, original: nn.Module) -> dict[str, Tensor]:
-    """The state of `cell` that computes the original function: the raw weights and zero gains; operations as they are."""
-    reference = build(cell.genotype, deepcopy(original)).to(next(cell.parameters()).device).state_dict()
-    own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
-    return {k: v.detach().clone() if k.startswith(own) else reference[k] for k, v in cell.state_dict().items()}
+def _original_state(sites: Sequence[_Site]) -> dict[str, Tensor]:
+    """The state of the sites' cells, as one list of modules, that computes the original function: the raw weights and zero gains;
+    operations as they are."""
+    state = {}
+    for index, site in enumerate(sites):
+        cell = site.present
+        reference = build(cell.genotype, deepcopy(site.original)).to(next(cell.parameters()).device).state_dict()
+        own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
+        present = cell.state_dict().items()
+        state |= {f"{index}.{k}": v.detach().clone() if k.startswith(own) else reference[k] for k, v in present}
+    return state

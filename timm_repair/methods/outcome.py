@@ -16,22 +16,23 @@ class Outcome:
 
     Args:
         model: the model that was handed in, repaired in place.
-        block: the block that was repaired; None for a repair of the whole network.
-        genotype: its architecture, without edges where the raw one was kept; None for a method that does not look for one.
+        blocks: every block that was found.
+        repaired: those that were repaired, the most suspicious first; empty for a repair of the whole network.
+        genotypes: name of a repaired block to its architecture, without edges where the raw one was kept; empty for a method that does
+            not look for one.
         notes: what the user should know, in sentences.
     """
 
     model: nn.Module
     blocks: tuple[Block, ...] = ()
-    block: Block | None = None
+    repaired: tuple[Block, ...] = ()
     localization: Localization | None = None
-    genotype: Genotype | None = None
+    genotypes: dict[str, Genotype] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
     @property
     def edits(self) -> list[dict]:
         """The changes of architecture as plain JSON, for `hub.apply_edits`; empty for a repair of weights alone."""
-        if self.genotype is None or not self.genotype.edges:
-            return []
-        return [{"paths": list(self.block.paths), "genotype": self.genotype.to_dict()}]
+        changed = [block for block in self.repaired if block.name in self.genotypes and self.genotypes[block.name].edges]
+        return [{"paths": list(block.paths), "genotype": self.genotypes[block.name].to_dict()} for block in changed]

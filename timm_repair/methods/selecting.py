@@ -1,73 +1,89 @@
-"""Which block a method repairs: the one named by the user, or the one that localization finds most suspicious (paper §3.2)."""
+"""Which blocks a method repairs: those named by the user, or those that localization finds most suspicious (paper §3.2)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
+from timm_repair import partition
 from timm_repair.data import RepairData
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.localization import DEFAULT_SCORER, Localization, Scorer, localize
-from timm_repair.methods.tuning import tune
 from timm_repair.options import check_types
-from timm_repair.partition import GRANULARITIES, Block, blocks
+from timm_repair.partition import GRANULARITIES, Block
 from timm_repair.runtime import Runtime
-from timm_repair.training import Training, objective
+from timm_repair.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """How the block is chosen; the same fields serve every method that repairs one.
+    """How the blocks are chosen; the same fields serve every method that repairs some.
 
     Args:
-        block: its name; None lets `score` choose it.
+        block: the block's name, or the names of several, which are repaired together; None lets `score` choose.
+        blocks: how many `score` chooses, the most suspicious first; they are repaired together, within the same budget as one.
         granularity: what a block is, see `partition.blocks`.
         names: exactly these blocks instead, cut by hand, see `partition.blocks`.
         score: see `localization.localize`, as for the next two; "spectrum_gradient" is the paper's.
         top: how many neurons count as vulnerable.
         threshold: the score above which a neuron is vulnerable, instead of `top`.
-        probe_share: the scorer "probe" spends this share of the training steps on each block, on top of the budget.
     """
 
-    block: str | None = None
+    block: str | tuple[str, ...] | None = None
+    blocks: int = 1
     granularity: str = "stage"
     names: tuple[str, ...] | None = None
     score: str | Scorer = DEFAULT_SCORER
     top: int = 50
     threshold: float | None = None
-    probe_share: float = 0.05
 
     def __post_init__(self):
         check_types(self)
+        for name in ("block", "names"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        chosen = self.chosen
+        if len(set(chosen)) < len(chosen) or self.block == () or not all(isinstance(name, str) for name in chosen):
+            raise OptionError(f"block={self.block!r} must be a name, or several different names")
+        if self.blocks < 1:
+            raise OptionError(f"blocks must be at least 1, got {self.blocks}")
+        if self.blocks > 1 and self.block is not None:
+            raise OptionError("give either block=, the names, or blocks=, how many the score chooses, not both")
         if self.granularity not in GRANULARITIES:
             raise OptionError(f"unknown granularity {self.granularity!r}{did_you_mean(self.granularity, GRANULARITIES)}")
-        if not 0 < self.probe_share <= 1 or self.top < 1:
-            raise OptionError("probe_share is a share above 0 and up to 1, and top at least 1")
+        if self.top < 1:
+            raise OptionError(f"top must be at least 1, got {self.top}")
+
+    @property
+    def chosen(self) -> tuple:
+        """The names in `block`; empty where the score chooses."""
+        return self.block if isinstance(self.block, tuple) else () if self.block is None else (self.block,)
 
     def choose(self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
-               ) -> tuple[tuple[Block, ...], Block, Localization | None]:
-        """All blocks, the one to repair, and the localization where one was needed.
+               ) -> tuple[tuple[Block, ...], tuple[Block, ...], Localization | None]:
+        """All blocks, those to repair (the most suspicious first), and the localization where one was needed.
 
         Raises:
-            PartitionError: `block` does not exist, or cannot be repaired (the message says why).
+            PartitionError: a name in `block` does not exist, or cannot be repaired (the message says why).
+            OptionError: there are fewer repairable blocks than `blocks`.
         """
-        found = blocks(model, granularity=self.granularity, names=self.names, input_size=data.preprocessing.input_size)
+        found = partition.blocks(model, granularity=self.granularity, names=self.names, input_size=data.preprocessing.input_size)
         by_name = {b.name: b for b in found}
-        if self.block is None:
-            def trial(copy: nn.Module, block: Block, data: RepairData, runtime: Runtime) -> float:
-                few = replace(training, steps=max(round(self.probe_share * training.steps), 1), evaluations=1)
-                tune(copy, part_of(copy, block), data, few, runtime, stage=f"probe {block.name}")
-                return objective(copy, data, runtime)
+        for name in self.chosen:
+            if name not in by_name:
+                raise PartitionError(f"the model has no block {name!r}{did_you_mean(name, by_name)}")
+            if by_name[name].reason:
+                raise PartitionError(f"block {name!r} cannot be repaired: {by_name[name].reason}")
+        if self.chosen:
+            return found, tuple(by_name[name] for name in self.chosen), None
+        available = sum(b.repairable for b in found)
+        if self.blocks > available:
+            raise OptionError(f"blocks={self.blocks}, but the model has {available} that can be repaired: give at most {available}")
 
-            localization = localize(
-                model, found, data, score=self.score, top=self.top, threshold=self.threshold, trial=trial, runtime=runtime)
-            return found, by_name[localization.worst], localization
-        if self.block not in by_name:
-            raise PartitionError(f"the model has no block {self.block!r}{did_you_mean(self.block, by_name)}")
-        if by_name[self.block].reason:
-            raise PartitionError(f"block {self.block!r} cannot be repaired: {by_name[self.block].reason}")
-        return found, by_name[self.block], None
+        localization = localize(
+            model, found, data, score=self.score, top=self.top, threshold=self.threshold, training=training, runtime=runtime)
+        return found, tuple(by_name[name] for name in localization.ranking[: self.blocks]), localization
 
 
-def part_of(model: nn.Module, block: Block) -> nn.Module:
-    """The modules a block spans, as one module for their parameters, state and mode (not to be called)."""
-    return nn.ModuleList(model.get_submodule(path) for path in block.paths)
+def part_of(model: nn.Module, *blocks: Block) -> nn.Module:
+    """The modules that `blocks` span, as one module for their parameters, state and mode (not to be called)."""
+    return nn.ModuleList(model.get_submodule(path) for block in blocks for path in block.paths)

@@ -1,11 +1,12 @@
 """What the methods share: tuning the weights of one part of a model, renewing batch-norm statistics, choosing how far to go."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
-from timm_repair.space import Cell, added_parameters
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
     Batches,
@@ -24,7 +25,8 @@ INTERPOLATIONS = (0.25, 0.5, 0.75)
 
 
 def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime, *, stage: str = "finetune",
-         first: int = 0, total: int | None = None, original: dict[str, Tensor] | None = None) -> tuple[list[Row], tuple[str, ...]]:
+         first: int = 0, total: int | None = None, original: dict[str, Tensor] | None = None, fresh: Iterable[nn.Parameter] = ()
+         ) -> tuple[list[Row], tuple[str, ...]]:
     """Train the weights of `part`, a submodule of `model` (or all of it), on all failing and retained examples.
 
     What remains is the best state by the selection split: of those met on the way, the start included, and of those between the
@@ -33,6 +35,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     Args:
         first, total: this is steps `first` … `total` of one schedule.
         original: state dict of `part` that computes the original function; None means its present one.
+        fresh: those of its parameters that start from nothing, see `Descent`.
 
     Returns:
         The history, and notes for the user.
@@ -42,7 +45,6 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     batches = Batches(data.failing, data.retained, data, options, runtime, stage)
     anchor = anchor_strength(options, data)
     parameters = dict(part.named_parameters())
-    fresh = added_parameters(part) if isinstance(part, Cell) else ()
     descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:

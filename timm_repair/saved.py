@@ -1,0 +1,50 @@
+"""Reports as JSON: plain values on the way out; on the way in the version is checked, and what an older one wrote is read."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+import numpy as np
+from torch import Tensor
+
+from timm_repair.errors import ConfigError
+
+VERSION = 2  # of the form; 1 knew one repaired block at most
+
+
+def upgraded(data: Mapping) -> Mapping:
+    """A report of version 1, with one block and its genotype, as one of today; any other as it is."""
+    if not isinstance(data, Mapping) or data.get("version") != 1 or not {"block", "genotype"} <= data.keys():
+        return data
+    block, genotype = data["block"], data["genotype"]
+    rest = {name: value for name, value in data.items() if name not in ("block", "genotype")}
+    return rest | {"repaired_blocks": [block] if block else [], "genotypes": {block: genotype} if block and genotype else {}}
+
+
+def check_version(data: Mapping, known: set[str], what: str) -> None:
+    """Raise ConfigError unless `data` has exactly the fields `known`, and a version that this package reads."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("version"), int):
+        raise ConfigError(f"this is no saved {what}: it has no version number; give what to_dict() returned")
+    if data["version"] > VERSION:
+        raise ConfigError(f"this {what} has version {data['version']}, newer than {VERSION}; update timm_repair")
+    if set(data) != known:
+        lacking, unknown = sorted(known - set(data)), sorted(set(data) - known)
+        raise ConfigError(f"this {what} lacks {lacking} or has unknown {unknown}; save it again")
+
+
+def plain(value):
+    """A copy of `value` as plain JSON."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no NaN
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(each) for each in value]
+    named = value if hasattr(value, "__qualname__") else type(value)  # a scorer or strategy of the user's own
+    return f"{named.__module__}.{named.__qualname__}"
