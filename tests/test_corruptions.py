@@ -148,7 +148,7 @@ def test_equals_the_reference_given_its_random_numbers(photos, kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_contract(photos, kind, name):
-    images = photos[kind][:, :48, :40]  # neither square nor of the size that the parameters are for
+    images = photos[kind][:, :30, :14]  # neither square nor of the size that the parameters are for
     options = {"name": name, "parameters": kind}
     for severity in range(1, 6):
         found = corrupt(images, **options, severity=severity)
@@ -163,7 +163,7 @@ def test_contract(photos, kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_grey_images_stay_grey(photos, kind, name):
-    grey = photos[kind][:, :40, :48].mean(3).astype(np.uint8)[..., None]
+    grey = photos[kind][:, :15, :31].mean(3).astype(np.uint8)[..., None]
     found = corrupt(grey, name, parameters=kind)
     assert found.shape == grey.shape and (change(grey, found) > 0.02) == (name != "saturate")
     if name in STEADY:  # nothing is random in them, so a colour image without colours must give the same
@@ -405,6 +405,14 @@ def test_frost_has_the_colours_of_the_photographs(kind, scale):
         texture = 255 * filters.frost_texture(which, scale)
         brightness = filters.grey(texture[None])
         assert np.abs(texture.mean((1, 2)) - colour).max() < 1 and brightness.std() == pytest.approx(std, rel=0.06)
+        assert (filters._needles(which) ** 3).mean() > 0.15  # bright needles on darker ice
+
+
+def test_spatter_overflows_as_that_of_the_reference():
+    drops = np.full((24, 24), 0.8)
+    drops[8:16, 8:16] = 1.01  # 257 of 255
+    x = apply("spatter", np.zeros((1, 3, 24, 24)), SimpleNamespace(normal=lambda *_: drops), 0.6, 0.1, 0, 0.7, 0.5, False)[0, 1]
+    assert x.max() == pytest.approx(0.5 * 238 / 255) and x[8:16, 8:16].max() < 0.02 * x.max()
 
 
 # mean |corrupted - 100| of flat grey images under the five photographs (those of imagecorruptions-imaug 1.1.5), every crop alike

@@ -167,6 +167,19 @@ def test_one_result_is_reported_and_seeded(faulty):
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_blocks_within_noise_are_tied(faulty):
+    """Vulnerable neurons as a multinomial sample: 2 of 2 more than 0 may be chance, 29 more than 4 of 50 may not."""
+    found = run(*faulty, "spectrum_gradient", top=50)
+    counts = found.suspiciousness
+    a, b = counts[found.ranking[0]], counts[found.ranking[-1]]
+    assert found.errors[found.worst] == 0.0
+    draws = torch.multinomial(torch.tensor([a, b, 50 - a - b]) / 50, 50 * 4000, replacement=True, generator=torch.Generator().manual_seed(0))
+    sampled = torch.nn.functional.one_hot(draws.view(4000, 50), 3).sum(1).double()
+    assert found.errors[found.ranking[-1]] == pytest.approx((sampled[:, 0] - sampled[:, 1]).std().item(), rel=0.05)
+    assert found.tied[0] == found.worst
+    assert all((a - counts[name] <= 2 * found.errors[name]) == (name in found.tied) for name in counts)
+
+
 def test_without_retained_examples_the_spectrum_says_that_it_is_blind(faulty):
     model, data = faulty
     found = run(model, RepairData(data.failing, None, {}, {}, data.preprocessing, 10, None, None, {}), "spectrum")

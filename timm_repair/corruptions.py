@@ -18,7 +18,7 @@ from timm_repair.errors import DataError, OptionError, did_you_mean
 from timm_repair.images import Images
 from timm_repair.preprocessing import open_image, to_mode
 from timm_repair.readers import Source
-from timm_repair.sources import _open as open_source
+from timm_repair.sources import open_source
 
 # name -> family; the four "extra" ones are for validation and in no benchmark's mean
 CORRUPTIONS = {

@@ -96,8 +96,8 @@ def _matcher(model: nn.Module, level: str) -> dict | Callable:
             return None
 
     matcher = own(coarse=level == "stage") or _FALLBACK[level]
-    if level == "unit" and isinstance(matcher, dict) and matcher == own(coarse=True):  # no finer groups were drawn
-        groups = matcher["blocks"]
+    groups = matcher.get("blocks") if isinstance(matcher, dict) else None
+    if level == "unit" and groups and matcher == own(coarse=True):  # no finer groups were drawn
         return matcher | {"blocks": [_UNITS, *([(groups, None)] if isinstance(groups, str) else groups)]}
     return matcher
 

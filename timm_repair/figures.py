@@ -50,7 +50,7 @@ def suspiciousness(report: "Report") -> "Figure":
 def architecture(report: "Report") -> "Figure":
     """The raw layers as a chain, the searched paths as labelled arcs over it; one below the other for several blocks."""
     plans = _plans(report)
-    heights = [2.2 + 0.45 * _stacked(genotype)[1] for _, genotype in plans]
+    heights = [1.8 + 0.48 * _stacked(genotype)[1] for _, genotype in plans]
     layers = max(len(genotype["nodes"]) if genotype else 1 for _, genotype in plans)
     figure = empty(min(max(6.0, 1.4 * layers), 20.0), sum(heights))
     axes = figure.subplots(len(plans), squeeze=False, height_ratios=heights)[:, 0]
@@ -157,7 +157,7 @@ def _draw_architecture(ax: "Axes", report: "Report", block: str | None, genotype
         write(ax, 0.5, 0.5, words, color=GREY)
         return
     arcs, levels = _stacked(genotype)
-    name = tail(block)
+    name = tail(block, 44)
     title(ax, f"What was built into {name}" if arcs else f"Nothing added to {name}: the raw architecture was kept")
     layers = [clean(node["layer"], 24) for node in genotype["nodes"]]
     room = inches(ax)[0] / (len(layers) + 1)  # inches for one layer
@@ -170,7 +170,8 @@ def _draw_architecture(ax: "Axes", report: "Report", block: str | None, genotype
         color = COLORS.get(operation) or OTHERS[others.index(operation) % len(OTHERS)]
         _draw_arc(ax, clean(operation, 16), start, end, level, color=color, size=size)
     ax.set_xlim(-1.4, len(layers) + 0.4)
-    ax.set_ylim(-0.6 if inside >= 6 else -1.5, max(0.75 + 0.5 * levels, 2.0))
+    bottom = -0.6 if inside >= 6 else -1.5
+    ax.set_ylim(bottom, max(0.75 + 0.5 * levels, inches(ax)[1] / 0.95 + bottom))  # no unit longer than an inch
 
 
 def _draw_chain(ax: "Axes", layers: list[str], *, size: float, inside: float) -> None:

@@ -49,7 +49,7 @@ def draw_blocks(ax: "Axes", report: "Report", *, most: int = 24, brief: bool = T
         ax.errorbar(height, place, xerr=error, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.5)
     width, height = inches(ax)
     size = max(5.0, min(9.0, 50 * height / max(len(names), 1)))
-    ax.set_yticks(range(len(names)), [tail(name, 20 if brief else 40) for name in names], fontsize=size, parse_math=False)
+    ax.set_yticks(range(len(names)), [tail(name, 30 if brief else 44) for name in names], fontsize=size, parse_math=False)
     words = {name: _words(report, name, brief) for name in names}
     for position, (tick, name) in enumerate(zip(ax.get_yticklabels(), names, strict=True)):
         repaired = name in report.repaired_blocks
@@ -83,16 +83,16 @@ def draw_layers(ax: "Axes", report: "Report") -> None:
     ax.set_ylim(1.05 * min([0.0, *heights]), 1.18 * max([*heights, 1e-12]))  # room for the names of the blocks
     unit = inches(ax)[0] / (positions[-1] + 2)  # inches from one layer to the next
     every = max(math.ceil(0.125 / unit), 1)
-    labels = [tail(layer.removeprefix(f"{layers[layer]}."), 22) for layer in values]
+    letters = [int((end - start + 1 + GAP) * unit / 0.064) for _, start, end in groups]
+    named = all(count >= min(len(block), 9) for count, (block, *_) in zip(letters, groups, strict=True))
+    labels = [tail(layer.removeprefix(f"{layers[layer]}.") if named else layer, 22) for layer in values]
     style = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 7, "parse_math": False}
     ax.set_xticks(positions[::every], labels[::every], **style)
     ax.set_xticks(positions, minor=True)
     ax.tick_params(axis="x", which="both", length=2)
-    for block, start, end in groups:
-        letters = int((end - start + 1 + GAP) * unit / 0.07)
-        if letters >= min(len(block), 9):  # else the labels below have to do
-            color = RED if block in report.repaired_blocks else INK
-            write(ax, (start + end) / 2, ax.get_ylim()[1], tail(block, letters), va="top", fontsize=8, color=color)
+    for count, (block, start, end) in zip(letters, groups, strict=True) if named else ():
+        color = RED if block in report.repaired_blocks else INK
+        write(ax, (start + end) / 2, ax.get_ylim()[1], tail(block, count), va="top", fontsize=8, color=color)
     ax.set_ylabel(what, fontsize=9, parse_math=False)
 
 

@@ -18,7 +18,7 @@ from timm_repair.scorers import SCORERS, BlockScorer, NeuronScorer, require_scor
 from timm_repair.sweep import Evidence, find_taps, gather
 from timm_repair.training import Training
 
-DEFAULT_SCORER = "rgn"
+DEFAULT_SCORER = "spectrum_gradient"
 
 SHOWN_NEURONS = 20  # in `Localization.details["top_neurons"]`
 
@@ -244,9 +244,16 @@ def _summarize(
         {block.name: _of_block(of_block, block.name, counts, neurons, per_layer, layers) for block in blocks},
         neurons=per_layer,
         layers=layers,
+        errors=_count_errors({block.name: counts[block.name] for block in blocks}) if of_block == "count" else {},
         threshold=epsilon,
         details=details,
     )
+
+
+def _count_errors(counts: dict[str, int]) -> dict[str, float]:
+    """Standard error of each count's distance from the largest, if the vulnerable neurons are taken for a multinomial sample."""
+    total, most = sum(counts.values()), max(counts.values())
+    return {name: max(most + count - (most - count) ** 2 / max(total, 1), 0.0) ** 0.5 if count < most else 0.0 for name, count in counts.items()}
 
 
 def _of_block(kind: str, block: str, counts: Counter, neurons: Counter, per_layer: dict[str, Tensor], layers: dict[str, str]) -> float:

@@ -98,6 +98,8 @@ def from_examples(examples: Any, columns: tuple[str | None, str | None], name: s
         id(examples), examples, (image,) if image else IMAGE_NAMES, (label,) if label else LABEL_NAMES
     )
     origin = {"source": f"{type(examples).__name__} of {len(examples)}", "columns": None}
+    known = getattr(examples, "origin", None)  # of our own datasets: what they made of what
+    origin |= known if isinstance(known, dict) else {}
     names = class_names(examples, name)
     if len(examples) == 0:
         return Source(reader, [], names, None, origin)

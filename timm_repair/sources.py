@@ -70,7 +70,7 @@ def as_images(
             raise OptionError(f"{option}={value!r}; use 'stop' or 'skip'")
     if isinstance(source, Images):
         return source
-    found = _open(source, split, (image_column, label_column), name, {"revision": revision, "token": token})
+    found = open_source(source, split, (image_column, label_column), name, {"revision": revision, "token": token})
     labels, mapping = map_labels(
         found.labels, Classes.of(model), names=found.names, label_map=label_map, on_unknown=on_unknown, what=name
     )
@@ -82,7 +82,8 @@ def as_images(
     return _readable(images, on_unreadable) if check_readable else images
 
 
-def _open(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source:
+def open_source(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source:
+    """What `as_images` reads from, opened: a reader of raw images, and what is known of their labels."""
     if isinstance(source, str | Path):
         found = _from_path(source, split, columns, name, hub)
     elif isinstance(source, dict | datasets.Dataset | datasets.IterableDataset):

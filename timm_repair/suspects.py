@@ -27,7 +27,7 @@ def text(report: "Report") -> list[str]:
     if not found:
         return wrap(f"{done} (not localized)" if repaired else done)
     values, gains = found["suspiciousness"], found.get("gains") or {}
-    columns = [["", *(clean(name, 24 if gains else 34) for name in values)], ["score", *_scores(found)]]
+    columns = [["", *(tail(name, 24 if gains else 34) for name in values)], ["score", *_scores(found)]]
     columns += [["gain", *(number(gains.get(name)) for name in values)]] * bool(gains)
     rows = table(zip(*columns, strict=True))
     width, top = max(map(len, rows)), max((value for value in values.values() if value is not None), default=0)
