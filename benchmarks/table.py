@@ -223,14 +223,17 @@ def regret_table(directory: Path) -> str:
         optional = [f"{value:.2f}" if value is not None else "" for value in (row["honest"], row["rank"], row["cost"])]
         table.append([name, f"{row['mean']:.2f}", f"{row['worst']:.1f} ({short(model)}, {title(task)})", *optional,
                       *(f"{row['by_model'][m]:.2f}" for m in models)])
-    seeds = {m: span([len(case.scores) for case in cases if case.model == m]) for m in models}
+    seeds = {}
+    for m in models:
+        counts = zip(*((len(case.held), len(case.scores)) for case in cases if case.model == m), strict=True)
+        seeds[m] = [span(list(each)) for each in counts]
     tasks = {m: sum(case.model == m for case in cases) for m in models}
     default = next(row for row in found if row["scorer"] == DEFAULT_SCORER)
     limits = {"mean": regret.MEAN_REGRET, "worst": regret.WORST_REGRET, "cost": regret.COST}
     targets = ", ".join(
         f"{what} at most {limit}: {verdict(default[what] <= limit)}" for what, limit in limits.items() if default[what] is not None)
     header = ["score", "mean regret", "worst regret", "against the best of other seeds", "rank correlation", "cost", *map(short, models)]
-    measured = ", ".join(f"{short(m)}: {tasks[m]} tasks, {seeds[m]} seeds" for m in models)
+    measured = "; ".join(f"{short(m)}: {tasks[m]} tasks, seeds: {seeds[m][0]} of the repairs, {seeds[m][1]} of the scores" for m in models)
     return (
         f"{markdown(header, table)}\n\nRegret in points of held-out accuracy on the failing population, mean over tasks ({measured}). "
         "Cost in sweeps: the time of one forward and backward pass over the failures and twice as many retained examples. "

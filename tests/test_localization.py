@@ -173,7 +173,8 @@ def test_blocks_within_noise_are_tied(faulty):
     counts = found.suspiciousness
     a, b = counts[found.ranking[0]], counts[found.ranking[-1]]
     assert found.errors[found.worst] == 0.0
-    draws = torch.multinomial(torch.tensor([a, b, 50 - a - b]) / 50, 50 * 4000, replacement=True, generator=torch.Generator().manual_seed(0))
+    shares, generator = torch.tensor([a, b, 50 - a - b]) / 50, torch.Generator().manual_seed(0)
+    draws = torch.multinomial(shares, 50 * 4000, replacement=True, generator=generator)
     sampled = torch.nn.functional.one_hot(draws.view(4000, 50), 3).sum(1).double()
     assert found.errors[found.ranking[-1]] == pytest.approx((sampled[:, 0] - sampled[:, 1]).std().item(), rel=0.05)
     assert found.tied[0] == found.worst

@@ -132,4 +132,4 @@ def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
     assert row(text, "`gain`")[1:6] == ["0.75", "0.8 (net, drift)", "-2.50", "0.00", "0.50"]
     assert row(text, "`shift`")[1:6] == ["1.50", "1.5 (net, drift)", "-0.50", "-1.00", "0.50"]
     assert row(text, "*chance*")[1:3] == ["0.75", "0.8 (net, drift)"]
-    assert "net: 1 tasks, 2 seeds" in text and "not scored" not in text
+    assert "net: 1 tasks, seeds: 2 of the repairs, 2 of the scores" in text and "not scored" not in text

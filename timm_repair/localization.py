@@ -253,7 +253,8 @@ def _summarize(
 def _count_errors(counts: dict[str, int]) -> dict[str, float]:
     """Standard error of each count's distance from the largest, if the vulnerable neurons are taken for a multinomial sample."""
     total, most = sum(counts.values()), max(counts.values())
-    return {name: max(most + count - (most - count) ** 2 / max(total, 1), 0.0) ** 0.5 if count < most else 0.0 for name, count in counts.items()}
+    variances = {name: most + count - (most - count) ** 2 / max(total, 1) for name, count in counts.items()}
+    return {name: max(variance, 0.0) ** 0.5 if counts[name] < most else 0.0 for name, variance in variances.items()}
 
 
 def _of_block(kind: str, block: str, counts: Counter, neurons: Counter, per_layer: dict[str, Tensor], layers: dict[str, str]) -> float:
