@@ -164,7 +164,7 @@ def test_an_error_inside_lets_go_of_what_arrived():
 @torch.no_grad()
 def test_a_skip_that_halves_the_map_is_a_strided_convolution(size):
     skip, x = OPERATIONS["skip"](4, 6, 2).eval(), torch.randn(2, 4, size, size)
-    convolution = torch.nn.Conv2d(4, 6, 1, 2, bias=False)
+    convolution = nn.Conv2d(4, 6, 1, 2, bias=False)
     convolution.load_state_dict({"weight": skip.state_dict()["0.weight"]})
     expected = convolution(x) / (1 + 1e-5) ** 0.5  # a fresh norm
     assert skip(x).shape == expected.shape and torch.allclose(skip(x), expected, atol=1e-6)

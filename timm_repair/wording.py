@@ -65,6 +65,7 @@ def points(change: float, bounds: tuple[float, float]) -> str:
 
 
 def quantity(value: float | None) -> str:
+    """A number in three or four digits with the prefix of its thousands; "-" where there is none."""
     if value is None:
         return "-"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
