@@ -24,5 +24,5 @@ STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 # scorer -> whether it claims to name a planted fault
 SCORER_CASES = {
     "spectrum_gradient": False, "spectrum": False, "gradient": False, "enrichment": False, "shift": False,
-    "gain": True, "rgn": True, "probe": False, "random": False,
+    "gain": False, "rgn": True, "probe": False, "random": False,
 }  # fmt: skip

@@ -84,3 +84,11 @@ def test_few_failures(failing, count):
     found = gain(model, blocks(model)[1:3], repair_data(model, examples[:count], None), quiet(), training=Training())
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
     assert set(found.errors.values()) == {0.0} or count == 3
+
+
+def test_leaving_out_a_part_is_the_norm_of_the_others(failing):
+    model, examples = failing
+    name = "layer1.0.conv1.weight"
+    found = folded_gradients(model, [name], repair_data(model, examples, None), quiet(), wrong_class_weight=1.0)
+    others = [example for i, example in enumerate(examples) if i % FOLDS != 1]
+    assert found.norm(name, without=1) == pytest.approx(mean_gradient(model, others, [name], F.cross_entropy)[name].norm().item(), rel=1e-4)

@@ -230,7 +230,7 @@ def test_no_batch_norm_no_recalibration(given, digits):
     ({"method": "finetune", "level": "blok"}, OptionError, "did you mean 'block'"),
     ({"method": "finetune", "block": "layer1"}, OptionError, "needs level='block'"),
     ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
-    ({"block": "fc"}, PartitionError, "cannot be repaired: tokens"),
+    ({"block": "fc"}, PartitionError, "cannot be repaired: a single layer"),
     ({"score": "rng", **BUDGET}, OptionError, "did you mean 'rgn'"),
     ({"blocks": 0}, OptionError, "blocks must be at least 1"),
     ({"blocks": 2, "block": "layer1"}, OptionError, "not both"),

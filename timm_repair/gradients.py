@@ -35,9 +35,12 @@ class FoldedGradients:
     grams: dict[str, Tensor]
     counts: Tensor
 
-    def norm(self, name: str) -> float:
-        """Norm of the mean gradient over all failures."""
-        shares = self.counts / self.counts.sum()
+    def norm(self, name: str, without: int | None = None) -> float:
+        """Norm of the mean gradient over all failures, or over all but those of one part."""
+        shares = self.counts.clone()
+        if without is not None:
+            shares[without] = 0
+        shares /= shares.sum()
         return (shares @ self.grams[name] @ shares).clamp(min=0).sqrt().item()
 
 
@@ -109,10 +112,20 @@ def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Ru
 def _rgn(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients) -> BlockScores:
     layers = layers_of(model, blocks)
     sizes = {layer: model.get_parameter(f"{layer}.weight").detach().float().norm().item() for layer in layers}
-    ratios = {layer: found.norm(f"{layer}.weight") / size for layer, size in sizes.items() if size > 0}
-    of_block = {block.name: [ratios[layer] for layer in ratios if layers[layer] == block.name] for block in blocks}
-    scores = {name: sum(values) / len(values) if values else 0.0 for name, values in of_block.items()}
-    return BlockScores(scores, layers=layers, layer_scores=ratios)
+
+    def ratios(without: int | None = None) -> dict[str, float]:
+        return {layer: found.norm(f"{layer}.weight", without) / size for layer, size in sizes.items() if size > 0}
+
+    def of_blocks(ratios: dict[str, float]) -> dict[str, float]:
+        values = {block.name: [ratios[layer] for layer in ratios if layers[layer] == block.name] for block in blocks}
+        return {name: sum(each) / len(each) if each else 0.0 for name, each in values.items()}
+
+    whole = ratios()
+    scores, parts = of_blocks(whole), len(found.counts)
+    worst = max(scores, key=scores.get)
+    without = [of_blocks(ratios(part)) for part in range(parts)] if parts > 2 else []
+    errors = {name: _spread([each[worst] - each[name] for each in without]) for name in scores}
+    return BlockScores(scores, layers=layers, layer_scores=whole, errors=errors)
 
 
 def gain(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, *, training: Training) -> BlockScores:
@@ -171,5 +184,10 @@ def _jackknife(gram: Tensor) -> float:
     if parts < 3:
         return 0.0
     rest = [torch.tensor([j for j in range(parts) if j != i]) for i in range(parts)]
-    without = torch.tensor([_agreed(gram[rows][:, rows]) for rows in rest], dtype=torch.float64)
-    return ((parts - 1) / parts * (without - without.mean()).square().sum()).sqrt().item()
+    return _spread([_agreed(gram[rows][:, rows]) for rows in rest])
+
+
+def _spread(without: list[float]) -> float:
+    """The jackknife's standard error, of values that each leave out one part; 0 where there are none."""
+    values = torch.tensor(without, dtype=torch.float64)
+    return ((len(values) - 1) / len(values) * (values - values.mean()).square().sum()).sqrt().item() if without else 0.0

@@ -18,7 +18,7 @@ from timm_repair.scorers import SCORERS, BlockScorer, NeuronScorer, require_scor
 from timm_repair.sweep import Evidence, find_taps, gather
 from timm_repair.training import Training
 
-DEFAULT_SCORER = "spectrum_gradient"
+DEFAULT_SCORER = "rgn"
 
 SHOWN_NEURONS = 20  # in `Localization.details["top_neurons"]`
 
