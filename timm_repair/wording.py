@@ -35,6 +35,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def p_text(p: float) -> str:
+    """A p-value, as precise as it deserves."""
     return "<1e-9" if p < 1e-9 else f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
 
 
