@@ -30,7 +30,7 @@ def run(monkeypatch, tmp_path, offline):
 
 
 def test_demo_keeps_its_promise(run, tmp_path, capsys):
-    run("demo.py", "--steps", "60", "--output", "out")
+    run("demo.py", "--steps", "150", "--output", "out")  # with 60 the classifier is so raw that it does not always keep it
     assert "equal those before saving: True" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "config.json", "model.safetensors", "repair.json", "README.md", "figures"}
