@@ -1,11 +1,24 @@
 """What most tests share: a tiny trained classifier, what it gets wrong, and the promise that no test changes global state."""
 
+import atexit
 import logging
 import os
 import random
+import shutil
+import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+
+with socket.socket() as _free:
+    _free.bind(("127.0.0.1", 0))
+    HUB_PORT = _free.getsockname()[1]
+_HOME = tempfile.mkdtemp(prefix="timm_repair-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+# Read when huggingface_hub is imported, hence here: no test reaches the real Hub, or anybody's cache or token.
+os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}", "HF_HOME": _HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ.pop("HF_TOKEN", None)
 
 import numpy as np
 import pytest
@@ -116,8 +129,6 @@ def runtime() -> Runtime:
 @pytest.fixture
 def offline(monkeypatch) -> None:
     """Any connection is an error."""
-    import socket
-
     def refuse(*_):
         raise AssertionError("the network was touched")
 

@@ -106,7 +106,7 @@ def test_hostile_names_stay_text():
     text = card.render(made)
     body = text.split("---\n", 2)[2]
     assert "<script>" not in body and "\x1b" not in text and "evil[" not in text
-    assert body.count("```") == 4 and body.count(card.END) == 1
+    assert body.count("```") == 6 and body.count(card.END) == 1
     assert [line for line in body.splitlines() if line.startswith("# ")] == [
         line for line in body.splitlines() if "# Model card" in line
     ]

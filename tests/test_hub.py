@@ -16,7 +16,7 @@ from conftest import worn
 from report_examples import report as example_report
 from torch import nn
 
-from timm_repair import collect_failures, hub, repair
+from timm_repair import collect_failures, hub, repair, saving
 from timm_repair.errors import ConfigError, OutputError
 from timm_repair.hub import apply_edits, from_pretrained
 from timm_repair.methods.archrepair import random_genotype
@@ -66,7 +66,7 @@ def saved(tmp_path_factory) -> dict[str, tuple[Path, nn.Module]]:
     found = {}
     for name in ("test_resnet", "vgg11_bn"):
         folder, model = tmp_path_factory.mktemp("saved") / name, edited(name)
-        found[name] = hub.save(model, example_report(), folder), model
+        found[name] = saving.save(model, example_report(), folder), model
     return found
 
 
@@ -76,7 +76,7 @@ def saved(tmp_path_factory) -> dict[str, tuple[Path, nn.Module]]:
 @torch.no_grad()
 def test_timm_loads_what_was_saved(name, times, tmp_path, offline):
     model = edited(name, times)
-    hub.save(model, example_report(), tmp_path)
+    saving.save(model, example_report(), tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is type(model) and len(loaded._model_args["edits"]) == times
     assert torch.equal(loaded(image()), model(image()))
@@ -227,25 +227,25 @@ def test_bad_output_directories_are_refused_before_any_work(classifier, tmp_path
 
 def test_an_earlier_save_is_replaced_as_a_whole(saved, tmp_path):
     _, model = saved["test_resnet"]
-    folder = hub.save(model, example_report(), tmp_path / "out")
+    folder = saving.save(model, example_report(), tmp_path / "out")
     (folder / "figures" / "old.png").write_bytes(b"")
-    hub.save(model, example_report(seed=7), folder)
+    saving.save(model, example_report(seed=7), folder)
     assert json.loads((folder / "repair.json").read_text())["seed"] == 7
     assert not (folder / "figures" / "old.png").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_failed_save_keeps_the_earlier_one(saved, tmp_path):
     _, model = saved["test_resnet"]
-    folder = hub.save(model, example_report(), tmp_path / "out")
+    folder = saving.save(model, example_report(), tmp_path / "out")
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     other = deepcopy(model)
     other.layer1 = nn.Sequential(nn.Identity())  # a change that the edits do not tell
     with pytest.raises((ConfigError, RuntimeError)):
-        hub.save(other, example_report(), folder)
+        saving.save(other, example_report(), folder)
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_plain_modules_cannot_be_saved_and_are_told_the_way(tmp_path):
     with pytest.raises(ConfigError, match="apply_edits"):
-        hub.save(nn.Sequential(nn.Linear(1, 1)), example_report(), tmp_path / "out")
+        saving.save(nn.Sequential(nn.Linear(1, 1)), example_report(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -129,7 +129,6 @@ def test_what_cannot_be_used_says_what_to_give(model, tmp_path):
         "un-transformed": [(torch.rand(3, 4, 4), 0)],
         "un-transformed images": TorchData([(torch.rand(3, 4, 4), 0)]),
         "uint8 of shape": [(np.zeros((3, 4, 4)), 0)],
-        "without streaming": table([0]).to_iterable_dataset(),
         "loader.dataset": torch.utils.data.DataLoader([1]),
         "set_transform": transformed,
         "does not exist": "no/such/path/here",

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.utils import HFValidationError, validate_repo_id, yaml_dump
 
 from timm_repair import suspects
-from timm_repair.errors import OptionError
+from timm_repair.errors import ConfigError, OptionError
 from timm_repair.wording import WIDTH, clean, escape, listed, markdown_table, p_text, points, quantity, signed, table, wrap
 
 if TYPE_CHECKING:
@@ -87,25 +88,33 @@ def render(
     license: str | None = None,
     dataset: str | None = None,
     tags: Sequence[str] = (),
+    patch: bool = False,
+    drawn: bool = True,
 ) -> str:
     """The model card (README.md) of a repaired model. No network; no disk but the template.
 
     Args:
         repo_id: "user/name" on the Hub the card is for; None for a local directory.
-        base_model: Hub id of the original; None takes it from an "hf-hub:…" `report.model`. Left out unless an id.
-        license: of the original model, which the repaired one inherits; left out if None.
+        base_model: Hub id of the original; None takes it from the report. Left out unless an id.
+        license: of the original model, which the repaired one inherits; None takes it from the report. Left out if not known.
         dataset: Hub id of the data the holdout comes from, if there is one.
         tags: beside timm, timm_repair and image-classification.
+        patch: the folder holds the repaired part alone.
+        drawn: the figures lie beside the card, in figures/.
 
     Raises:
         OptionError: `repo_id` or `dataset` is no Hub id.
     """
+    base_model, license = base_model or report.base.get("id") or _hub_model(report.model), license or report.base.get("license")
     for name, value in (("repo_id", repo_id), ("dataset", dataset)):
         if value is not None and not is_hub_id(value):
             raise OptionError(f"{name}={value!r} is no Hub id; write it as 'user/name'")
     name = short_name(report.model)
     title = repo_id.split("/")[-1] if repo_id else f"{name}, repaired"
     content = {
+        "patch": patch,
+        "drawn": drawn,
+        "base_model": base_model if base_model and is_hub_id(base_model) else None,
         "start": START,
         "end": END,
         "report": report,
@@ -119,6 +128,7 @@ def render(
         "suspects": suspects.markdown(report),
         "changed": any(genotype["edges"] for genotype in report.genotypes.values()),
         "source": json.dumps(f"hf-hub:{repo_id}" if repo_id else "local-dir:PATH/TO/THIS/FOLDER"),
+        "place": json.dumps(repo_id or "PATH/TO/THIS/FOLDER"),
         "cost": markdown_table(_cost_rows(report)) if report.cost else "",
         "stages": markdown_table([[escape(name), *rest] for name, *rest in _stage_rows(report)])
         if report.stages
@@ -129,10 +139,50 @@ def render(
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
+def merged(existing: str | None, new: str) -> str:
+    """`new` in the place of an earlier card, in which people may have written: text outside our marks and their metadata stay.
+
+    Our metadata replaces what was there under the same names; lists are joined, and a licence that is there stays.
+
+    Raises:
+        ConfigError: the existing card cannot be understood, so that nothing of it is overwritten.
+    """
+    if not existing or not existing.strip():
+        return new
+    (theirs, before), (ours, section) = _parted(existing), _parted(new)
+    metadata = theirs | {k: v for k, v in ours.items() if k != "license" or "license" not in theirs}
+    if "license" in theirs and theirs["license"] != "other":
+        metadata.pop("license_name", None)
+    for key, value in ours.items():
+        if isinstance(value, list) and key in ("tags", "datasets", "metrics"):
+            old = theirs.get(key) or []
+            metadata[key] = list(dict.fromkeys([*(old if isinstance(old, list) else [old]), *value]))
+    if before.count(START) != before.count(END) or before.count(START) > 1 or before.find(END) < before.find(START):
+        raise ConfigError(f"the existing README.md has lost {START} or {END}: mend it, or pass replace_model_card=True")
+    if START in before:
+        head, rest = before.split(START)
+        body = f"{head}{section.strip()}{rest.split(END)[1]}"
+    else:
+        body = f"{before.rstrip()}\n\n{section.strip()}\n"
+    return f"---\n{yaml_dump(metadata)}---\n{body}"
+
+
+def _parted(card: str) -> tuple[dict, str]:
+    """Metadata and body of a card."""
+    found = re.match(r"\s*---\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", card, re.DOTALL)
+    if not found:
+        return {}, card
+    try:
+        metadata = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        metadata = str(error)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise ConfigError(f"the existing README.md has no readable metadata ({metadata!s:.200}): mend it, or pass replace_model_card=True")
+    return metadata or {}, card[found.end():]
+
+
 def _metadata(report: "Report", base_model: str | None, license: str | None, dataset: str | None, tags: Iterable):
     """The YAML front matter. Accuracies are those after the repair: a model-index describes this model only."""
-    if base_model is None and report.model.startswith(("hf-hub:", "hf_hub:")):
-        base_model = report.model.split(":", 1)[1].split("@")[0]
     data = {"library_name": "timm_repair", "pipeline_tag": "image-classification", "metrics": ["accuracy"]}
     data["tags"] = list(dict.fromkeys(["timm", "timm_repair", "image-classification", *tags]))
     if license and re.fullmatch(r"[a-z0-9.-]+", license.lower()):
@@ -155,6 +205,10 @@ def _metadata(report: "Report", base_model: str | None, license: str | None, dat
         for each in report.scores
     ]
     return data
+
+
+def _hub_model(name: str) -> str | None:
+    return name.split(":", 1)[1].split("@")[0] if name.startswith(("hf-hub:", "hf_hub:")) else None
 
 
 def is_hub_id(value: str) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, IterableDatasetDict
 from torch import nn
 
+from timm_repair.collecting import failures_of_stream
 from timm_repair.errors import DataError, NoFailuresError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.images import Images
@@ -22,7 +23,7 @@ from timm_repair.loading import check_finite, load
 from timm_repair.options import check_types
 from timm_repair.preprocessing import Preprocessing
 from timm_repair.runtime import Runtime
-from timm_repair.sources import as_images
+from timm_repair.sources import as_images, can_stream, check_options, is_stream
 from timm_repair.splits import LEAST, refuse_overlap, split, without, without_duplicates
 
 __all__ = [
@@ -51,6 +52,8 @@ class DataOptions:
         label_map: see above.
         on_unreadable: see above.
         on_unknown: see above.
+        streaming: see above; only Hub ids and files are streamed, other sources are read as ever.
+        max_examples: see above; of each stream, other sources are read as ever.
     """
 
     selection_share: float = 0.2
@@ -68,6 +71,8 @@ class DataOptions:
     label_map: Mapping | Sequence[str] | str | Path | None = None
     on_unreadable: str = "stop"
     on_unknown: str = "stop"
+    streaming: bool = False
+    max_examples: int | None = None
 
     def __post_init__(self):
         check_types(self)
@@ -80,6 +85,8 @@ class DataOptions:
         for kind in ("", "retained_"):
             if getattr(self, f"{kind}selection_share") + getattr(self, f"{kind}holdout_share") >= 1:
                 raise OptionError(f"{kind}selection_share and {kind}holdout_share leave nothing to train on")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise OptionError(f"max_examples={self.max_examples!r}; must be at least 1, or None")
         if not 0 <= self.max_right <= 1:
             raise OptionError(f"max_right={self.max_right!r}; must lie between 0 and 1")
 
@@ -89,10 +96,13 @@ class DataOptions:
         parts = ("selection",) if held_out else ("selection", "holdout")
         return {p: (getattr(self, f"{kind}{p}_share"), getattr(self, f"{kind}{p}_max", None)) for p in parts}
 
-    def source_options(self, role: str) -> dict:
-        """Keyword arguments of `as_images` for the failures, the retained examples ("retain") or the "holdout"."""
+    def source_options(self, role: str, source: Any) -> dict:
+        """Keyword arguments of `as_images` for `source`: the failures, the retained examples ("retain") or the "holdout"."""
         names = ("image_column", "label_column", "label_map", "on_unreadable", "on_unknown")
-        return {name: getattr(self, name) for name in names} | {"split": getattr(self, f"{role}_split")}
+        streaming = self.streaming and can_stream(source)
+        most = self.max_examples if is_stream(source, streaming) else None
+        chosen = {"split": getattr(self, f"{role}_split"), "streaming": streaming, "max_examples": most}
+        return {name: getattr(self, name) for name in names} | chosen
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,9 @@ def collect_failures(
     Args:
         model: it comes back as it was; a string is loaded as `repair` does.
         dataset: anything `as_images` takes.
-        max_failures: at most so many, drawn at random.
+        max_failures: at most so many, drawn at random; of a stream the first ones. None for all; of a stream, for
+            `max_examples` (then a bound on the failures kept, not on the examples read), or else for
+            `streaming.BUFFER`, with a logged warning where there are more.
         seed: of the draw.
         runtime: where to compute; None makes one.
         name: what to call them in messages.
@@ -148,7 +160,11 @@ def collect_failures(
     runtime = runtime or Runtime(seed=seed)
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max_failures={max_failures!r}; must be at least 1, or None for all")
+    choices = {option: options[option] for option in ("on_unreadable", "on_unknown") if option in options}
+    check_options(dataset, options.get("streaming", False), options.get("max_examples"), options.get("token"), **choices)
     _, model = load(model)
+    if is_stream(dataset, bool(options.get("streaming"))):
+        return failures_of_stream(model, dataset, max_failures, runtime, name, options)
     images = as_images(dataset, model, name=name, **options)
     wrong = (predict(model, images, images.preprocessing, runtime).predictions != images.labels).nonzero().flatten()
     if len(wrong) == 0:
@@ -188,8 +204,9 @@ def prepare(
     check_finite(model)
     classes = Classes.of(model)
     given = _read(failures, model, options, "failures")
-    # a DatasetDict is one source with several splits
-    named = holdout if isinstance(holdout, Mapping) and not isinstance(holdout, DatasetDict) else {"retained": holdout}
+    # a dict of datasets' own is one source with several splits
+    several = isinstance(holdout, Mapping) and not isinstance(holdout, DatasetDict | IterableDatasetDict)
+    named = holdout if several else {"retained": holdout}
     measured = {name: _read(h, model, options, "holdout", name) for name, h in named.items() if h is not None}
     failing = _really_failing(model, without_duplicates(given), options, runtime)
     sets = {"failing": failing}
@@ -231,7 +248,7 @@ def _read(source: Any, model: nn.Module, options: DataOptions, role: str, popula
     if empty and role == "failures":
         raise NoFailuresError("no failures were given; give examples that the model gets wrong, with their true labels")
     name = role if population is None else f"{role} {population!r}"
-    images = as_images(source, model, name=name, check_readable=role != "retain", **options.source_options(role))
+    images = as_images(source, model, name=name, check_readable=role != "retain", **options.source_options(role, source))
     if len(images) == 0:
         raise DataError(f"{name}: no examples; give at least one")
     if images.preprocessing != Preprocessing.of(model) or int(images.labels.max()) >= Classes.of(model).count:

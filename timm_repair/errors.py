@@ -47,6 +47,10 @@ class ConfigError(RepairError, ValueError):
     """A saved repair is damaged, was changed by hand, or was written by a newer version."""
 
 
+class HubError(RepairError, OSError):
+    """The Hub cannot be reached, does not have what was asked for, or does not let this user have it."""
+
+
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
 

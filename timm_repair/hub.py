@@ -1,15 +1,12 @@
-"""Saving and loading: a repaired model is a plain timm model, `timm_repaired(base, edits)`, in timm's own folder layout.
+"""Loading: a repaired model is a plain timm model, `timm_repaired(base, edits)`, and timm itself loads it once this is imported.
 
-Files: config.json (timm's; the edits in `model_args`), model.safetensors, repair.json (the whole Report), README.md (the card) and
-figures/. A repair that changed weights alone keeps the base model's own architecture name and loads in timm without this package.
+`from_pretrained` is the careful way: everything is checked first (trust.py), one commit is loaded, and patches are put on their base.
 """
 
 import dataclasses
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +14,19 @@ import safetensors.torch
 import timm
 import torch
 from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
-from timm.models._hub import save_config_for_hf  # not re-exported; timm.models.save_for_hf would also write weights
 from torch import nn
 
-from timm_repair import card, figures
-from timm_repair.errors import ConfigError, OutputError
+from timm_repair.errors import ConfigError, HubError, ModelError
+from timm_repair.fetching import PATCH, REPORT, WEIGHTS, Snapshot, fetch
+from timm_repair.lineage import Base, Lineage, fingerprint
 from timm_repair.partition import Block
-from timm_repair.report import Report
 from timm_repair.space import Genotype, build
 from timm_repair.surgery import extract, swap
+from timm_repair.trust import MAX_MODULES, bounded, check_base, check_weights, outline, read_config, tensor_count
 
 ARCHITECTURE = "timm_repaired"
 MAX_EDITS, MAX_PATHS = 64, 512
+MAX_GROWTH = 8  # times the parameters of the base architecture as timm makes it; plus 10^8, for many classes
 
 
 def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Module:
@@ -64,10 +62,7 @@ def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs
     Raises:
         ConfigError: `base` is not the name of a timm architecture, or an edit is malformed.
     """
-    base = kwargs.get("base")
-    # a name with a scheme or a path in it would make timm fetch or read something else
-    if not isinstance(base, str) or base == ARCHITECTURE or set(base) & set(":/\\@") or not timm.is_model(base):
-        raise ConfigError(f"base must be the name of a timm architecture, got {base!r:.100}")
+    base = check_base(kwargs.get("base"))
     if not pretrained_cfg:  # transformers passes none
         own = get_pretrained_cfg(base)
         pretrained_cfg = dataclasses.replace(own, architecture=ARCHITECTURE, url=None, file=None, hf_hub_id=None, tag=None).to_dict()
@@ -76,7 +71,14 @@ def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs
 
 
 def _build(*, base: str, edits: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> nn.Module:
-    return apply_edits(timm.create_model(base, pretrained=False, **kwargs), edits)
+    if torch.get_default_device().type != "meta":  # the numbers may be a stranger's: look before memory is taken
+        with torch.device("meta"):
+            usual, asked = (sum(p.numel() for p in model.parameters())
+                            for model in (timm.create_model(base), _build(base=base, edits=edits, **kwargs)))
+        if asked > MAX_GROWTH * usual + 10**8:
+            raise ConfigError(f"the saved model has {asked:,} parameters, its base {usual:,}: refused")
+    with bounded(MAX_MODULES):
+        return apply_edits(timm.create_model(base, pretrained=False, **kwargs), edits)
 
 
 def mark(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> None:
@@ -92,111 +94,115 @@ def mark(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> None:
     model._model_args = arguments
 
 
-def check_output(directory: str | Path) -> Path:
-    """The directory to save to, made if missing; called before any work starts, so that no work is lost at its end.
+def from_pretrained(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None,
+    force_download: bool = False, local_files_only: bool = False, **kwargs: Any,
+) -> nn.Module:  # fmt: skip
+    """Load a saved model, whole or a patch, from a folder or the Hub. Nothing in it is executed; all of it is checked first.
+
+    Args:
+        name_or_path: a folder, "user/name", "hf-hub:user/name" or "local-dir:folder"; ids may end in "@revision".
+        revision: branch, tag or commit. Config and weights are taken from the same commit.
+        token: for private repositories; None is the one logged in with.
+        kwargs: for `timm.create_model`: num_classes, in_chans, features_only, drop_rate, ….
+
+    Returns:
+        The model in eval mode, in timm's own class.
 
     Raises:
-        OutputError: it is a file, cannot be written, or holds files that are not of an earlier save.
+        ModelError: no such folder; or no safetensors weights.
+        HubError: the Hub cannot be reached, or refuses; what was downloaded is damaged.
+        ConfigError: config, weights, or the base of a patch are not what they should be.
+        NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        >>> model = timm_repair.from_pretrained("me/resnet50-repaired", revision="v1.0")
     """
-    path = Path(directory).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
-    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH))
-    foreign = there if "repair.json" not in there else [name for name in there if name not in FILES]
-    if foreign:
-        raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")
-    return path
+    download = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    found = fetch(name_or_path, revision=revision, force_download=force_download, **download)
+    config = read_config(found.file("config.json"))
+    origin, report = config.pop("patch", None), found.file(REPORT)
+    if (found.file(PATCH) is None) != (origin is None) or None not in (found.file(PATCH), found.file(WEIGHTS)):
+        raise ConfigError(f"{name_or_path} is neither a whole model nor a patch: it was not pushed whole")
+    with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
+        if origin is None:
+            model = _whole(found, config, Path(sandbox), kwargs)
+            lineage = Lineage(Base(found.source), (), {}, frozenset(), report=report)
+        else:
+            base = _base(origin, download)
+            model = _patched(found, config, base, Path(sandbox), kwargs)
+            edits = config.get("model_args", {}).get("edits", [])[len(getattr(base, "_model_args", {}).get("edits", [])):]
+            described = Base(origin["base"], origin["base"], origin["revision"], base.pretrained_cfg.get("architecture"),
+                             base.pretrained_cfg.get("license"), origin["sha256"])
+            lineage = None if kwargs else Lineage.between(described, base, model, edits, report)
+    if lineage is not None and not kwargs.get("features_only"):
+        lineage.attach(model)
+    return _at_home(model, found).eval()
 
 
-SCRATCH = ".saving-"
-FILES = ("config.json", "model.safetensors", "repair.json", "README.md", "figures")
+def _whole(found: Snapshot, config: dict[str, Any], sandbox: Path, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The model of a snapshot with all its weights; `sandbox` is where timm reads it from, and holds what was checked alone."""
+    weights = found.file(WEIGHTS)
+    if weights is None:
+        raise ConfigError(f"{found.source} has no {WEIGHTS}: the base of a patch must be a whole model")
+    (sandbox / "config.json").write_text(json.dumps(config))
+    expected = outline(sandbox, 20 * tensor_count(weights) + 1000).state_dict()
+    check_weights(weights, expected)
+    (sandbox / WEIGHTS).symlink_to(weights.resolve())
+    return _created(sandbox, kwargs)
 
 
-def check_savable(model: nn.Module) -> None:
-    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm could not load it again."""
-    if not getattr(model, "pretrained_cfg", None):
-        raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
-                          "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
-    with tempfile.TemporaryDirectory() as folder:
-        _write_config(model, Path(folder, "config.json"))
-        rebuilt = _load(Path(folder), pretrained=False).state_dict()
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    if {k: v.shape for k, v in rebuilt.items()} != shapes:
-        raise ConfigError("timm would not build this model again: it was changed after timm.create_model (a replaced head?). Make such "
-                          "changes by create_model's own arguments, such as num_classes")
-
-
-def save(model: nn.Module, report: Report, directory: str | Path) -> Path:
-    """Write the model folder; see the module's docstring for its files. Never touches the network.
-
-    The files are written to a scratch folder, loaded back and compared, and only then moved in: what was there before stays until the
-    new ones are whole.
+def load_base(repo_id: str, revision: str | None, token: str | bool | None = None, **download: Any) -> tuple[nn.Module, str]:
+    """The model that a patch belongs to, whole, and the commit it was loaded at.
 
     Raises:
-        OutputError: see `check_output`.
-        ConfigError: not a timm model, so that timm could not load it again; keep `state_dict()` and the edits yourself.
+        HubError, ModelError: it is not there.
+        ConfigError: it cannot be the base of a patch.
     """
-    check_savable(model)
-    target = check_output(directory)
-    with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
-        folder = Path(scratch) / "new"
-        folder.mkdir()
-        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        _write_config(model, folder / "config.json")
-        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors would keep it to its owner
-        _check_round_trip(folder, state)
-        (folder / "repair.json").write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
-        (folder / "README.md").write_text(card.render(report), encoding="utf-8")
-        if find_spec("matplotlib"):  # an optional extra
-            (folder / "figures").mkdir()
-            figures.save_all(report, folder / "figures")
-        for name in FILES:
-            new, old = folder / name, target / name
-            if old.is_dir():
-                shutil.rmtree(old)
-            if new.exists():
-                new.replace(old)
-    return target
-
-
-def _load(folder: Path, *, pretrained: bool) -> nn.Module:
     try:
-        with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
-            return timm.create_model(f"local-dir:{folder.resolve()}", pretrained=pretrained)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"timm cannot build the saved model again ({type(error).__name__}: {error})") from error
+        found = fetch(f"hf-hub:{repo_id}", revision=revision, token=token, **download)
+    except (HubError, ModelError) as error:
+        error.add_note("this is the base model of a patch, without which it is nothing")
+        raise
+    config = read_config(found.file("config.json"))
+    if config.pop("patch", None):
+        raise ConfigError(f"{repo_id}, the base of a patch, is a patch itself: refused")
+    with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
+        return _at_home(_whole(found, config, Path(sandbox), {}), found), found.revision
 
 
-def _write_config(model: nn.Module, path: Path) -> None:
-    save_config_for_hf(model, str(path))
-    config = json.loads(path.read_text())
-    # timm restores it from the top level; transformers passes it a second time and would fail
-    config.get("model_args", {}).pop("num_classes", None)
-    config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
-    names = model.pretrained_cfg.get("label_names")
-    if names and len(names) == model.num_classes:  # timm drops them where it thinks that the head was replaced
-        config["label_names"] = list(names)
-    path.write_text(json.dumps(config, indent=2, allow_nan=False))
+def _base(origin: Mapping[str, Any], download: Mapping[str, Any]) -> nn.Module:
+    model, _ = load_base(origin["base"], origin["revision"], **download)
+    if (seen := fingerprint(model.state_dict())) != origin["sha256"]:
+        raise ConfigError(f"{origin['base']} has other weights (SHA-256 {seen[:12]}…) than the base that the patch was made for "
+                          f"({origin['sha256'][:12]}…): refused")
+    return model
 
 
-def _check_round_trip(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    loaded = _load(folder, pretrained=True).state_dict()
-    if loaded.keys() != state.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in state.items()):
-        raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
+def _patched(found: Snapshot, config: dict[str, Any], base: nn.Module, sandbox: Path, kwargs: Mapping[str, Any]) -> nn.Module:
+    patch, known = found.file(PATCH), base.state_dict()
+    (sandbox / "config.json").write_text(json.dumps(config))
+    expected = outline(sandbox, 20 * (tensor_count(patch) + len(known)) + 1000).state_dict()
+    check_weights(patch, expected, part=True)
+    state = safetensors.torch.load_file(patch)
+    for name, tensor in expected.items():
+        if name not in state:
+            if name not in known or known[name].shape != tensor.shape:
+                raise ConfigError(f"{name} is neither in the patch nor in its base: the patch is not whole")
+            state[name] = known[name].contiguous()
+    safetensors.torch.save_file(state, sandbox / WEIGHTS, metadata={"format": "pt"})
+    return _created(sandbox, kwargs)
 
 
-def from_pretrained(name_or_path: str, **kwargs: Any) -> nn.Module:
-    """Load a repaired model from a folder or a Hub id; `kwargs` go to `timm.create_model` (num_classes, in_chans, cache_dir, …)."""
-    known = ("hf-hub:", "local-dir:")
-    if name_or_path.startswith(known):
-        source = name_or_path
-    elif Path(name_or_path).is_dir():
-        source = f"local-dir:{Path(name_or_path).resolve()}"
-    else:
-        source = f"hf-hub:{name_or_path}"
-    return timm.create_model(source, **({"pretrained": True} | kwargs))
+def _created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
+        return timm.create_model(f"local-dir:{folder}", **({"pretrained": True} | dict(kwargs)))
+
+
+def _at_home(model: nn.Module, found: Snapshot) -> nn.Module:
+    """Let the model's configuration name the place it came from, not the sandbox."""
+    place = {"source": "hf-hub", "hf_hub_id": f"{found.repo_id}@{found.revision}"} if found.repo_id else {
+        "source": "local-dir", "file": str(found.folder.resolve())}
+    config = {k: v for k, v in model.pretrained_cfg.items() if k not in ("source", "file", "hf_hub_id")}
+    model.pretrained_cfg = model.default_cfg = config | place
+    return model

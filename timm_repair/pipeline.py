@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_repair import hub, methods
+from timm_repair import exporting, hub, methods, pushing, saving
 from timm_repair.data import DataOptions, RepairData, prepare
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.evaluation import Prediction, predict
+from timm_repair.lineage import Base, Lineage
 from timm_repair.loading import load
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
@@ -40,9 +42,17 @@ class Repaired:
     edits: tuple[dict, ...] = ()
     main_process: bool = True  # False on all processes but one: only that one prints and saves
 
-    def save_pretrained(self, save_directory: str | Path) -> Path:
-        """Write config.json, model.safetensors, repair.json, the card and the figures; see `hub.save`."""
-        return hub.save(self.model, self.report, save_directory)
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
+        """Write config.json, model.safetensors, repair.json, the card and the figures; see `pushing.save_pretrained`."""
+        return pushing.save_pretrained(self.model, save_directory, report=self.report, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo | None:
+        """Upload them in one commit; see `pushing.push_to_hub`. Does nothing, and returns None, in all processes but the main one."""
+        return pushing.push_to_hub(self.model, repo_id, report=self.report, **options) if self.main_process else None
+
+    def export(self, path: str | Path, *, format: str = "onnx") -> Path:
+        """Write the model as one file that runs without timm_repair; see `exporting.export`."""
+        return exporting.export(self.model, path, format=format)
 
 
 def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout: Any = None, method: str | Method = "archrepair",
@@ -76,17 +86,19 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
         >>> repaired.save_pretrained("out/")
     """
     chosen = methods.get(method, **options)
-    target = None if output_dir is None else hub.check_output(output_dir)
+    target = None if output_dir is None else saving.check_output(output_dir)
     runtime = Runtime(accelerator, seed, progress)
+    named = isinstance(model, str)
     name, model = load(model)
     if target is not None:
-        hub.check_savable(model)
-    home = next(model.parameters()).device
+        saving.check_savable(model)
+    original, base, home = model, Base.of(name, model, loaded=named), next(model.parameters()).device
     with _context(name, chosen), _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
-        repaired = _run(name, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
+        repaired = _run(base, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
     repaired.model.to(home)
+    Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(repaired.model)
     if target is not None and runtime.accelerator.is_main_process:
         try:
             repaired.save_pretrained(target)
@@ -114,7 +126,9 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     """
     rows = _labelled(methods, options)
     runtime = Runtime(accelerator, seed, progress)
+    named = isinstance(model, str)
     name, model = load(model)
+    base = Base.of(name, model, loaded=named)
     with _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
@@ -122,7 +136,7 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     reports = {}
     for label, method in rows.items():
         with _context(name, method, reports), _own_randomness(seed):
-            reports[label] = _run(name, deepcopy(model), prepared, before, method, replace(runtime, stages=[])).report
+            reports[label] = _run(base, deepcopy(model), prepared, before, method, replace(runtime, stages=[])).report
     return Comparison(reports)
 
 
@@ -190,7 +204,7 @@ def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
 
 
-def _run(name: str, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
+def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
     """Repair `model`, which is a copy of ours, in place, and report."""
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
@@ -211,7 +225,8 @@ def _run(name: str, model: nn.Module, data: RepairData, before: _Measured, metho
     if all(torch.equal(answers.losses, after.answers[p].losses) for p, answers in before.answers.items()):
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
-        method=method.name, options=methods.options_of(method), model=name, scores=scores,
+        method=method.name, options=methods.options_of(method), model=base.name, base=base.to_dict(),
+        scores=scores,
         repaired_blocks=tuple(b.name for b in outcome.repaired), blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()}, history=tuple(outcome.history),

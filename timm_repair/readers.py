@@ -88,6 +88,34 @@ class Examples:
             return error
 
 
+def choose_columns(
+    chosen: tuple[str | None, str | None], features: Mapping, name: str
+) -> tuple[str, str]:
+    """The (image, label) columns among `features` (column to its type): `chosen`, else by type, else by usual names.
+
+    Raises:
+        DataError: none fits, or several do.
+    """
+    return (
+        _column(chosen[0], "image", datasets.Image, IMAGE_NAMES, features, name),
+        _column(chosen[1], "label", datasets.ClassLabel, LABEL_NAMES, features, name),
+    )
+
+
+def _column(chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str) -> str:
+    if chosen is not None:
+        if chosen not in features:
+            raise DataError(f"{name}: no column {chosen!r} for {kind}_column=; there are {', '.join(features)}")
+        return chosen
+    typed = [column for column, f in features.items() if isinstance(f, feature)]
+    likely = [column for column in typed or features if column in usual] if len(typed) != 1 else typed
+    if len(likely) != 1:
+        raise DataError(
+            f"{name}: which column holds the {kind}? There are {', '.join(features)}; say so with {kind}_column="
+        )
+    return likely[0]
+
+
 def from_examples(examples: Any, columns: tuple[str | None, str | None], name: str) -> Source:
     """A list or torch dataset of (image, label), or of dicts with the keys `columns` (or the usual ones)."""
     if isinstance(examples, torch.utils.data.IterableDataset) or not hasattr(examples, "__len__"):

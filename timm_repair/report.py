@@ -142,7 +142,7 @@ class Report:
 
     Args:
         method: name of the repair method; `options` are its settings.
-        model: the original, as the user named it.
+        model: the original, as the user named it; `base` tells more of it, see `lineage.Base.to_dict`.
         scores: held-out populations before and after.
         repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the method repairs none in particular.
         blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was localized.
@@ -157,6 +157,7 @@ class Report:
     method: str
     model: str
     scores: tuple[Scores, ...]
+    base: dict = dataclasses.field(default_factory=dict)
     options: dict = dataclasses.field(default_factory=dict)
     repaired_blocks: tuple[str, ...] = ()
     blocks: tuple[dict, ...] = ()
@@ -209,7 +210,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Report":
-        """Inverse of `to_dict`; reads version 1 too.
+        """Inverse of `to_dict`; reads older versions too.
 
         Raises:
             ConfigError: fields are missing or unknown, or a newer version wrote them.

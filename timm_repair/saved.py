@@ -9,16 +9,20 @@ from torch import Tensor
 
 from timm_repair.errors import ConfigError
 
-VERSION = 2  # of the form; 1 knew one repaired block at most
+VERSION = 3  # of the form; 1 knew one repaired block at most, 2 nothing of the base but its name
 
 
 def upgraded(data: Mapping) -> Mapping:
-    """A report of version 1, with one block and its genotype, as one of today; any other as it is."""
-    if not isinstance(data, Mapping) or data.get("version") != 1 or not {"block", "genotype"} <= data.keys():
+    """A report of an older version as one of today; any other as it is."""
+    if not isinstance(data, Mapping):
         return data
-    block, genotype = data["block"], data["genotype"]
-    rest = {name: value for name, value in data.items() if name not in ("block", "genotype")}
-    return rest | {"repaired_blocks": [block] if block else [], "genotypes": {block: genotype} if block and genotype else {}}
+    if data.get("version") == 1 and {"block", "genotype"} <= data.keys():  # one block and its genotype
+        block, genotype = data["block"], data["genotype"]
+        rest = {name: value for name, value in data.items() if name not in ("block", "genotype")}
+        data = rest | {"repaired_blocks": [block] if block else [], "genotypes": {block: genotype} if block and genotype else {}}
+    if data.get("version") in (1, 2) and "base" not in data:
+        data = dict(data) | {"base": {}}
+    return data
 
 
 def check_version(data: Mapping, known: set[str], what: str) -> None:

@@ -19,7 +19,8 @@ from timm_repair.errors import DataError, OptionError
 from timm_repair.images import CACHE_BYTES, Images, Pool
 from timm_repair.labels import Classes, map_labels
 from timm_repair.preprocessing import Preprocessing
-from timm_repair.readers import IMAGE_NAMES, LABEL_NAMES, Column, Files, Source, from_examples
+from timm_repair.readers import Column, Files, Source, choose_columns, from_examples
+from timm_repair.streaming import LOADING_ERRORS, Stream, raise_loading
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,15 @@ def as_images(
     label_column: str | None = None, label_map: Mapping | Sequence[str] | str | Path | None = None,
     on_unreadable: str = "stop", on_unknown: str = "stop", check_readable: bool = True,
     revision: str | None = None, token: str | bool | None = None, cache_bytes: int = CACHE_BYTES,
+    streaming: bool = False, max_examples: int | None = None,
 ) -> Images:  # fmt: skip
     """Labelled images for `model` from anything that holds them.
 
     Args:
-        source: `Images` (returned as is); a `datasets.Dataset` or `DatasetDict`; a folder of `save_to_disk`; a folder
-            with one folder of images per class; a .parquet, .csv, .json or .jsonl file; a Hub id "namespace/name"
-            (an existing path of that name wins); a torch dataset of (PIL image, label) or dicts; a list of
-            (PIL image | path | uint8 array (H, W, C), label).
+        source: `Images` (returned as is); a `datasets.Dataset` or `IterableDataset`, or a dict of them; a folder of
+            `save_to_disk`; a folder with one folder of images per class; a .parquet, .csv, .json or .jsonl file; a Hub
+            id "namespace/name" (an existing path of that name wins); a torch dataset of (PIL image, label) or dicts; a
+            list of (PIL image | path | uint8 array (H, W, C), label).
         model: its preprocessing and classes are used; it is not changed.
         name: what these are, for messages.
         split: which one, where the source has several.
@@ -52,25 +54,28 @@ def as_images(
         check_readable: decode all images now. Without it an unreadable image is met later; it then raises, or under
             "skip" is replaced by another of its class.
         revision: of a Hub dataset.
-        token: for a Hub dataset that is private.
+        token: for a Hub dataset that is private; False to send none, though logged in.
         cache_bytes: memory for decoded pixels.
+        streaming: read a Hub id or file from its start as far as needed, instead of fetching it as a whole first.
+        max_examples: of a stream, how many are taken, in its order, and kept in memory (encoded); None for
+            `streaming.BUFFER`, with a logged warning where there are more.
 
     Returns:
         The images, with `origin` telling where they came from.
 
     Raises:
+        OptionError: an option is out of range, or does not fit the source.
         DataError: the source, its columns or its images cannot be used.
         LabelError: its labels cannot be matched to the model's classes.
 
     Example:
         >>> failures = as_images("failures/", model, name="failures", on_unreadable="skip")
     """
-    for option, value in (("on_unreadable", on_unreadable), ("on_unknown", on_unknown)):
-        if value not in ("stop", "skip"):
-            raise OptionError(f"{option}={value!r}; use 'stop' or 'skip'")
+    check_options(source, streaming, max_examples, token, on_unreadable=on_unreadable, on_unknown=on_unknown)
     if isinstance(source, Images):
         return source
-    found = open_source(source, split, (image_column, label_column), name, {"revision": revision, "token": token})
+    hub = {"revision": revision, "token": token, "streaming": streaming or None}
+    found = open_source(source, split, (image_column, label_column), name, hub, max_examples)
     labels, mapping = map_labels(
         found.labels, Classes.of(model), names=found.names, label_map=label_map, on_unknown=on_unknown, what=name
     )
@@ -82,20 +87,55 @@ def as_images(
     return _readable(images, on_unreadable) if check_readable else images
 
 
-def open_source(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source:
+def can_stream(source: Any) -> bool:
+    """Whether `streaming=True` means anything for `source`: a Hub id or a file does not come as a stream of itself."""
+    return isinstance(source, str | Path) and not Path(source).expanduser().is_dir()
+
+
+def is_stream(source: Any, streaming: bool = False) -> bool:
+    """Whether `as_images` reads `source` as a stream."""
+    parts = source.values() if isinstance(source, dict) else [source]
+    return (streaming and can_stream(source)) or any(isinstance(part, datasets.IterableDataset) for part in parts)
+
+
+def check_options(source: Any, streaming: bool, max_examples: int | None, token: str | bool | None, **choices: str) -> None:
+    """Raise OptionError for what `as_images` cannot do with `source`; `choices` are its options of "stop" or "skip"."""
+    for option, value in choices.items():
+        if value not in ("stop", "skip"):
+            raise OptionError(f"{option}={value!r}; use 'stop' or 'skip'")
+    if max_examples is not None and (type(max_examples) is not int or max_examples < 1):
+        raise OptionError(f"max_examples={max_examples!r}; must be at least 1, or None")
+    if isinstance(token, str) and (not token or token.split() != [token]):  # its value is not for messages
+        raise OptionError("token= is empty or holds white space; give the token alone, or None to use that of `hf auth login`")
+    kind = f"the folder {source}" if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    if streaming and not is_stream(source, True):
+        raise OptionError(f"streaming=True is for Hub ids and files; {kind} is read when needed anyway: leave it out")
+    if max_examples is not None and not is_stream(source, streaming):
+        raise OptionError(
+            f"max_examples={max_examples} is for streams; set streaming=True for a Hub id or file, and of anything else "
+            "give the part that you want: dataset.select(range(n))"
+        )
+
+
+def open_source(source: Any, split: str | None, columns: tuple, name: str, hub: dict, max_examples: int | None = None) -> Source:
     """What `as_images` reads from, opened: a reader of raw images, and what is known of their labels."""
-    if isinstance(source, str | Path):
-        found = _from_path(source, split, columns, name, hub)
-    elif isinstance(source, dict | datasets.Dataset | datasets.IterableDataset):
-        found = _from_dataset(source, split, columns, name)
-    elif isinstance(source, list | torch.utils.data.Dataset):
-        found = from_examples(source, columns, name)
-    else:
-        hint = "; give the dataset that it loads, loader.dataset" if hasattr(source, "dataset") else ""
-        raise DataError(f"{name}: cannot take images from {type(source).__name__}{hint}. See timm_repair.as_images")
+    found = find(source, split, columns, name, hub)
+    found = found.source(max_examples) if isinstance(found, Stream) else found
     if len(found.labels) == 0:
         raise DataError(f"{name}: {found.origin['source']} holds no examples; give at least one image with its label")
     return found
+
+
+def find(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source | Stream:
+    """`source` opened; of a stream nothing is read yet. Arguments as for `as_images`, `hub` those of `load_dataset`."""
+    if isinstance(source, str | Path):
+        return _from_path(source, split, columns, name, hub)
+    if isinstance(source, dict | datasets.Dataset | datasets.IterableDataset):
+        return _from_dataset(source, split, columns, name)
+    if isinstance(source, list | torch.utils.data.Dataset):
+        return from_examples(source, columns, name)
+    hint = "; give the dataset that it loads, loader.dataset" if hasattr(source, "dataset") else ""
+    raise DataError(f"{name}: cannot take images from {type(source).__name__}{hint}. See timm_repair.as_images")
 
 
 def _readable(images: Images, on_unreadable: str) -> Images:
@@ -105,14 +145,15 @@ def _readable(images: Images, on_unreadable: str) -> Images:
         return images
     error = images.first_unreadable()
     if on_unreadable == "stop" or bad == len(images):
-        raise DataError(f"{images.name}: {error}" + (f" ({bad} such images)" if bad > 1 else "")) from error
+        where = f" (example {error.row} of the stream)" if "stream" in images.origin else ""
+        raise DataError(f"{images.name}: {error}{where}" + (f" ({bad} such images)" if bad > 1 else "")) from error
     logger.warning("%s: %d unreadable images left out, first: %s", images.name, bad, error)
     images = images.subset(good)
     images.origin = images.origin | {"skipped": images.origin["skipped"] | {"unreadable": bad}}
     return images
 
 
-def _from_path(path: str | Path, split: str | None, columns: tuple, name: str, hub: dict) -> Source:
+def _from_path(path: str | Path, split: str | None, columns: tuple, name: str, hub: dict) -> Source | Stream:
     local, text = Path(path).expanduser(), str(path)
     if local.is_dir():
         if (local / "dataset_info.json").exists() or (local / "dataset_dict.json").exists():
@@ -122,16 +163,19 @@ def _from_path(path: str | Path, split: str | None, columns: tuple, name: str, h
     elif local.is_file():
         if local.suffix.lower() not in _FORMATS:
             raise DataError(f"{name}: {text} is none of {', '.join(_FORMATS)}; convert it, or give a folder of images")
-        kind = "a file"
-        table = _load(_FORMATS[local.suffix.lower()], name, text, data_files=str(local.resolve()), split="train")
+        kind, streaming = "a file", bool(hub.get("streaming"))
+        files = str(local.resolve())
+        table = _load(_FORMATS[local.suffix.lower()], name, text, data_files=files, split="train", streaming=streaming)
         found = _from_dataset(table, None, columns, name, root=local.parent)
     elif match := _HUB_ID.fullmatch(text):
         kind, options = "a dataset of the Hub", {key: value for key, value in hub.items() if value is not None}
-        found = _from_dataset(_load(match[2], name, text, split=split, **options), None, columns, name)
+        found = _from_dataset(_load(match[2], name, text, split=split, **options), None, columns, name, token=hub["token"])
     else:
         raise DataError(f"{name}: {text} does not exist, nor can it be a Hub id ('namespace/name'); check the path")
     logger.info("%s: read from %s, %s", name, text, kind)
     found.origin["source"] = text + (f"@{hub['revision']}" if hub["revision"] and kind.endswith("Hub") else "")
+    if isinstance(found, Stream):
+        return found
     found.reader.key = (str(local.resolve()) if local.exists() else found.origin["source"], split)
     return found
 
@@ -139,11 +183,8 @@ def _from_path(path: str | Path, split: str | None, columns: tuple, name: str, h
 def _load(builder: str, name: str, text: str, **options) -> Any:
     try:
         return datasets.load_dataset(builder, **options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{name}: {text} cannot be loaded, neither from this machine nor from the Hub ({error}). Check the path or "
-            "id, split= and your access, or load it with datasets.load_dataset and pass the Dataset"
-        ) from error
+    except LOADING_ERRORS as error:
+        raise_loading(f"{name}: {text} cannot be loaded, neither from this machine nor from the Hub", error, options.get("token"))
 
 
 def _from_folder(folder: Path, split: str | None, columns: tuple, name: str) -> Source:
@@ -171,18 +212,19 @@ def _from_folder(folder: Path, split: str | None, columns: tuple, name: str) -> 
     return Source(Files(None, files), labels, names, ids, {"columns": None})
 
 
-def _from_dataset(dataset: Any, split: str | None, columns: tuple, name: str, root: Path | None = None) -> Source:
+def _from_dataset(
+    dataset: Any, split: str | None, columns: tuple, name: str, root: Path | None = None, token: str | bool | None = None
+) -> Source | Stream:
     if isinstance(dataset, dict):
         if split is None and len(dataset) != 1:
             raise DataError(f"{name}: there are splits {', '.join(map(str, dataset))}; choose one with split=")
         if split is not None and split not in dataset:
             raise DataError(f"{name}: there is no split {split!r}, only {', '.join(map(str, dataset))}")
         dataset = dataset[split] if split is not None else next(iter(dataset.values()))
+    if isinstance(dataset, datasets.IterableDataset):
+        return Stream(dataset, columns, name, root, token, origin={"source": _described(dataset)})
     if not isinstance(dataset, datasets.Dataset):
-        raise DataError(
-            f"{name}: {type(dataset).__name__} is not supported yet: repair passes over the data several times. Load "
-            "it without streaming=True, or materialise a part: datasets.Dataset.from_list(list(stream.take(1000)))"
-        )
+        raise DataError(f"{name}: {type(dataset).__name__} is no dataset; give a datasets.Dataset or IterableDataset")
     if dataset.format["type"] == "custom":
         raise DataError(
             f"{name}: the dataset has a transform of its own (set_transform), which would not be timm's. Remove it "
@@ -190,8 +232,7 @@ def _from_dataset(dataset: Any, split: str | None, columns: tuple, name: str, ro
         )
     key = f"datasets.Dataset {dataset._fingerprint}"  # of its content: a reloaded dataset has the same
     dataset, features = dataset.with_format(None), dataset.features
-    images = _column(columns[0], "image", datasets.Image, IMAGE_NAMES, features, name)
-    labelled = _column(columns[1], "label", datasets.ClassLabel, LABEL_NAMES, features, name)
+    images, labelled = choose_columns(columns, features, name)
     if isinstance(features[images], datasets.Image):
         dataset = dataset.cast_column(images, datasets.Image(decode=False))  # else reading labels decodes pixels
     names = features[labelled].names if isinstance(features[labelled], datasets.ClassLabel) else None
@@ -200,15 +241,6 @@ def _from_dataset(dataset: Any, split: str | None, columns: tuple, name: str, ro
     return Source(reader, labels, names, None, {"source": key, "columns": {"image": images, "label": labelled}})
 
 
-def _column(chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str) -> str:
-    if chosen is not None:
-        if chosen not in features:
-            raise DataError(f"{name}: no column {chosen!r} for {kind}_column=; there are {', '.join(features)}")
-        return chosen
-    typed = [column for column, f in features.items() if isinstance(f, feature)]
-    likely = [column for column in typed or features if column in usual] if len(typed) != 1 else typed
-    if len(likely) != 1:
-        raise DataError(
-            f"{name}: which column holds the {kind}? There are {', '.join(features)}; say so with {kind}_column="
-        )
-    return likely[0]
+def _described(stream: datasets.IterableDataset) -> str:
+    known = (stream.info.dataset_name, str(stream.split) if stream.split else None)
+    return " ".join(["datasets.IterableDataset", *filter(None, known)])

@@ -1,0 +1,91 @@
+"""A loopback Hub at the endpoint this process uses, and small repaired models to push to it: `from push_fixtures import *`."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import HUB_PORT
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from PIL import Image
+
+import timm_repair
+from timm_repair import Repaired
+
+__all__ = ["api", "base_folder", "cache", "image", "loopback", "repaired", "repaired_once", "published_base"]
+
+NAMES = ["tench", "goldfish", "white shark", "hen"]
+
+
+def image() -> torch.Tensor:
+    """Two normalized images."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the Hub, for this test alone."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def loopback(cache, monkeypatch) -> Iterator[HubServer]:
+    """The server that timm_repair, timm and huggingface_hub find in this process; users as in hub_server.py. LFS, without xet."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    disable_progress_bars()
+    with HubServer(HUB_PORT) as server:
+        yield server
+        assert server.errors == []
+    enable_progress_bars()
+
+
+@pytest.fixture
+def api(loopback) -> HfApi:
+    """The client of the user "me"."""
+    return HfApi(token="hf_me")
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> Path:
+    """A small timm model of four classes, saved by timm."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = {"input_size": (3, 32, 32), "license": "cc-by-nc-4.0", "num_classes": 4, "label_names": NAMES}
+        model = timm.create_model("test_resnet", num_classes=4, zero_init_last=False, pretrained_cfg_overlay=config)
+    folder = tmp_path_factory.mktemp("base")
+    timm.models.save_for_hf(model.eval(), folder, model_config={"label_names": NAMES}, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture
+def published_base(api, base_folder) -> str:
+    """The same on the loopback Hub."""
+    api.create_repo("me/base", exist_ok=True)
+    api.upload_folder(repo_id="me/base", folder_path=base_folder)
+    return "me/base"
+
+
+@pytest.fixture(scope="session")
+def repaired_once(base_folder) -> Repaired:
+    """The model repaired in one block, with an added path; the same for all tests of the session."""
+    rng = np.random.default_rng(0)
+    pairs = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(160)]
+    model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
+    failures = timm_repair.collect_failures(model, pairs)
+    found = timm_repair.repair(model, failures, retain=pairs, block="layer2", genotype="random", steps=4, progress=False)
+    for name, parameter in found.model.named_parameters():
+        if ".gains." in name:
+            torch.nn.init.constant_(parameter, 0.3)
+    return found
+
+
+@pytest.fixture
+def repaired(repaired_once) -> Repaired:
+    """A copy of it for one test. Its base is not on the Hub: pass base_model= for a patch."""
+    return deepcopy(repaired_once)

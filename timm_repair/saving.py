@@ -1,0 +1,212 @@
+"""Saving: a repaired model as a folder in timm's own layout. No network.
+
+Files: config.json (timm's; the edits in `model_args`), model.safetensors, or patch.safetensors for the repaired part alone, repair.json
+(the whole Report), README.md (the card) and figures/. A repair that changed weights alone keeps the base model's own architecture name
+and loads in timm without this package.
+"""
+
+import json
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.models._hub import save_config_for_hf  # not re-exported; timm.models.save_for_hf would also write weights
+from torch import nn
+
+from timm_repair import card, figures
+from timm_repair.errors import ConfigError, OutputError
+from timm_repair.fetching import PATCH, REPORT, WEIGHTS
+from timm_repair.lineage import lineage, revert
+from timm_repair.report import Report
+from timm_repair.trust import MAX_REPORT, read_json
+
+SCRATCH = ".saving-"
+REMOTE_CODE, PREPROCESSOR = "modeling_timm_repair.py", "preprocessor_config.json"
+FILES = ("config.json", WEIGHTS, PATCH, REPORT, "README.md", "figures", REMOTE_CODE, PREPROCESSOR)
+
+# A fixed text: what is saved never becomes code. transformers executes it only for who says trust_remote_code=True.
+_REMOTE_CODE = '''"""Lets transformers load this model with trust_remote_code=True; timm_repair must be installed."""
+
+import timm_repair  # noqa: F401  registers the architecture with timm
+from transformers import TimmWrapperForImageClassification
+
+
+class RepairedForImageClassification(TimmWrapperForImageClassification):
+    pass
+'''
+
+
+def check_output(directory: str | Path) -> Path:
+    """The directory to save to, made if missing; called before any work starts, so that no work is lost at its end.
+
+    Raises:
+        OutputError: it is a file, cannot be written, or holds files that are not of an earlier save.
+    """
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
+    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH))
+    foreign = there if REPORT not in there else [name for name in there if name not in FILES]
+    if foreign:
+        raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")
+    return path
+
+
+def check_savable(model: nn.Module) -> None:
+    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm could not load it again."""
+    if not getattr(model, "pretrained_cfg", None):
+        raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
+                          "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_config(model, Path(folder, "config.json"), {})
+        rebuilt = _load(Path(folder), pretrained=False).state_dict()
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    if {k: v.shape for k, v in rebuilt.items()} != shapes:
+        raise ConfigError("timm would not build this model again: it was changed after timm.create_model (a replaced head?). Make such "
+                          "changes by create_model's own arguments, such as num_classes")
+
+
+def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool = False, remote_code: bool = False,
+         readme: str | None = None, **about: Any) -> Path:
+    """Write the model folder; see the module's docstring for its files. Never touches the network.
+
+    The files are written to a scratch folder, loaded back and compared, and only then moved in: what was there before stays until the
+    new ones are whole.
+
+    Args:
+        patch: write only the tensors that the repair changed, and which model of the Hub they belong to.
+        remote_code: add the file with which transformers loads the model under trust_remote_code=True.
+        readme: a card that people may have edited; their text stays. None takes the one in the folder.
+        about: for the card, see `card.render`.
+
+    Raises:
+        OutputError: see `check_output`.
+        ConfigError: not a timm model, so that timm could not load it again; or no patch can be made of it.
+    """
+    check_savable(model)
+    target = check_output(directory)
+    extra = {"timm_repair": _patch_base(model)} if patch else {}
+    if remote_code:
+        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.RepairedForImageClassification"}
+    readme = _read_text(target / "README.md") if readme is None else readme
+    with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        _write_config(model, folder / "config.json", extra)
+        _write_weights(model, folder, patch)
+        if remote_code:
+            (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
+            _write_preprocessor(folder)
+        (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
+        if find_spec("matplotlib"):  # an optional extra
+            (folder / "figures").mkdir()
+            figures.save_all(report, folder / "figures")
+        write_card(folder, report, readme, patch=patch, **about)
+        for name in FILES:
+            new, old = folder / name, target / name
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif not new.exists():
+                old.unlink(missing_ok=True)  # of an earlier save: whole weights beside a patch, say
+            if new.exists():
+                new.replace(old)
+    return target
+
+
+def write_card(folder: Path, report: Report, readme: str | None, **about: Any) -> None:
+    """Write README.md, with what people wrote in the card `readme`; `about` as for `card.render`.
+
+    Raises:
+        ConfigError: `readme` cannot be understood.
+    """
+    text = card.merged(readme, card.render(report, drawn=(folder / "figures").is_dir(), **about))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def report_of(model: nn.Module) -> Report:
+    """The report of the repair that `model` came from.
+
+    Raises:
+        ConfigError: there is none, or its file is damaged.
+    """
+    known = lineage(model)
+    if known is None or known.report is None:
+        raise ConfigError("this model carries no report of a repair: pass report=, or load it with timm_repair.from_pretrained")
+    return known.report if isinstance(known.report, Report) else read_report(known.report)
+
+
+def read_report(path: Path) -> Report:
+    """The Report in a repair.json.
+
+    Raises:
+        ConfigError: it is damaged, or of a newer version.
+    """
+    return Report.from_dict(read_json(path, f"{str(path)!r}", MAX_REPORT))
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _load(folder: Path, *, pretrained: bool) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
+            return timm.create_model(f"local-dir:{folder.resolve()}", pretrained=pretrained)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"timm cannot build the saved model again ({type(error).__name__}: {error})") from error
+
+
+def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
+    save_config_for_hf(model, str(path))
+    config = json.loads(path.read_text())
+    # timm restores it from the top level; transformers passes it a second time and would fail
+    config.get("model_args", {}).pop("num_classes", None)
+    config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
+    names = model.pretrained_cfg.get("label_names")
+    if names and len(names) == model.num_classes:  # timm drops them where it thinks that the head was replaced
+        config["label_names"] = list(names)
+    path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
+
+
+def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    name, tensors = (PATCH, lineage(model).patch(model)) if patch else (WEIGHTS, state)
+    safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
+    (folder / name).chmod((folder / "config.json").stat().st_mode)  # safetensors would keep it to its owner
+    if patch:
+        return  # `_patch_base` has put it together again
+    loaded = _load(folder, pretrained=True).state_dict()
+    if loaded.keys() != state.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in state.items()):
+        raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
+
+
+def _patch_base(model: nn.Module) -> dict[str, Any]:
+    """What a patch says of its base; everything that could make the patch useless is looked for here."""
+    known = lineage(model)
+    if known is None or not known.kept:
+        raise ConfigError("no patch without the original: patch=True takes the model of repair(), or a patch that was loaded")
+    base = known.base
+    if base.id is None:
+        raise ConfigError("a patch needs a base that others can load: repair a model by its timm name or 'hf-hub:user/name', or push "
+                          "the original and pass base_model='user/name'")
+    if base.revision is None:
+        raise ConfigError(f"which commit of {base.id} was repaired is not known: push_to_hub looks it up")
+    revert(model)  # raises unless it gives the base, bit for bit
+    return {"version": 1, "base": base.id, "revision": base.revision, "sha256": base.sha256}
+
+
+def _write_preprocessor(folder: Path) -> None:
+    """What transformers' image processor reads; with auto_map it no longer looks into config.json for that."""
+    config = json.loads((folder / "config.json").read_text())
+    about = {"image_processor_type": "TimmWrapperImageProcessor", "architecture": config["architecture"],
+             "pretrained_cfg": config["pretrained_cfg"]}
+    (folder / PREPROCESSOR).write_text(json.dumps(about, indent=2))

@@ -1,0 +1,254 @@
+"""Saved models of strangers: everything is checked before anything is built or allocated, and nothing in them is ever executed.
+
+`read_config` reduces a config.json to what timm needs, with every value checked; `outline` builds the model it describes without
+memory for weights; `check_weights` compares a safetensors file with that outline, and looks for NaN.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import PretrainedCfg, build_model_with_cfg
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from timm_repair.errors import ConfigError, NonFiniteError
+
+MAX_CONFIG, MAX_REPORT = 8 * 2**20, 256 * 2**20  # bytes
+MAX_INTEGER, MAX_TENSORS, MAX_CLASSES = 1_000_000, 100_000, 1_000_000
+MAX_MODULES = 40_000  # the largest of timm's own models has some thousand
+
+_SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "architecture", "tag"}
+_SIZES = ("input_size", "test_input_size", "min_input_size", "pool_size", "test_pool_size")
+_PRETRAINED = {f.name for f in dataclasses.fields(PretrainedCfg)} - _SOURCES
+_TOP = ("architecture", "num_classes", "num_features", "global_pool", "model_args", "label_names", "label_descriptions")
+# what decides where things are read from, or how they are built, is for the caller to say, never for a file
+_RESERVED = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+_RESERVED |= {"features_only", "out_indices", "feature_cls", "device", "dtype"}
+_RESERVED -= {"kwargs"}
+
+
+def read_json(path: Path, what: str, limit: int = MAX_CONFIG) -> Any:
+    """The JSON of a file of at most `limit` bytes, without NaN, duplicate keys or bottomless nesting.
+
+    Raises:
+        ConfigError: it is none of that.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise ConfigError(f"{what} has {path.stat().st_size:,} bytes; more than {limit:,} is refused")
+        return json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ConfigError(f"{what} is nested too deeply: refused") from error
+    except (OSError, ValueError) as error:  # of which JSON's and Unicode's errors are
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{what} is damaged ({error!s:.200}): save or download it again") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ConfigError("a key occurs twice in one object: refused, since readers differ in which one they take")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ConfigError(f"{name} is not JSON, and no number of a saved model")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json of timm's, reduced to what describes the model: places to read from, and keys nobody knows, are dropped.
+
+    Raises:
+        ConfigError: a value is missing, of the wrong kind, or out of bounds.
+    """
+    config = read_json(path, "config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise ConfigError("config.json does not name an architecture: this is no model saved by timm or timm_repair")
+    architecture, arguments, pretrained = config["architecture"], config.get("model_args", {}), config.get("pretrained_cfg", {})
+    _check_name("architecture", architecture)
+    if not isinstance(arguments, dict) or not isinstance(pretrained, dict):
+        raise ConfigError("config.json: model_args and pretrained_cfg must be objects")
+    if forbidden := sorted(_RESERVED & arguments.keys()):
+        raise ConfigError(f"config.json: model_args may not set {', '.join(forbidden)}")
+    if "base" in arguments:
+        _check_name("base", arguments["base"])
+    _plain("model_args", {key: value for key, value in arguments.items() if key != "edits"})  # edits have checks of their own
+    count = config.get("num_classes", pretrained.get("num_classes", 1000))
+    if type(count) is not int or not 0 <= count <= MAX_CLASSES:
+        raise ConfigError(f"config.json: num_classes must be an integer from 0 to {MAX_CLASSES:,}, got {count!r:.50}")
+    kept = {key: value for key, value in pretrained.items() if key in _PRETRAINED}
+    for key in _SIZES:
+        if kept.get(key) is not None and not _is_size(kept[key]):
+            raise ConfigError(f"config.json: {key} must be two or three positive integers, got {kept[key]!r:.100}")
+    names = {key: config[key] for key in ("label_names", "label_descriptions") if config.get(key) is not None}
+    for key, value in (names | {k: kept[k] for k in ("label_names", "label_descriptions") if kept.get(k)}).items():
+        _check_labels(key, value)
+    _plain("pretrained_cfg", {key: value for key, value in kept.items() if key not in ("label_names", "label_descriptions")})
+    patch = {"patch": _check_patch(config["timm_repair"])} if "timm_repair" in config else {}
+    return {key: config[key] for key in _TOP if key in config} | {"pretrained_cfg": kept} | patch
+
+
+def _check_patch(spec: Any) -> dict[str, Any]:
+    """What a patch says of its base: {"version": 1, "base": Hub id, "revision": commit, "sha256": of its weights}."""
+    if not isinstance(spec, dict) or set(spec) != {"version", "base", "revision", "sha256"}:
+        raise ConfigError(f"config.json: timm_repair must have exactly version, base, revision and sha256, got {spec!r:.200}")
+    if spec["version"] != 1 or isinstance(spec["version"], bool):
+        raise ConfigError(f"this patch has version {spec['version']!r:.20}; this timm_repair reads 1: upgrade timm_repair")
+    if not isinstance(spec["base"], str) or spec["base"].count("/") != 1 or not all(
+            re.fullmatch(r"\w[\w.-]{0,95}", part, re.ASCII) and ".." not in part for part in spec["base"].split("/")):
+        raise ConfigError(f"config.json: the base of a patch must be a Hub id 'user/name', got {spec['base']!r:.100}")
+    for key, digits in (("revision", 40), ("sha256", 64)):
+        if not isinstance(spec[key], str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", spec[key]):
+            raise ConfigError(f"config.json: {key} of a patch must be {digits} hexadecimal digits, got {spec[key]!r:.100}")
+    return spec
+
+
+def check_base(base: Any) -> str:
+    """`base` if it is the name of an architecture that timm has.
+
+    Raises:
+        ConfigError: it is not; a name with a scheme or a path in it would make timm fetch or read something else.
+    """
+    if not isinstance(base, str) or base == "timm_repaired" or set(base) & set(":/\\@") or not timm.is_model(base):
+        raise ConfigError(f"base must be the name of a timm architecture, got {base!r:.100}")
+    return base
+
+
+def _check_name(key: str, name: Any) -> None:
+    if key == "architecture" and name == "timm_repaired":
+        return
+    try:
+        check_base(name)
+    except ConfigError as error:
+        raise ConfigError(f"config.json: {key} must be the name of a timm architecture, got {name!r:.100}") from error
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) in (2, 3) and all(type(v) is int and 1 <= v <= 65_536 for v in value)
+
+
+def _check_labels(key: str, value: Any) -> None:
+    if not isinstance(value, list | dict) or len(value) > MAX_CLASSES:
+        raise ConfigError(f"config.json: {key} must be a list or an object of names")
+    for name in (*value, *value.values()) if isinstance(value, dict) else value:
+        if not isinstance(name, str) or len(name) > 1000 or any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in name):
+            raise ConfigError(f"config.json: {key} holds {name!r:.80}, which is no name of a class")
+        if re.search(r"<\s*[A-Za-z/!?]", name):
+            raise ConfigError(f"config.json: {key} holds markup, {name!r:.80}: refused")
+
+
+def _plain(what: str, value: Any, depth: int = 0) -> None:
+    """Raise ConfigError unless it is plain JSON of modest size."""
+    if depth > 8:
+        raise ConfigError(f"config.json: {what} is nested too deeply")
+    if isinstance(value, dict | list):
+        if len(value) > 10_000:
+            raise ConfigError(f"config.json: {what} has {len(value):,} entries: refused")
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _plain(f"{what}.{key!s:.60}", each, depth + 1)
+    elif isinstance(value, str):
+        if len(value) > 10_000:
+            raise ConfigError(f"config.json: {what} is a text of {len(value):,} characters: refused")
+    elif value is not None and not isinstance(value, bool) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise ConfigError(f"config.json: {what} is {value!r:.50}, out of bounds")
+
+
+# ---- the model a config describes, without memory for weights
+
+
+@contextmanager
+def bounded(limit: int) -> Iterator[None]:
+    """Let at most `limit` modules be made in this thread: a config of a hundred bytes can ask for billions.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    thread, made = threading.get_ident(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > limit:
+            raise ConfigError(f"the saved model has more than {limit:,} modules, far more than its weights are for: refused")
+
+    handle = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def outline(config_folder: Path, limit: int = MAX_MODULES, **kwargs: Any) -> nn.Module:
+    """The model that `config_folder`/config.json describes, on the meta device: shapes and no memory.
+
+    Raises:
+        ConfigError: timm cannot build it, or it has more than `limit` modules.
+    """
+    try:
+        with bounded(limit), torch.device("meta"):
+            return timm.create_model(f"local-dir:{config_folder}", pretrained=False, **kwargs)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a stranger's numbers make a constructor of timm's raise
+        raise ConfigError(f"timm cannot build the saved model ({type(error).__name__}: {error!s:.300})") from error
+
+
+def check_weights(path: Path, expected: Mapping[str, torch.Tensor], *, part: bool = False) -> None:
+    """Compare a safetensors file with the state dict `expected` (of an outline): names, shapes, kinds of numbers, no NaN.
+
+    Args:
+        part: the file may lack tensors, as a patch does.
+
+    Raises:
+        ConfigError: it is no safetensors file, or does not fit.
+        NonFiniteError: it holds NaN or infinity.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            # old files lack the counters that torch then starts at zero
+            needed = set() if part else {name for name in expected if not name.endswith("num_batches_tracked")}
+            if missing := sorted(needed - names)[:5]:
+                raise ConfigError(f"{path.name} lacks {', '.join(missing)}: weights and architecture do not belong together")
+            if unknown := sorted(names - expected.keys())[:5]:
+                raise ConfigError(f"{path.name} holds {', '.join(f'{n!s:.80}' for n in unknown)}, which the architecture does not have")
+            for name in names:
+                shape, wanted = list(file.get_slice(name).get_shape()), list(expected[name].shape)
+                if shape != wanted:
+                    raise ConfigError(f"{path.name}: {name} has shape {shape}, the architecture needs {wanted}")
+            for name in names:  # one at a time: no more memory than the largest of them
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() != expected[name].is_floating_point():
+                    raise ConfigError(f"{path.name}: {name} is {tensor.dtype}, the architecture needs {expected[name].dtype}")
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise NonFiniteError(f"{path.name}: {name} is NaN or infinite: refused")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path.name} is no intact safetensors file ({error!s:.200}): download it again") from error
+
+
+def tensor_count(path: Path) -> int:
+    """How many tensors a safetensors file has.
+
+    Raises:
+        ConfigError: it is none, or has absurdly many.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            count = len(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path.name} is no intact safetensors file ({error!s:.200}): download it again") from error
+    if count > MAX_TENSORS:
+        raise ConfigError(f"{path.name} has {count:,} tensors: refused")
+    return count
