@@ -78,7 +78,7 @@ def repaired_once(base_folder) -> Repaired:
     pairs = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(160)]
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
     failures = timm_repair.collect_failures(model, pairs)
-    found = timm_repair.repair(model, failures, retain=pairs, block="layer2", genotype="random", steps=4, progress=False)
+    found = timm_repair.repair(model, failures, block="layer2", genotype="random", level="layer", steps=4, progress=False)
     for name, parameter in found.model.named_parameters():
         if ".gains." in name:
             torch.nn.init.constant_(parameter, 0.3)

@@ -111,6 +111,9 @@ def test_images_stay_encoded_and_in_all_modes(model):
     images = as_images(Asked(pairs).stream(), model)
     assert all(isinstance(raw, bytes) for raw in images._pool.reader.raws)
     same(images, as_images(pairs, model))
+    files = [{"bytes": b"no image", "path": None}, {"bytes": images._pool.reader.raws[0], "path": "1.png"}]
+    stream = Asked([(file, 0) for file in files]).stream(FEATURES)  # not decoded where features tell that it could be
+    assert as_images(stream, model, check_readable=False)._pool.reader.raws == files
 
 
 def test_columns_are_chosen_as_without_streaming(model):
@@ -145,8 +148,8 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(model, tmp_path):
             as_images(asked.stream(), model, max_examples=wrong)
         with pytest.raises(OptionError, match="max_examples="):
             DataOptions(max_examples=wrong)
-    for token in ("", f"{TOKEN}\n", f" {TOKEN}"):
-        with pytest.raises(OptionError, match="token= is empty or holds white space") as refused:
+    for token in ("", f"{TOKEN}\n", f" {TOKEN}", f"{TOKEN}é"):
+        with pytest.raises(OptionError, match="token= is empty, or holds white space") as refused:
             as_images("no/such", model, token=token)
         assert TOKEN not in str(refused.value)
     for options in ({"max_examples": 0}, {"on_unknown": "drop"}, {"token": ""}, {"max_failures": 0}):

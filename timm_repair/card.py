@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,13 +191,14 @@ def _metadata(report: "Report", base_model: str | None, license: str | None, dat
         data |= {"license": "other", "license_name": clean(license)}
     if base_model and is_hub_id(base_model):  # anything else, such as a path, makes the Hub refuse the whole push
         data |= {"base_model": base_model, "base_model_relation": "finetune"}
-    if dataset:
-        data["datasets"] = [dataset]
+    if used := list(dict.fromkeys(filter(None, [dataset, *_datasets(report.provenance)]))):
+        data["datasets"] = used
+    measured = {name: next(_datasets(origin), dataset) for name, origin in report.provenance.get("holdout", {}).items()}
     data["eval_results"] = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=dataset or "unknown",
-            dataset_name=dataset or "held-out data",
+            dataset_type=measured.get(each.population, dataset) or "unknown",
+            dataset_name=measured.get(each.population, dataset) or "held-out data",
             metric_type="accuracy",
             metric_name=f"accuracy after repair, {clean(each.population)} (n={each.n})",  # equal names would be merged
             metric_value=round(each.accuracy_after, 6),
@@ -205,6 +206,14 @@ def _metadata(report: "Report", base_model: str | None, license: str | None, dat
         for each in report.scores
     ]
     return data
+
+
+def _datasets(origin) -> Iterator[str]:
+    """Hub ids of datasets in a report's provenance."""
+    for key, value in origin.items() if isinstance(origin, dict) else ():
+        if key == "dataset" and isinstance(value, str) and is_hub_id(value):
+            yield value
+        yield from _datasets(value)
 
 
 def _hub_model(name: str) -> str | None:

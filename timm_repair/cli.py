@@ -1,4 +1,7 @@
-"""The console command `timm-repair`: blocks, localize, repair, compare, report. Also what `accelerate launch examples/repair.py` runs."""
+"""The console command `timm-repair`: blocks, localize, repair, compare, report, push, export.
+
+It is also what `accelerate launch examples/repair.py` runs.
+"""
 
 import argparse
 import ast
@@ -12,11 +15,15 @@ from typing import Any
 from timm_repair import pipeline
 from timm_repair.data import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
+from timm_repair.exporting import FORMATS, export
+from timm_repair.fetching import PATCH
+from timm_repair.hub import from_pretrained
 from timm_repair.loading import load
 from timm_repair.methods import METHODS
 from timm_repair.options import make
 from timm_repair.partition import GRANULARITIES, blocks
-from timm_repair.report import Report
+from timm_repair.pushing import push_to_hub
+from timm_repair.saving import read_report
 from timm_repair.suspects import tie
 
 RESERVED = {"model", "failures", "retain", "holdout", "method", "methods", "seed", "data", "output", "accelerator", "progress"}
@@ -66,6 +73,26 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="print the report of a saved repair")
     command.add_argument("directory", type=Path)
     command.set_defaults(run=_report)
+
+    command = commands.add_parser("push", help="upload a saved repair to the Hugging Face Hub (log in before: hf auth login)")
+    command.add_argument("directory", type=Path, help="of a saved repair")
+    command.add_argument("repo_id", help="user/name; made if there is none")
+    command.add_argument("--private", action="store_true", default=None, help="if the repository is new; else the owner's default")
+    command.add_argument("--revision", help="branch; made if there is none")
+    command.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    command.add_argument("--commit-message")
+    command.add_argument("--patch", action="store_true", help="only what the repair changed; the original must be on the Hub")
+    command.add_argument("--remote-code", action="store_true", help="also for transformers' trust_remote_code=True")
+    command.add_argument("--replace-model-card", action="store_true", help="keep nothing of a README.md that is there")
+    command.add_argument("--base-model", help="Hub id of the original, if the report does not tell")
+    command.add_argument("--license", help="of the original, if the report does not tell")
+    command.set_defaults(run=_push)
+
+    command = commands.add_parser("export", help="write a saved or published repair as one file: ONNX, or a program of torch")
+    command.add_argument("model", help="directory or Hub id")
+    command.add_argument("file")
+    command.add_argument("--format", default="onnx", choices=FORMATS)
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -146,11 +173,22 @@ def _report(arguments: argparse.Namespace) -> None:
     path = arguments.directory / "repair.json"
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
-    try:
-        saved = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{str(path)!r} is damaged ({error}): save the repair again") from error
-    print(Report.from_dict(saved))
+    print(read_report(path))
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "directory", "repo_id")}
+    if not arguments.directory.is_dir():
+        raise ConfigError(f"{str(arguments.directory)!r} is no directory: give the directory of a saved repair")
+    card = arguments.directory / "README.md"
+    model = from_pretrained(arguments.directory)
+    given["patch"] |= (arguments.directory / PATCH).is_file()  # as it was saved
+    readme = card.read_text(encoding="utf-8") if card.is_file() else None
+    print(push_to_hub(model, arguments.repo_id, readme=readme, **given))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    print(export(from_pretrained(arguments.model), arguments.file, format=arguments.format))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def failures_of_stream(
         max_failures: see above.
         runtime: where to compute; a piece of the stream is as large as its batch, times the processes.
         name: for messages.
-        options: of `as_images`, checked.
+        options: of `as_images`, checked; check_readable= makes no difference, since all images read are decoded.
 
     Returns:
         The failures; `error_rate` is their share of the examples read.

@@ -13,23 +13,29 @@ from timm_repair.errors import ConfigError, HubError, OptionError
 
 # what the client's HTTP library raises when nothing answers: not an OSError in all of its versions
 TRANSPORT = tuple({base for base in errors.HfHubHTTPError.__mro__ if base.__name__ in ("HTTPError", "RequestException")})
+# KeyError: the answer lacks something; the others have no base of their own
+_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, errors.XetDownloadError, *TRANSPORT)
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
+_WORDY = re.compile(r"For more information check: \S+")
 _HINTS = (
     (errors.GatedRepoError, "ask for access on its page, then log in (`hf auth login`) or pass token="),
     (errors.RepositoryNotFoundError, "check the name; if the repository is private, log in (`hf auth login`) or pass token="),
     (errors.RevisionNotFoundError, "check revision=: no such branch, tag or commit"),
-    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and it is not in the cache: unset it once to download"),
-    (errors.LocalEntryNotFoundError, "the Hub was not reached, and it is not in the cache: check the network and try again"),
-    (errors.EntryNotFoundError, "the repository has no such file"),
+    (errors.RemoteEntryNotFoundError, "the repository has no such file: if it changed in the meantime, try again"),
+    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it once to reach the Hub"),
 )
+_CHANGED = "the repository changed in the meantime: try again, on top of that change"
 _STATUS = {
-    401: "log in (`hf auth login`) or pass token=",
+    400: "the server refused it",
+    401: "the token is wrong or missing: log in (`hf auth login`) or pass token=",
     403: "this token may not do that: use one with write access to the repository",
-    409: "the repository changed in the meantime: try again",
-    412: "the repository changed in the meantime: try again",
-    413: "a file is too large for the server",
+    404: "the server does not know this: check the name, and HF_ENDPOINT if it is set",
+    409: _CHANGED,
+    412: _CHANGED,
+    413: "a file is too large for the server: a patch (patch=True) is much smaller",
     429: "too many requests: wait a little and try again",
 }
+_SENT = ", but after everything was sent: the push may have happened; look, or try again, what is there is not sent twice"
 
 
 def client(token: str | bool | None = None) -> HfApi:
@@ -72,31 +78,39 @@ def without_token(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
+class Unreached(HubError):
+    """Nobody answered, or the server failed: what is in the cache may do."""
+
+
 @contextmanager
 def reaching(what: str) -> Iterator[None]:
     """Raise whatever the client raises inside as a HubError that starts with `what` and ends with what to do.
 
     Raises:
+        Unreached: nobody answered, or the server failed.
         HubError: see above; its cause is left out where it may hold the token.
     """
     try:
         yield
-    except (HubError, ConfigError, OptionError):
+    except RepairError:
         raise
-    except (OSError, RuntimeError, ValueError, *TRANSPORT) as error:
-        reason = without_token(" ".join(str(error).split()))[:500] or type(error).__name__
-        raise HubError(f"{what}: {_hint(error)} ({reason})") from None
+    except _RAISED as error:
+        chain = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        reason, hint = next(((each, hint) for each in chain if (hint := _hint(each))), (error, _LAST))
+        kind = Unreached if isinstance(reason, (*_LOST, *TRANSPORT)) and _status(reason, 500) >= 500 else HubError
+        text = without_token(" ".join(_WORDY.sub("", str(reason)).split()))[:500] or type(reason).__name__
+        raise kind(f"{what}: {hint} ({text})") from None
 
 
-def _hint(error: Exception) -> str:
-    for kind, hint in _HINTS:
-        if isinstance(error, kind):
-            return hint
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in _STATUS:
-        return _STATUS[status]
-    if status is not None and status >= 500:
-        return f"the server failed (status {status}): nothing is lost, try again later"
-    if isinstance(error, ConnectionError | TimeoutError | TRANSPORT):
-        return "the connection failed: nothing is lost, try again"
-    return "it failed"
+def _status(error: BaseException, default: int) -> int:
+    return getattr(getattr(error, "response", None), "status_code", default)
+
+
+def _hint(error: BaseException) -> str | None:
+    """What to do about it; None if its cause may tell better."""
+    known = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None) or _STATUS.get(_status(error, 0))
+    if known:
+        return known
+    ...

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from timm_repair.errors import ConfigError, OptionError, OutputError, did_you_mean
+from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError, did_you_mean
 from timm_repair.preprocessing import Preprocessing
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
-    """Write `model`, in eval mode, for any batch size, and compare what was written with it.
+    """Write `model`, in eval mode and float32, for any batch size, and compare what was written with it.
 
     Args:
         model: takes (N, C, H, W) normalized images, C, H and W as in its pretrained_cfg; gives (N, K) logits.
@@ -28,31 +28,45 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
         The file's path.
 
     Raises:
-        OptionError: unknown format.
+        OptionError: unknown format, or a suffix of the other one.
         OutputError: the file cannot be written.
-        ConfigError: a package is missing, or the written model answers otherwise.
+        ConfigError: a package is missing, the model cannot be exported, or the written model answers otherwise. A file that was there
+            before stays.
     """
-    if format not in FORMATS:
-        raise OptionError(f"no export format {format!r}; there are {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" and find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"exporting to ONNX needs {', '.join(missing)}: pip install 'timm_repair[export]'")
-    path = Path(path).expanduser()
-    path = path if path.suffix else path.with_suffix(FORMATS[format])
-    model = deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, *Preprocessing.of(model).input_size, generator=generator)
+    path = _checked(Path(path).expanduser(), format)
+    model = deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+    images = torch.randn(3, *Preprocessing.of(model).input_size, generator=torch.Generator().manual_seed(0))
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters' own deprecations
             new = Path(scratch) / path.name
-            answer = _onnx(model, images, new) if format == "onnx" else _program(model, images, new)
-            expected = model(images)
+            answer, expected = _onnx(model, images, new) if format == "onnx" else _program(model, images, new), model(images)
             if not torch.allclose(answer, expected, rtol=1e-3, atol=1e-4 * max(1.0, expected.abs().max().item())):
                 raise ConfigError(f"the exported model differs by {(answer - expected).abs().max():.2g} in its logits: not written")
             new.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
+    except RepairError:
+        raise
+    except Exception as error:  # what the exporters and onnxruntime raise has no common family
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"this model cannot be exported as {format!r} for any batch size: {reason:.300}") from error
+    return path
+
+
+def _checked(path: Path, format: str) -> Path:
+    """The path with its suffix; what is wrong shows before any work."""
+    if format not in FORMATS:
+        raise OptionError(f"no export format {format!r}{did_you_mean(str(format), FORMATS)}")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"exporting to ONNX needs {', '.join(missing)}: pip install 'timm_repair[export]'")
+    meant = next((name for name, suffix in FORMATS.items() if name != format and suffix == path.suffix), None)
+    if meant:
+        raise OptionError(f"{path.name!r} is the name of another format: pass format={meant!r}, or a name ending in {FORMATS[format]}")
+    path = path if path.suffix else path.with_suffix(FORMATS[format])
+    if path.is_dir():
+        raise OutputError(f"{str(path)!r} is a directory: choose another file")
     return path
 
 

@@ -21,7 +21,7 @@ from timm_repair.connection import check_repo_id, client, reaching
 from timm_repair.errors import ConfigError, OptionError
 from timm_repair.fetching import PATCH, WEIGHTS
 from timm_repair.hub import load_base
-from timm_repair.lineage import fingerprint, lineage
+from timm_repair.lineage import Base, Lineage, fingerprint, lineage
 from timm_repair.report import Report
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def push_to_hub(
         raise OptionError(f"create_pr=True opens a pull request against the main branch: leave revision={revision!r} out")
     report, api = _public(report or saving.report_of(model)), client(token)
     if patch:
-        model = _with_known_base(model, base_model, token)
+        model = _with_known_base(model, report, base_model, token)
         base_model = lineage(model).base.id
     about = {"patch": patch, "base_model": base_model, "license": license}
     with tempfile.TemporaryDirectory(prefix="timm_repair-") as scratch, reaching(f"cannot push to {repo_id}"):
@@ -121,25 +121,28 @@ def _there(api: HfApi, repo_id: str, revision: str | None) -> tuple[str | None, 
     return head, Path(path).read_text(encoding="utf-8")
 
 
-def _with_known_base(model: nn.Module, base_model: str | None, token: str | bool | None) -> nn.Module:
-    """`model` with a base of the Hub, at a commit, that is bit for bit what was repaired.
+def _with_known_base(model: nn.Module, report: Report, base_model: str | None, token: str | bool | None) -> nn.Module:
+    """`model` with the way back to a base of the Hub, at a commit, that is bit for bit what was repaired.
 
     Raises:
         ConfigError: it is not, or no base is known.
     """
     known = lineage(model)
-    if known is None or not known.kept:
-        raise ConfigError("no patch without the original: patch=True takes the model of repair(), or a patch that was loaded")
-    name = base_model or known.base.id
-    if name is None:
+    base = known.base if known and known.kept else Base(report.model, **report.base)  # what was saved whole knows it by its report alone
+    name = base_model or base.id
+    if name is None or base.sha256 is None:
         raise ConfigError("a patch needs a base that others can load: push the original first and pass base_model='user/name', or repair a "
                           "model by its timm name or 'hf-hub:user/name'")
     check_repo_id(name, owner=True)
-    revision = known.base.revision if name == known.base.id else None
-    base, revision = load_base(name, revision, token)
-    if fingerprint(base.state_dict()) != known.base.sha256:
+    original, revision = load_base(name, base.revision if name == base.id else None, token)
+    if fingerprint(original.state_dict()) != base.sha256:
         raise ConfigError(f"{name} does not have the weights that were repaired: push the original, or push the whole model (patch=False)")
-    known = replace(known, base=replace(known.base, id=name, revision=revision))
+    base = replace(base, id=name, revision=revision)
+    if known and known.kept:
+        known = replace(known, base=base)
+    else:
+        edits = getattr(model, "_model_args", {}).get("edits", [])[len(getattr(original, "_model_args", {}).get("edits", [])):]
+        known = Lineage.between(base, original, model, edits, report)
     model = copy(model)  # the same modules; what it knows of its base is its own
     known.attach(model)
     return model
@@ -154,8 +157,8 @@ def _public(report: Report) -> Report:
 
 def _without_paths(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
-        known = value.get("dataset")  # a Hub id: no path
-        return {k: known if k == "source" and known else _without_paths(v, k) for k, v in value.items()}
+        public = "dataset" in value  # its source is a Hub id, no path
+        return {k: v if k == "source" and public else _without_paths(v, k) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_without_paths(each, key) for each in value)
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
 """`as_images`: whatever holds the user's images and labels, as `Images` for one model.
 
-Datasets of Hugging Face, torch datasets, folders, files, Hub ids and plain lists each become a `Source`; how labels
-are matched to the model's classes is in labels.py.
+Datasets of Hugging Face, torch datasets, folders, files, Hub ids and plain lists each become a `Source`, some by way of a
+`Stream` (streaming.py); how labels are matched to the model's classes is in labels.py.
 """
 
 import logging
@@ -88,7 +88,7 @@ def as_images(
 
 
 def can_stream(source: Any) -> bool:
-    """Whether `streaming=True` means anything for `source`: a Hub id or a file does not come as a stream of itself."""
+    """Whether `streaming=True` means anything for `source`: it does for a Hub id and a file."""
     return isinstance(source, str | Path) and not Path(source).expanduser().is_dir()
 
 
@@ -105,8 +105,8 @@ def check_options(source: Any, streaming: bool, max_examples: int | None, token:
             raise OptionError(f"{option}={value!r}; use 'stop' or 'skip'")
     if max_examples is not None and (type(max_examples) is not int or max_examples < 1):
         raise OptionError(f"max_examples={max_examples!r}; must be at least 1, or None")
-    if isinstance(token, str) and (not token or token.split() != [token]):  # its value is not for messages
-        raise OptionError("token= is empty or holds white space; give the token alone, or None to use that of `hf auth login`")
+    if isinstance(token, str) and not (token.isascii() and token.split() == [token]):  # its value is not for messages
+        raise OptionError("token= is empty, or holds white space or other than ASCII; give the token alone, or None to use your login")
     kind = f"the folder {source}" if isinstance(source, str | Path) else f"a {type(source).__name__}"
     if streaming and not is_stream(source, True):
         raise OptionError(f"streaming=True is for Hub ids and files; {kind} is read when needed anyway: leave it out")
@@ -127,7 +127,7 @@ def open_source(source: Any, split: str | None, columns: tuple, name: str, hub: 
 
 
 def find(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source | Stream:
-    """`source` opened; of a stream nothing is read yet. Arguments as for `as_images`, `hub` those of `load_dataset`."""
+    """`source` opened; of a stream nothing is read yet. `columns`: (image, label); `hub`: options of `load_dataset`."""
     if isinstance(source, str | Path):
         return _from_path(source, split, columns, name, hub)
     if isinstance(source, dict | datasets.Dataset | datasets.IterableDataset):
@@ -173,7 +173,10 @@ def _from_path(path: str | Path, split: str | None, columns: tuple, name: str, h
     else:
         raise DataError(f"{name}: {text} does not exist, nor can it be a Hub id ('namespace/name'); check the path")
     logger.info("%s: read from %s, %s", name, text, kind)
-    found.origin["source"] = text + (f"@{hub['revision']}" if hub["revision"] and kind.endswith("Hub") else "")
+    published = kind.endswith("Hub")
+    found.origin["source"] = text + (f"@{hub['revision']}" if hub["revision"] and published else "")
+    if published:
+        found.origin["dataset"] = match[2]
     if isinstance(found, Stream):
         return found
     found.reader.key = (str(local.resolve()) if local.exists() else found.origin["source"], split)
