@@ -9,15 +9,18 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 from conftest import worn
+from push_fixtures import *  # noqa: F403
 from timm.models import save_for_hf
 
 import timm_repair
 from timm_repair import cli
+from timm_repair.lineage import lineage
 from timm_repair.methods import Training
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +62,7 @@ def place(tmp_path_factory, trained, digits) -> Path:
 
 
 @pytest.fixture
-def few_steps(monkeypatch, place, tmp_path, offline):
+def few_steps(monkeypatch, place, tmp_path):
     """A copy of that directory to work in, and a default budget of seconds."""
     for path in place.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -67,15 +70,28 @@ def few_steps(monkeypatch, place, tmp_path, offline):
     monkeypatch.setitem(Training.__init__.__kwdefaults__, "steps", 6)
 
 
+@pytest.fixture
+def logged_in(loopback, published_base, monkeypatch):
+    """A loopback Hub with the base model on it, and the user's token."""
+    monkeypatch.setenv("HF_TOKEN", "hf_me")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_block_runs(text, few_steps, classifier, failures, digits):
+def test_python_block_runs(text, few_steps, classifier, failures, digits, request):
+    request.getfixturevalue("logged_in" if "push_to_hub" in text else "offline")
     predefined = {"timm_repair": timm_repair, "model": classifier, "failures": failures, "train": digits["train"],
                   "holdout": {"failing": worn(digits["unseen"]), "clean": digits["unseen"]}}
+    if "repaired" in text and "repaired =" not in text:  # the text goes on from where a model of the Hub was repaired
+        predefined["repaired"] = request.getfixturevalue("repaired")
+        known = lineage(predefined["repaired"].model)
+        known.base = replace(known.base, id="me/base")
     exec(compile(text.replace(HUB_MODEL, "local-dir:model"), "block", "exec"), predefined)
 
 
-def test_commands_run(few_steps, monkeypatch, capsys):
-    assert {line[1] for line in commands()} >= {"blocks", "localize", "repair", "compare", "report"}
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
+    assert {line[1] for line in commands()} >= {"blocks", "localize", "repair", "compare", "report", "push", "export"}
     for program, *words in commands():
         words = ["local-dir:model" if word == HUB_MODEL else word for word in words]
         if program == "timm-repair":

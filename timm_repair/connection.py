@@ -4,19 +4,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from json import JSONDecodeError
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, errors
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import HfApi, constants, errors
+from huggingface_hub.utils import HFValidationError, build_hf_headers, validate_repo_id
 
-from timm_repair.errors import ConfigError, HubError, OptionError
+from timm_repair.errors import HubError, OptionError, RepairError
 
 # what the client's HTTP library raises when nothing answers: not an OSError in all of its versions
 TRANSPORT = tuple({base for base in errors.HfHubHTTPError.__mro__ if base.__name__ in ("HTTPError", "RequestException")})
 # KeyError: the answer lacks something; the others have no base of their own
 _RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, errors.XetDownloadError, *TRANSPORT)
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
-_WORDY = re.compile(r"For more information check: \S+")
+_WORDY = re.compile(r"For more information check: \S+|(?<=\w)\?[\w-]+=[^\s'\"]*")  # queries: signed URLs have keys there
 _HINTS = (
     (errors.GatedRepoError, "ask for access on its page, then log in (`hf auth login`) or pass token="),
     (errors.RepositoryNotFoundError, "check the name; if the repository is private, log in (`hf auth login`) or pass token="),
@@ -26,7 +27,7 @@ _HINTS = (
 )
 _CHANGED = "the repository changed in the meantime: try again, on top of that change"
 _STATUS = {
-    400: "the server refused it",
+    400: "the server refused it; if something was damaged on its way, try again",
     401: "the token is wrong or missing: log in (`hf auth login`) or pass token=",
     403: "this token may not do that: use one with write access to the repository",
     404: "the server does not know this: check the name, and HF_ENDPOINT if it is set",
@@ -35,7 +36,8 @@ _STATUS = {
     413: "a file is too large for the server: a patch (patch=True) is much smaller",
     429: "too many requests: wait a little and try again",
 }
-_SENT = ", but after everything was sent: the push may have happened; look, or try again, what is there is not sent twice"
+_SENT = ", but everything had been sent: the push may have happened; look there, or try again: nothing is made twice"
+_XET = "if this server has no xet storage, set HF_HUB_DISABLE_XET=1; otherwise try again"
 
 
 def client(token: str | bool | None = None) -> HfApi:
@@ -46,7 +48,7 @@ def client(token: str | bool | None = None) -> HfApi:
     """
     api = HfApi(token=token)
     place = urlsplit(api.endpoint)
-    if token and place.scheme == "http" and not _loopback(place.hostname or ""):
+    if place.scheme == "http" and not _loopback(place.hostname or "") and "authorization" in build_hf_headers(token=token):
         raise HubError(f"HF_ENDPOINT={api.endpoint} is not encrypted: the token would be readable on the way; use https")
     return api
 
@@ -98,19 +100,42 @@ def reaching(what: str) -> Iterator[None]:
         chain = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
-        reason, hint = next(((each, hint) for each in chain if (hint := _hint(each))), (error, _LAST))
-        kind = Unreached if isinstance(reason, (*_LOST, *TRANSPORT)) and _status(reason, 500) >= 500 else HubError
-        text = without_token(" ".join(_WORDY.sub("", str(reason)).split()))[:500] or type(reason).__name__
-        raise kind(f"{what}: {hint} ({text})") from None
+        told, hint = next(((each, hint) for each in chain if (hint := _hint(each))), (error, "it failed"))
+        text = without_token(" ".join(_WORDY.sub("", str(told)).split()))[:500] or type(told).__name__
+        raise (Unreached if _unanswered(told) else HubError)(f"{what}: {hint} ({text})") from None
 
 
-def _status(error: BaseException, default: int) -> int:
-    return getattr(getattr(error, "response", None), "status_code", default)
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _unanswered(error: BaseException) -> bool:
+    status = _status(error)
+    return isinstance(error, (ConnectionError, TimeoutError, *TRANSPORT)) if status is None else status >= 500
 
 
 def _hint(error: BaseException) -> str | None:
     """What to do about it; None if its cause may tell better."""
-    known = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None) or _STATUS.get(_status(error, 0))
-    if known:
-        return known
-    ...
+    for kind, hint in _HINTS:
+        if isinstance(error, kind):
+            return hint
+    if "xet" in str(error).lower() and not constants.HF_HUB_DISABLE_XET:
+        return _XET
+    status = _status(error)
+    if status in _STATUS:
+        return _STATUS[status]
+    if _unanswered(error):
+        what = f"the server failed (status {status})" if status else "the connection failed"
+        return what + (_SENT if _committing(error) else ": nothing is lost, try again")
+    if isinstance(error, KeyError | JSONDecodeError | UnicodeDecodeError):
+        return "the answer cannot be understood: check HF_ENDPOINT if it is set, and try again"
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is None:
+        return "it is not, or not whole, in the cache, and the Hub was not to be asked (HF_HUB_OFFLINE or local_files_only)"
+    return None
+
+
+def _committing(error: BaseException) -> bool:
+    try:
+        return "/commit/" in getattr(error, "response", error).request.url.path
+    except (AttributeError, RuntimeError):  # none is known
+        return False

@@ -4,16 +4,21 @@ A branch is resolved to a commit once, so that config and weights are of the sam
 """
 
 import hashlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import ModelInfo, constants, snapshot_download
 
-from timm_repair.connection import check_repo_id, client, reaching
+from timm_repair.connection import Unreached, check_repo_id, client, reaching
 from timm_repair.errors import ConfigError, HubError, ModelError, OptionError
 from timm_repair.trust import MAX_CONFIG, MAX_REPORT
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, PATCH, REPORT = "model.safetensors", "patch.safetensors", "repair.json"
 WANTED = ("config.json", WEIGHTS, PATCH, REPORT)
@@ -36,9 +41,14 @@ class Snapshot:
         path = self.folder / name
         if not path.exists() and not path.is_symlink():
             return None
-        real, folder = path.resolve(), self.folder.resolve()
-        blobs = folder.parent.parent / "blobs"  # models--…/snapshots/<commit>/ beside models--…/blobs/
-        if real.parent not in ((folder, blobs) if folder.parent.name == "snapshots" else (folder,)) or not real.is_file():
+        try:
+            real, folder = path.resolve(), self.folder.resolve()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{name} in {str(self.folder)!r} is a link that leads nowhere: refused") from error
+        homes = [folder]
+        if folder.parent.name == "snapshots" and len(folder.parents) > 2:  # models--…/snapshots/<commit>/ beside models--…/blobs/
+            homes += [folder.parents[1] / "blobs", folder.parents[2] / "blobs" / real.parent.name]  # the latter with xet: of all models
+        if real.parent not in homes or not real.is_file():
             raise ConfigError(f"{name} in {str(self.folder)!r} is no regular file of this folder: refused")
         return real
 
@@ -80,44 +90,55 @@ def fetch(place: str | Path, *, revision: str | None = None, token: str | bool |
 
 
 def _from_hub(repo_id: str, revision: str | None, token: str | bool | None, options: dict[str, Any]) -> Snapshot:
-    info = None
+    info, unreached = None, None
     if not options["local_files_only"] and not constants.HF_HUB_OFFLINE:
-        info = _describe(repo_id, revision, token)
-    if info is not None:
-        listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        try:
+            info = _describe(repo_id, revision, token)
+        except Unreached as error:
+            unreached = error
+    if info is None and options["force_download"]:
+        raise unreached or OptionError("force_download=True needs the Hub: leave local_files_only out, and unset HF_HUB_OFFLINE")
+    listed = {sibling.rfilename: sibling for sibling in info.siblings or ()} if info else {}
+    if info:
         _require_weights(set(listed), repo_id)
         for name, limit in (("config.json", MAX_CONFIG), (REPORT, MAX_REPORT)):
             if name in listed and (listed[name].size or 0) > limit:
                 raise ConfigError(f"{name} of {repo_id} has {listed[name].size:,} bytes; more than {limit:,} is refused")
     else:  # what is in the cache will do
-        options = options | {"local_files_only": True, "force_download": False}
-    with reaching(f"cannot load {repo_id}" + (f" at {revision}" if revision else "")):
-        folder = Path(snapshot_download(
-            repo_id, revision=info.sha if info else revision, token=token, allow_patterns=list(WANTED), **options))
+        options = options | {"local_files_only": True}
+    try:
+        with reaching(_loading(repo_id, revision)):
+            folder = Path(snapshot_download(
+                repo_id, revision=info.sha if info else revision, token=token, allow_patterns=list(WANTED), **options))
+    except HubError as error:
+        raise (HubError(f"{unreached}; it is not, or not whole, in the cache") if unreached else error) from None
     found = Snapshot(folder, repo_id, folder.name)
     if info is None:
         _require_weights({path.name for path in folder.iterdir()}, repo_id)
-    else:
-        _check_sums(found, listed)
+    check_sums(found, listed)
+    if info:
+        _remember(folder, revision or constants.DEFAULT_REVISION)
+    if unreached:
+        logger.warning("%s; loaded from the cache: commit %s", unreached, folder.name)
     return found
 
 
-def _describe(repo_id: str, revision: str | None, token: str | bool | None) -> Any:
-    """What the Hub says of the repository and its files; None if it does not answer."""
-    try:
-        with reaching(f"cannot load {repo_id}" + (f" at {revision}" if revision else "")):
-            try:
-                return client(token).model_info(repo_id, revision=revision, files_metadata=True)
-            except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
-                raise
-            except OSError as error:
-                if getattr(getattr(error, "response", None), "status_code", 500) < 500:
-                    raise
-                return None
-    except HubError as error:
-        if "the connection failed" in str(error):
-            return None
-        raise
+def _describe(repo_id: str, revision: str | None, token: str | bool | None) -> ModelInfo:
+    with reaching(_loading(repo_id, revision)):
+        return client(token).model_info(repo_id, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def _loading(repo_id: str, revision: str | None) -> str:
+    return f"cannot load {repo_id}" + (f" at {revision}" if revision else "")
+
+
+def _remember(folder: Path, revision: str) -> None:
+    """Note which commit a branch is at, as the Hub's own client does, for loads without it."""
+    ref = folder.parents[1] / "refs" / revision
+    if revision != folder.name:
+        with suppress(OSError):  # a cache that cannot be written will do
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(folder.name)
 
 
 def _require_weights(names: set[str], where: str) -> None:
@@ -130,20 +151,27 @@ def _require_weights(names: set[str], where: str) -> None:
     raise ModelError(f"{where} has no {WEIGHTS}: the model was not pushed whole, or not as safetensors.{hint}")
 
 
-def _check_sums(found: Snapshot, listed: dict[str, Any]) -> None:
-    for name in WANTED:
-        path, sibling = found.file(name), listed.get(name)
-        if path is None or sibling is None:
+def check_sums(found: Snapshot, listed: Mapping[str, Any], names: Sequence[str] = WANTED) -> None:
+    """Compare files with the Hub's checksums (`listed`: name -> sibling), else with those that the cache names its files after.
+
+    Raises:
+        HubError: one is damaged. It is not in the cache any more.
+    """
+    for name in names:
+        path, link, sibling = found.file(name), found.folder / name, listed.get(name)
+        if path is None:
             continue
-        lfs = sibling.lfs.sha256 if sibling.lfs else None
-        if lfs is not None:
-            digest = hashlib.sha256()
-        elif sibling.blob_id and len(sibling.blob_id) == 40:  # a git blob
-            digest, lfs = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False), sibling.blob_id
+        if sibling:
+            expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         else:
+            expected = link.readlink().name if link.is_symlink() else None
+        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected or ""):
             continue
+        git = b"blob %d\0" % path.stat().st_size
+        digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(git, usedforsecurity=False)
         with path.open("rb") as file:
             while chunk := file.read(2**22):
                 digest.update(chunk)
-        if digest.hexdigest() != lfs:
-            raise HubError(f"{name} of {found.repo_id} was damaged on its way: load it again with force_download=True")
+        if digest.hexdigest() != expected:
+            path.unlink()
+            raise HubError(f"{name} of {found.repo_id} was damaged on its way, and is thrown away: try again")

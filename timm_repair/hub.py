@@ -1,6 +1,6 @@
 """Loading: a repaired model is a plain timm model, `timm_repaired(base, edits)`, and timm itself loads it once this is imported.
 
-`from_pretrained` is the careful way: everything is checked first (trust.py), one commit is loaded, and patches are put on their base.
+`from_pretrained` is the careful way: all is checked first (trust.py, weights.py), one commit is loaded, patches are put on their base.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ from timm_repair.lineage import Base, Lineage, fingerprint
 from timm_repair.partition import Block
 from timm_repair.space import Genotype, build
 from timm_repair.surgery import extract, swap
-from timm_repair.trust import MAX_MODULES, bounded, check_base, check_weights, outline, read_config, tensor_count
+from timm_repair.trust import bounded, check_arguments, check_base, check_buffers, outline, read_config, shown, sketching
+from timm_repair.weights import check_weights, tensor_count
 
 ARCHITECTURE = "timm_repaired"
 MAX_EDITS, MAX_PATHS = 64, 512
@@ -72,12 +73,16 @@ def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs
 
 def _build(*, base: str, edits: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> nn.Module:
     if torch.get_default_device().type != "meta":  # the numbers may be a stranger's: look before memory is taken
-        with torch.device("meta"):
-            usual, asked = (sum(p.numel() for p in model.parameters())
-                            for model in (timm.create_model(base), _build(base=base, edits=edits, **kwargs)))
+        if "checkpoint_path" in kwargs:  # what timm's create_model did not take itself comes from a config.json
+            raise ConfigError("model_args may not set checkpoint_path")
+        check_arguments(kwargs)
+        with sketching():
+            usual, model = timm.create_model(base), _build(base=base, edits=edits, **kwargs)
+        check_buffers(model)
+        usual, asked = (sum(p.numel() for p in each.parameters()) for each in (usual, model))
         if asked > MAX_GROWTH * usual + 10**8:
             raise ConfigError(f"the saved model has {asked:,} parameters, its base {usual:,}: refused")
-    with bounded(MAX_MODULES):
+    with bounded():
         return apply_edits(timm.create_model(base, pretrained=False, **kwargs), edits)
 
 
@@ -195,8 +200,13 @@ def _patched(found: Snapshot, config: dict[str, Any], base: nn.Module, sandbox: 
 
 
 def _created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
-        return timm.create_model(f"local-dir:{folder}", **({"pretrained": True} | dict(kwargs)))
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
+            return timm.create_model(f"local-dir:{folder}", **({"pretrained": True} | dict(kwargs)))
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever timm makes of a stranger's first_conv, label_offset and the like
+        raise ConfigError(f"timm cannot load the saved model ({type(error).__name__}: {shown(error)})") from error
 
 
 def _at_home(model: nn.Module, found: Snapshot) -> nn.Module:

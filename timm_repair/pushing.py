@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
 from torch import nn
 
 from timm_repair import card, saving
 from timm_repair.connection import check_repo_id, client, reaching
 from timm_repair.errors import ConfigError, OptionError
-from timm_repair.fetching import PATCH, WEIGHTS
+from timm_repair.fetching import PATCH, WEIGHTS, Snapshot, check_sums
 from timm_repair.hub import load_base
 from timm_repair.lineage import Base, Lineage, fingerprint, lineage
 from timm_repair.report import Report
@@ -64,7 +64,7 @@ def push_to_hub(
 
     Raises:
         OptionError: `repo_id` is no Hub id; `create_pr` with a branch.
-        HubError: the Hub cannot be reached, or refuses; nothing was changed there then.
+        HubError: the Hub cannot be reached, or refuses. Nothing was changed there then, unless it says that the push may have happened.
         ConfigError: timm could not load the model again, it carries no report, or no patch can be made of it.
 
     Example:
@@ -109,16 +109,15 @@ def _listed(patterns: str | Sequence[str] | None) -> list[str] | None:
 def _there(api: HfApi, repo_id: str, revision: str | None) -> tuple[str | None, str | None]:
     """The commit that the push will follow, and the card there; if somebody else pushes in between, the Hub refuses ours."""
     try:
-        head = api.model_info(repo_id, revision=revision).sha
+        info = api.model_info(repo_id, revision=revision, files_metadata=True)
     except RevisionNotFoundError:  # a repository without any commit
         return None, None
-    try:
-        path = api.hf_hub_download(repo_id, "README.md", revision=head)
-    except EntryNotFoundError as error:
-        if isinstance(error, FileNotFoundError):  # not asked: the Hub was not reached
-            raise
-        return head, None
-    return head, Path(path).read_text(encoding="utf-8")
+    listed = {sibling.rfilename: sibling for sibling in info.siblings}
+    if "README.md" not in listed:
+        return info.sha, None
+    path = Path(api.hf_hub_download(repo_id, "README.md", revision=info.sha))
+    check_sums(Snapshot(path.parent, repo_id, info.sha), listed, ["README.md"])
+    return info.sha, path.read_text(encoding="utf-8")
 
 
 def _with_known_base(model: nn.Module, report: Report, base_model: str | None, token: str | bool | None) -> nn.Module:

@@ -1,14 +1,16 @@
 """Saved models of strangers: everything is checked before anything is built or allocated, and nothing in them is ever executed.
 
 `read_config` reduces a config.json to what timm needs, with every value checked; `outline` builds the model it describes without
-memory for weights; `check_weights` compares a safetensors file with that outline, and looks for NaN.
+memory for weights; weights.py compares a safetensors file with that outline.
 """
 
 import dataclasses
 import inspect
 import json
+import math
 import re
 import threading
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,16 +19,19 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg, build_model_with_cfg
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from timm_repair.errors import ConfigError, NonFiniteError
+from timm_repair.errors import ConfigError
 
 MAX_CONFIG, MAX_REPORT = 8 * 2**20, 256 * 2**20  # bytes
-MAX_INTEGER, MAX_TENSORS, MAX_CLASSES = 1_000_000, 100_000, 1_000_000
+MAX_DEPTH = 64
+MAX_INTEGER, MAX_CLASSES = 1_000_000, 1_000_000
+MAX_WINDOW = 48  # some of timm's constructors loop in Python over all pairs of a window's pixels
 MAX_MODULES = 40_000  # the largest of timm's own models has some thousand
+MAX_SECONDS = 60  # of computing, for an outline; that of an ordinary model takes less than one
+MAX_BUFFERS = 2**26  # numbers that are not among the weights, such as attention masks, beyond as many as there are weights
 
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "architecture", "tag"}
 _SIZES = ("input_size", "test_input_size", "min_input_size", "pool_size", "test_pool_size")
@@ -47,13 +52,24 @@ def read_json(path: Path, what: str, limit: int = MAX_CONFIG) -> Any:
     try:
         if path.stat().st_size > limit:
             raise ConfigError(f"{what} has {path.stat().st_size:,} bytes; more than {limit:,} is refused")
-        return json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
         raise ConfigError(f"{what} is nested too deeply: refused") from error
     except (OSError, ValueError) as error:  # of which JSON's and Unicode's errors are
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{what} is damaged ({error!s:.200}): save or download it again") from error
+        raise ConfigError(f"{what} is damaged ({shown(error)}): save or download it again") from error
+    level = [found]
+    for _ in range(MAX_DEPTH):  # whoever walks through it later, as repr and json.dumps do, must not run out of stack
+        level = [each for one in level if isinstance(one, dict | list) for each in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ConfigError(f"{what} is nested too deeply: refused")
+    return found
+
+
+def shown(text: object, length: int = 300) -> str:
+    """`text` for a message, without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:length])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -84,10 +100,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config.json: model_args may not set {', '.join(forbidden)}")
     if "base" in arguments:
         _check_name("base", arguments["base"])
-    _plain("model_args", {key: value for key, value in arguments.items() if key != "edits"})  # edits have checks of their own
+    if not isinstance(arguments.get("edits", []), list):
+        raise ConfigError(f"config.json: edits must be a list, got {arguments['edits']!r:.50}")
+    check_arguments(arguments)
     count = config.get("num_classes", pretrained.get("num_classes", 1000))
-    if type(count) is not int or not 0 <= count <= MAX_CLASSES:
-        raise ConfigError(f"config.json: num_classes must be an integer from 0 to {MAX_CLASSES:,}, got {count!r:.50}")
+    for each in (count, arguments.get("num_classes", count)):
+        if type(each) is not int or not 0 <= each <= MAX_CLASSES:
+            raise ConfigError(f"config.json: num_classes must be an integer from 0 to {MAX_CLASSES:,}, got {each!r:.50}")
     kept = {key: value for key, value in pretrained.items() if key in _PRETRAINED}
     for key in _SIZES:
         if kept.get(key) is not None and not _is_size(kept[key]):
@@ -104,7 +123,7 @@ def _check_patch(spec: Any) -> dict[str, Any]:
     """What a patch says of its base: {"version": 1, "base": Hub id, "revision": commit, "sha256": of its weights}."""
     if not isinstance(spec, dict) or set(spec) != {"version", "base", "revision", "sha256"}:
         raise ConfigError(f"config.json: timm_repair must have exactly version, base, revision and sha256, got {spec!r:.200}")
-    if spec["version"] != 1 or isinstance(spec["version"], bool):
+    if type(spec["version"]) is not int or spec["version"] != 1:
         raise ConfigError(f"this patch has version {spec['version']!r:.20}; this timm_repair reads 1: upgrade timm_repair")
     if not isinstance(spec["base"], str) or spec["base"].count("/") != 1 or not all(
             re.fullmatch(r"\w[\w.-]{0,95}", part, re.ASCII) and ".." not in part for part in spec["base"].split("/")):
@@ -143,25 +162,34 @@ def _check_labels(key: str, value: Any) -> None:
     if not isinstance(value, list | dict) or len(value) > MAX_CLASSES:
         raise ConfigError(f"config.json: {key} must be a list or an object of names")
     for name in (*value, *value.values()) if isinstance(value, dict) else value:
-        if not isinstance(name, str) or len(name) > 1000 or any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in name):
+        if not isinstance(name, str) or len(name) > 1000 or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
             raise ConfigError(f"config.json: {key} holds {name!r:.80}, which is no name of a class")
         if re.search(r"<\s*[A-Za-z/!?]", name):
             raise ConfigError(f"config.json: {key} holds markup, {name!r:.80}: refused")
 
 
-def _plain(what: str, value: Any, depth: int = 0) -> None:
-    """Raise ConfigError unless it is plain JSON of modest size."""
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Look for absurd numbers in what a model is built with. Objects that no JSON holds, which only a caller can give, pass.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    _plain("model_args", {key: value for key, value in arguments.items() if key != "edits"})  # edits have checks of their own
+
+
+def _plain(what: str, value: Any, depth: int = 0, limit: int = MAX_INTEGER) -> None:
+    """Raise ConfigError unless it is of modest size."""
     if depth > 8:
         raise ConfigError(f"config.json: {what} is nested too deeply")
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         if len(value) > 10_000:
             raise ConfigError(f"config.json: {what} has {len(value):,} entries: refused")
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            _plain(f"{what}.{key!s:.60}", each, depth + 1)
+            _plain(f"{what}.{shown(key, 60)}", each, depth + 1, MAX_WINDOW if "window" in str(key) else limit)
     elif isinstance(value, str):
         if len(value) > 10_000:
             raise ConfigError(f"config.json: {what} is a text of {len(value):,} characters: refused")
-    elif value is not None and not isinstance(value, bool) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+    elif isinstance(value, int | float) and not -limit <= value <= limit:
         raise ConfigError(f"config.json: {what} is {value!r:.50}, out of bounds")
 
 
@@ -169,19 +197,23 @@ def _plain(what: str, value: Any, depth: int = 0) -> None:
 
 
 @contextmanager
-def bounded(limit: int) -> Iterator[None]:
-    """Let at most `limit` modules be made in this thread: a config of a hundred bytes can ask for billions.
+def bounded(limit: int = MAX_MODULES, seconds: float = math.inf) -> Iterator[None]:
+    """Let at most `limit` modules be made in this thread, in so much computing time: a config of a hundred bytes can ask for billions.
 
     Raises:
         ConfigError: there are more.
     """
-    thread, made = threading.get_ident(), 0
+    thread, made, start = threading.get_ident(), 0, time.thread_time()
 
     def count(*_: Any) -> None:
         nonlocal made
-        made += threading.get_ident() == thread
+        if threading.get_ident() != thread:
+            return
+        made += 1
         if made > limit:
             raise ConfigError(f"the saved model has more than {limit:,} modules, far more than its weights are for: refused")
+        if time.thread_time() - start > seconds:
+            raise ConfigError(f"the saved model is not built after {seconds} seconds: refused")
 
     handle = register_module_module_registration_hook(count)
     try:
@@ -190,65 +222,42 @@ def bounded(limit: int) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def sketching(limit: int = MAX_MODULES) -> Iterator[None]:
+    """Models built inside have shapes and no memory (the meta device), and at most `limit` modules.
+
+    Raises:
+        ConfigError: there are more, or something else fails.
+    """
+    try:
+        with bounded(min(limit, MAX_MODULES), MAX_SECONDS), torch.device("meta"):
+            yield
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a stranger's numbers make a constructor of timm's raise
+        raise ConfigError(f"timm cannot build the saved model ({type(error).__name__}: {shown(error)})") from error
+
+
 def outline(config_folder: Path, limit: int = MAX_MODULES, **kwargs: Any) -> nn.Module:
     """The model that `config_folder`/config.json describes, on the meta device: shapes and no memory.
 
     Raises:
-        ConfigError: timm cannot build it, or it has more than `limit` modules.
+        ConfigError: timm cannot build it, it has more than `limit` modules, or needs absurd memory beside its weights.
     """
-    try:
-        with bounded(limit), torch.device("meta"):
-            return timm.create_model(f"local-dir:{config_folder}", pretrained=False, **kwargs)
-    except ConfigError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a stranger's numbers make a constructor of timm's raise
-        raise ConfigError(f"timm cannot build the saved model ({type(error).__name__}: {error!s:.300})") from error
+    with sketching(limit):
+        model = timm.create_model(f"local-dir:{config_folder}", pretrained=False, **kwargs)
+    check_buffers(model)
+    return model
 
 
-def check_weights(path: Path, expected: Mapping[str, torch.Tensor], *, part: bool = False) -> None:
-    """Compare a safetensors file with the state dict `expected` (of an outline): names, shapes, kinds of numbers, no NaN.
-
-    Args:
-        part: the file may lack tensors, as a patch does.
+def check_buffers(model: nn.Module) -> None:
+    """Compare what `model` holds beside its weights with these: an attention mask can take gigabytes that no weights file shows.
 
     Raises:
-        ConfigError: it is no safetensors file, or does not fit.
-        NonFiniteError: it holds NaN or infinity.
+        ConfigError: it is far more.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            # old files lack the counters that torch then starts at zero
-            needed = set() if part else {name for name in expected if not name.endswith("num_batches_tracked")}
-            if missing := sorted(needed - names)[:5]:
-                raise ConfigError(f"{path.name} lacks {', '.join(missing)}: weights and architecture do not belong together")
-            if unknown := sorted(names - expected.keys())[:5]:
-                raise ConfigError(f"{path.name} holds {', '.join(f'{n!s:.80}' for n in unknown)}, which the architecture does not have")
-            for name in names:
-                shape, wanted = list(file.get_slice(name).get_shape()), list(expected[name].shape)
-                if shape != wanted:
-                    raise ConfigError(f"{path.name}: {name} has shape {shape}, the architecture needs {wanted}")
-            for name in names:  # one at a time: no more memory than the largest of them
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() != expected[name].is_floating_point():
-                    raise ConfigError(f"{path.name}: {name} is {tensor.dtype}, the architecture needs {expected[name].dtype}")
-                if tensor.is_floating_point() and not tensor.isfinite().all():
-                    raise NonFiniteError(f"{path.name}: {name} is NaN or infinite: refused")
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path.name} is no intact safetensors file ({error!s:.200}): download it again") from error
-
-
-def tensor_count(path: Path) -> int:
-    """How many tensors a safetensors file has.
-
-    Raises:
-        ConfigError: it is none, or has absurdly many.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            count = len(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path.name} is no intact safetensors file ({error!s:.200}): download it again") from error
-    if count > MAX_TENSORS:
-        raise ConfigError(f"{path.name} has {count:,} tensors: refused")
-    return count
+    held = {id(each): each.numel() for module in model.modules() for each in (*module.buffers(recurse=False), *vars(module).values())
+            if isinstance(each, torch.Tensor)}
+    usual, asked = sum(each.numel() for each in model.state_dict().values()), sum(held.values())
+    if asked > usual + MAX_BUFFERS:
+        raise ConfigError(f"the saved model needs {asked:,} numbers beside its {usual:,} weights: refused")

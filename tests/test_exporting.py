@@ -1,0 +1,141 @@
+"""Exported models run without timm and timm_repair, for any batch size; what cannot be exported leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+import test_hub
+import torch
+from processes import fresh
+from report_examples import report as example_report
+from torch import nn
+
+from timm_repair import exporting
+from timm_repair.errors import ConfigError, OptionError, OutputError
+from timm_repair.pipeline import Repaired
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+SMALL = {  # small ones of two families, whose full size takes a minute
+    "densenet121": ({"block_config": (2, 4), "growth_rate": 8}, "pair", "features.denseblock2.denselayer3-denselayer4"),
+    "test_efficientnet": ({}, "stage", "blocks.2"),
+}
+FAMILIES = ("test_resnet", "vgg11_bn", *SMALL)
+RUN = """
+import sys
+sys.modules["timm"] = sys.modules["timm_repair"] = None  # cannot be imported
+from pathlib import Path
+for path in sorted(Path("..").glob("*.pt2")):
+    model = torch.export.load(path).module()
+    for count in (1, 2, 5):
+        found[f"{path.name} {count}"] = model(given["images"][:count])
+for path in sorted(Path("..").glob("*.onnx")):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs() + session.get_outputs()] == ["images", "logits"]
+    for count in (1, 2, 5):
+        found[f"{path.name} {count}"] = session.run(None, {"images": given["images"][:count].numpy()})[0]
+"""
+
+
+def families(monkeypatch) -> dict[str, nn.Module]:
+    """Repaired models of all four families, for images of 64 pixels."""
+    models = {}
+    for name, options in SMALL.items():
+        monkeypatch.setitem(test_hub.MODELS, name, options)
+    for name in FAMILIES:
+        models[name] = test_hub.edited(name)
+        models[name].pretrained_cfg = {**models[name].pretrained_cfg, "input_size": (3, 64, 64)}
+    return models
+
+
+@pytest.mark.parametrize("format", exporting.FORMATS)
+@torch.no_grad()
+def test_all_families(format, monkeypatch, tmp_path, capfd):
+    for package in PACKAGES if format == "onnx" else ():
+        pytest.importorskip(package)
+    models, images = families(monkeypatch), torch.randn(5, 3, 64, 64)
+    for name, model in models.items():
+        model.train()  # exported in eval mode all the same, and left as it was
+        path = Repaired(model, example_report()).export(tmp_path / name, format=format)
+        assert path == tmp_path / f"{name}{exporting.FORMATS[format]}" and model.training
+    assert {p.stem for p in tmp_path.iterdir()} == set(FAMILIES), "no scratch, and no weights beside the model"
+    assert capfd.readouterr() == ("", "")
+    found = fresh(RUN, tmp_path / "run", images=images)
+    assert len(found) == 3 * len(FAMILIES)
+    for key, logits in found.items():
+        file, count = key.split()
+        expected = models[file.rpartition(".")[0]].eval()(images[:int(count)])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+class Small(nn.Module):
+    """A classifier that torch can export; what follows it can not."""
+
+    pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Branching(Small):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else -super().forward(x)
+
+
+class TwoAtATime(Small):
+    def forward(self, x):
+        return super().forward(x).reshape(2, 4)
+
+
+class Many(Small):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Forgetful(Small):
+    def forward(self, x):
+        return super().forward(x) + (0 if torch.compiler.is_exporting() else 1)
+
+
+@pytest.mark.parametrize("format", exporting.FORMATS)
+@pytest.mark.parametrize(("kind", "message"), [
+    (Branching, "data-dependent"), (TwoAtATime, "batch"), (Many, "tuple"), (Forgetful, r"differs by 1 in its logits"),
+])  # fmt: skip
+def test_what_cannot_be_exported_leaves_the_earlier_file(kind, message, format, tmp_path):
+    for package in PACKAGES if format == "onnx" else ():
+        pytest.importorskip(package)
+    path = tmp_path / f"model{exporting.FORMATS[format]}"
+    path.write_text("earlier")
+    with pytest.raises(ConfigError, match=message) as caught:
+        exporting.export(kind(), path, format=format)
+    assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_text() == "earlier"
+
+
+def test_refused_before_any_work(monkeypatch, tmp_path):
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "file").write_text("")
+    for path, format, error, message in (
+        ("x", "onxn", OptionError, "did you mean 'onnx'"), ("x", None, OptionError, "Known: onnx, torch"),
+        ("x.pt2", "onnx", OptionError, "pass format='torch'"), ("x.onnx", "torch", OptionError, "ending in .pt2"),
+        ("folder", "torch", OutputError, "is a directory"), ("missing/x", "torch", OutputError, "choose another"),
+        ("file/x", "torch", OutputError, "choose another"), ("/proc/x", "torch", OutputError, "choose another"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            exporting.export(Small(), tmp_path / path, format=format)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'timm_repair\[export\]'"):
+        exporting.export(Small(), tmp_path / "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.pt2"]
+
+
+def test_half_precision_and_the_users_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = Small().to(torch.bfloat16)
+    path = exporting.export(model, Path("~/model"), format="torch")
+    assert path == tmp_path / "model.pt2" and next(model.parameters()).dtype == torch.bfloat16
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(torch.export.load(path).module()(images), model.float()(images))
