@@ -29,14 +29,14 @@ _CHANGED = "the repository changed in the meantime: try again, on top of that ch
 _STATUS = {
     400: "the server refused it; if something was damaged on its way, try again",
     401: "the token is wrong or missing: log in (`hf auth login`) or pass token=",
-    403: "this token may not do that: use one with write access to the repository",
+    403: "this token may not do that: use one that may; a push needs write access to the repository",
     404: "the server does not know this: check the name, and HF_ENDPOINT if it is set",
     409: _CHANGED,
     412: _CHANGED,
     413: "a file is too large for the server: a patch (patch=True) is much smaller",
     429: "too many requests: wait a little and try again",
 }
-_SENT = ", but everything had been sent: the push may have happened; look there, or try again: nothing is made twice"
+_SENT = ", but everything had been sent: the push may have happened; look there, or just try again"
 _XET = "if this server has no xet storage, set HF_HUB_DISABLE_XET=1; otherwise try again"
 
 

@@ -34,7 +34,7 @@ class Base:
         name: as the user named it.
         id: its Hub id, if it was loaded from there; `revision`, the commit.
         architecture: timm's name; None for other modules.
-        license: as timm's pretrained_cfg tells it.
+        license: as the configuration that came with its weights tells it.
         sha256: over its weights, see `fingerprint`.
     """
 
@@ -56,8 +56,10 @@ class Base:
         repo_id, _, revision = (config.get("hf_hub_id") or "").partition("@") if loaded else ("", "", "")
         if config.get("source") == "local-dir" or repo_id.count("/") != 1 or config.get("file"):
             repo_id = ""
-        return cls(name, repo_id or None, _cached_commit(repo_id, revision) if repo_id else None, config.get("architecture"),
-                   config.get("license"), fingerprint(model.state_dict()))
+        # of a model that somebody made, timm's configuration tells the licence of weights that it may not have
+        license = config.get("license") if loaded or config.get("source") in ("hf-hub", "local-dir") else None
+        return cls(name, repo_id or None, _cached_commit(repo_id, revision) if repo_id else None, config.get("architecture"), license,
+                   fingerprint(model.state_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, without what is not known; the name is the report's."""
