@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from timm_repair import blocks
+from timm_repair.batches import repair_loss
 from timm_repair.data import Images, Preprocessing, RepairData, as_images
 from timm_repair.loading import load
 from timm_repair.localization import localize
@@ -37,7 +38,7 @@ from timm_repair.scorers import SCORERS
 from timm_repair.surgery import only_trainable, snapshot
 from timm_repair.sweep import gather
 from timm_repair.tracing import trace
-from timm_repair.training import Descent, Training, fit, repair_loss, training_mode
+from timm_repair.training import Descent, Training, fit, training_mode
 
 RESULTS = Path(__file__).parent / "results" / "localization"
 TIMED = "contrast_s5"  # the task on which the cost of scorers is measured

@@ -22,13 +22,14 @@ from populations import load_population
 
 import timm_repair
 from timm_repair import pipeline
+from timm_repair.batches import Batches
 from timm_repair.data import RepairData, prepare
 from timm_repair.loading import load
 from timm_repair.localization import localize
 from timm_repair.methods import get
 from timm_repair.runtime import Runtime
 from timm_repair.scorers import SCORERS
-from timm_repair.training import Batches, Descent, Training, fit, training_mode
+from timm_repair.training import Descent, Training, fit, training_mode
 
 RESULTS = Path(__file__).parent / "results"
 

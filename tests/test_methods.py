@@ -11,6 +11,7 @@ from conftest import worn
 from torch import nn
 
 from timm_repair import collect_failures, compare, methods, repair
+from timm_repair.batches import Batches
 from timm_repair.data import as_images
 from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
 from timm_repair.evaluation import predict
@@ -19,7 +20,6 @@ from timm_repair.methods import ArchRepair, BnRecalibration, FineTune, Outcome, 
 from timm_repair.report import Report
 from timm_repair.scorers import SCORERS
 from timm_repair.strategies import PCDarts
-from timm_repair.training import Batches
 
 
 @pytest.fixture

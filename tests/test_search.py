@@ -8,12 +8,13 @@ from cases import BUDGET
 
 from timm_repair import search as module
 from timm_repair import strategies
+from timm_repair.batches import Batches
 from timm_repair.partition import blocks
 from timm_repair.relax import plan, relax
 from timm_repair.runtime import Runtime
 from timm_repair.search import search
 from timm_repair.surgery import extract, swap
-from timm_repair.training import Batches, Training
+from timm_repair.training import Training
 
 OPTIONS = Training(**BUDGET | {"steps": 20})
 STEPS = 10

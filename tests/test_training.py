@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_repair import methods
+from timm_repair.batches import Batches
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.runtime import Runtime
-from timm_repair.training import Batches, Descent, Monitor, Training, fit, objective, training_mode
+from timm_repair.training import Descent, Monitor, Training, fit, objective, training_mode
 
 PLAIN = Training(**BUDGET)
 

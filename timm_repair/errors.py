@@ -43,6 +43,10 @@ class OutputError(RepairError, OSError):
     """The output directory cannot be written, or holds something that would be lost."""
 
 
+class ResumeError(RepairError, RuntimeError):
+    """An unfinished run cannot be continued: it is another one, or its checkpoint is damaged."""
+
+
 class ConfigError(RepairError, ValueError):
     """A saved repair is damaged, was changed by hand, or was written by a newer version."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from timm_repair.batches import repair_loss
 from timm_repair.data import RepairData
 from timm_repair.evaluation import evaluating_on
 from timm_repair.partition import Block
@@ -18,7 +19,7 @@ from timm_repair.runtime import Runtime
 from timm_repair.scoring import BlockScores
 from timm_repair.surgery import only_trainable
 from timm_repair.sweep import accumulator, all_processes, batches, layers_of, require_usable
-from timm_repair.training import Training, repair_loss
+from timm_repair.training import Training
 
 FOLDS = 4
 

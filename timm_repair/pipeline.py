@@ -24,12 +24,14 @@ from timm_repair import exporting, hub, methods, pushing, saving
 from timm_repair.data import DataOptions, RepairData, prepare
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.evaluation import Prediction, predict
+from timm_repair.journal import Journal
 from timm_repair.lineage import Base, Lineage
 from timm_repair.loading import load
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
 from timm_repair.report import Comparison, Report, Scores
 from timm_repair.runtime import Runtime
+from timm_repair.saved import plain
 from timm_repair.surgery import evaluating
 
 
@@ -72,7 +74,8 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
         data: how the data are read and split.
-        output_dir: where to save; checked before any work starts.
+        output_dir: where to save; checked before any work starts. The run also notes there what it has done: killed at any moment, the
+            same call goes on from there, to the same result.
 
     Returns:
         The repaired model and its report.
@@ -96,6 +99,8 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
     with _context(name, chosen), _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
+        if target is not None:
+            runtime.journal = Journal(target, _identity(base, prepared, chosen, runtime), runtime.accelerator)
         repaired = _run(base, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
     repaired.model.to(home)
     Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(repaired.model)
@@ -106,6 +111,7 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
             error.repaired = repaired
             error.add_note("the repair itself is done: it is this error's attribute `repaired`")
             raise
+        runtime.journal.close()
     return repaired
 
 
@@ -197,6 +203,14 @@ def _measure(model: nn.Module, data: RepairData, runtime: Runtime) -> _Measured:
     with runtime.stage("evaluate"):
         answers = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
         return _Measured(answers, cost(model, data, runtime))
+
+
+def _identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
+    """What makes a run the same run: only then may it continue where another was killed."""
+    accelerator = runtime.accelerator
+    return {"model": base.sha256, "data": plain(data.provenance), "method": method.name, "options": plain(methods.options_of(method)),
+            "seed": runtime.seed, "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
+            "device": runtime.device.type, "versions": versions()}
 
 
 def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from timm_repair.batches import repair_loss
 from timm_repair.data import Images, RepairData
 from timm_repair.gradients import gain_and_rgn
 from timm_repair.partition import Block
@@ -16,7 +17,7 @@ from timm_repair.scoring import BlockScores
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.sweep import require_usable
 from timm_repair.tracing import trace
-from timm_repair.training import Descent, Training, repair_loss, training_mode
+from timm_repair.training import Descent, Training, training_mode
 
 WIDTH = 4  # blocks that are tried
 STEPS = 30  # at most; fewer would favour late blocks, which learn fast and get less far

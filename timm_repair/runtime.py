@@ -7,14 +7,17 @@ import hashlib
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+
+from timm_repair.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Runtime:
         seed: every random choice of the run follows from it.
         progress: show progress bars (on the main process, on standard error).
         eval_batch_size: images per forward pass where no gradient is taken.
+        journal: where the run notes what it has done, to go on after being killed; None notes nothing.
     """
 
     accelerator: Accelerator = None
@@ -42,6 +46,7 @@ class Runtime:
     progress: bool = True
     eval_batch_size: int = 256
     stages: list[Stage] = field(default_factory=list)
+    journal: Journal | None = None
 
     def __post_init__(self):
         if self.accelerator is None:
@@ -55,6 +60,10 @@ class Runtime:
         """A CPU generator of its own for `purpose`: adding a random draw in one stage does not shift those of another."""
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or what it gave in an earlier run of the same that was killed later on: tensors and plain values."""
+        return compute() if self.journal is None else self.journal.once(name, compute)
 
     def bar(self, total: int, description: str):
         """A progress bar on the main process; `with runtime.bar(n, "search") as bar: bar.update()`."""

@@ -21,6 +21,7 @@ from torch import nn
 from timm_repair import card, figures
 from timm_repair.errors import ConfigError, OutputError
 from timm_repair.fetching import PATCH, REPORT, WEIGHTS
+from timm_repair.journal import FOLDER as JOURNAL
 from timm_repair.lineage import lineage, revert
 from timm_repair.report import Report
 from timm_repair.trust import MAX_REPORT, read_json
@@ -54,7 +55,7 @@ def check_output(directory: str | Path) -> Path:
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
-    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH))
+    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH) and p.name != JOURNAL)
     foreign = there if REPORT not in there else [name for name in there if name not in FILES]
     if foreign:
         raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")

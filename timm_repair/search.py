@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from timm_repair.batches import Batches, Drawn
 from timm_repair.data import Images, RepairData
 from timm_repair.relax import RelaxedBlock
 from timm_repair.runtime import Runtime
 from timm_repair.space import added_parameters
 from timm_repair.surgery import names_in, only_trainable
 from timm_repair.training import (
-    Batches,
     Descent,
     Row,
     Training,
@@ -70,7 +70,9 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
 
     part = nn.ModuleList(relaxed)
     with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
-        history = fit(step, steps=steps, stage="search", runtime=runtime)
+        state = {"part": part, "adam": adam, "descent": descent, "weights": for_weights, "architecture": for_architecture}
+        samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
+        history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
     if history:
         history[-1]["alpha"] = [[round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()]
         history[-1]["edges"] = [len(each.alpha) for each in relaxed]

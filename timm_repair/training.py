@@ -1,4 +1,4 @@
-"""Training: the options every method shares, batches of failures and retained examples, and fit(), the only loop.
+"""Training: the options every method shares, and fit(), the only loop.
 
 `fit` repeats a step that it is given. A step draws a batch, computes a loss and hands it to a `Descent`; a method differs in what its
 step does and in which parameters its `Descent` holds. A `Monitor` keeps the best state by the selection split, the start included.
@@ -8,19 +8,28 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from timm_repair.data import Images, RepairData
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
+from timm_repair.journal import CHECKPOINTS
 from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating, snapshot
 
 Row = dict[str, object]
+
+
+class Resumable(Protocol):
+    """Something whose state a checkpoint holds."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,77 +96,6 @@ class Training:
         return (1.0 if num_classes == 2 else 0.0) if self.wrong_class_weight is None else self.wrong_class_weight
 
 
-class Batches:
-    """An endless supply of augmented batches, `share` of each from `failing` and the rest from `retained`.
-
-    Each population is gone through in a fresh random order again and again. All processes draw the same global batch and keep their
-    part of it, so the result does not depend on how many there are.
-    """
-
-    def __init__(self, failing: Images, retained: Images | None, data: RepairData, options: Training, runtime: Runtime, purpose: str):
-        self.data, self.options, self.runtime = data, options, runtime
-        self.generator = runtime.generator(purpose)
-        self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
-        if data.num_classes == 2 and self.wrong_class_weight == 0:
-            raise OptionError("with two classes wrong_class_weight=0 leaves failures nothing to teach: set it above 0, or leave it out")
-        of_failing = options.batch_size if retained is None else round(options.failing_share * options.batch_size)
-        if retained is not None and 0 < options.failing_share < 1 < options.batch_size:
-            of_failing = min(max(of_failing, 1), options.batch_size - 1)  # rounding must not silence either population
-        parts = [(failing, of_failing), (retained, options.batch_size - of_failing)]
-        self.parts = [(images, count, self._orders(len(images))) for images, count in parts if images is not None and count]
-
-    def _orders(self, length: int) -> Iterator[int]:
-        while True:
-            yield from torch.randperm(length, generator=self.generator).tolist()
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's part of the next batch, on the device.
-
-        Returns:
-            Images (n, C, H, W) as the model wants them, labels (n,), and the original's wrong answers (n,), -1 for retained examples.
-        """
-        pixels, labels, answers = [], [], []
-        for images, count, order in self.parts:
-            indices = [next(order) for _ in range(count)]
-            pixels.append(images.pixels(indices))
-            labels.append(images.labels[indices])
-            answers.append(torch.full((count,), -1) if images.answers is None else images.answers[indices])
-        pixels = self._augment(torch.cat(pixels))
-        accelerator, device = self.runtime.accelerator, self.runtime.device
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        images = self.data.preprocessing.normalize(pixels[mine], device)
-        return images, torch.cat(labels)[mine].to(device), torch.cat(answers)[mine].to(device)
-
-    def loss(self, model: nn.Module) -> Tensor:
-        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`."""
-        images, *targets = self.draw()
-        with self.runtime.accelerator.autocast():
-            return repair_loss(model(images), *targets, self.wrong_class_weight)
-
-    def _augment(self, pixels: Tensor) -> Tensor:
-        count, _, height, width = pixels.shape
-        flipped = torch.rand(count, generator=self.generator) < self.options.hflip
-        pixels = torch.where(flipped.view(-1, 1, 1, 1), pixels.flip(3), pixels)
-        dy, dx = round(self.options.shift * height), round(self.options.shift * width)
-        if not dy and not dx:
-            return pixels
-        # reflected borders: a black one would be a corruption of its own
-        padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(pixels.dtype)
-        rows = torch.randint(2 * dy + 1, (count, 1), generator=self.generator) + torch.arange(height)
-        columns = torch.randint(2 * dx + 1, (count, 1), generator=self.generator) + torch.arange(width)
-        return padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
-
-
-def repair_loss(logits: Tensor, labels: Tensor, answers: Tensor, wrong_class_weight: float, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as from `Batches.draw`."""
-    logits = logits.float()
-    if wrong_class_weight < 1:
-        failing = (answers >= 0).nonzero().flatten()
-        less = logits.new_tensor(math.log(wrong_class_weight or 1e-30))
-        logits = logits.index_put((failing, answers[failing]), less, accumulate=True)
-    return F.cross_entropy(logits, labels, reduction=reduction)
-
-
 class Descent:
     """SGD on some parameters along one schedule; `step(loss)` is backward, all-reduce, clip and update.
 
@@ -188,6 +126,15 @@ class Descent:
         rise = min((self.done + 1) / warm, 1.0)
         fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
         return self.options.learning_rate * rise * fall
+
+    def state_dict(self) -> dict:
+        """Momentum and place in the schedule, for `load_state_dict`."""
+        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from there."""
+        self.done = state["done"]
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def step(self, loss: Tensor) -> Row:
         """Follow the gradient of `loss` by one step; returns the row for the history."""
@@ -231,32 +178,62 @@ class Monitor:
             self.best, self.state = value, snapshot(self.part)
         return value
 
+    def state_dict(self) -> dict:
+        """The best so far, for `load_state_dict`."""
+        return {"best": self.best, "state": self.state, "stale": self.stale}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from there."""
+        self.best, self.state, self.stale = state["best"], state["state"], state["stale"]
+
     def restore(self) -> float:
         """Bring the best state back; returns its objective."""
         self.part.load_state_dict(self.state)
         return self.best
 
 
-def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime, monitor: Monitor | None = None) -> list[Row]:
+def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime, monitor: Monitor | None = None,
+        state: Mapping[str, Resumable] | None = None) -> list[Row]:
     """The loop: `step(i)` for i in 0 … steps-1, with a progress bar; returns the history, one row a step.
+
+    Args:
+        state: all that `step` changes. With it, and with a journal, the loop starts where an earlier run of the same was killed.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
+        OutputError: a checkpoint cannot be written.
     """
-    history = []
+    state = (dict(state) | ({"monitor": monitor} if monitor else {})) if state and runtime.journal else None
+    history, ended = _resumed(stage, state, runtime)
+    every = max(steps // CHECKPOINTS, 1)
     with runtime.bar(steps, stage) as bar:
-        for i in range(steps):
+        bar.update(len(history))
+        for i in range(len(history), 0 if ended else steps):
             row = {"stage": stage, "step": i} | step(i)
             if not math.isfinite(row["loss"]):
                 raise NonFiniteError(f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate")
             if monitor and (value := monitor.check(i + 1)) is not None:
                 row["objective"] = value
             history.append(row)
-            if monitor and monitor.patience is not None and monitor.stale >= monitor.patience:
-                break
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
+            ended = i + 1 == steps or bool(monitor and monitor.patience is not None and monitor.stale >= monitor.patience)
+            if state is not None and (ended or (i + 1) % every == 0):
+                parts = {name: part.state_dict() for name, part in state.items()}
+                runtime.journal.checkpoint(stage, {"history": history, "ended": ended, "parts": parts})
+            if ended:
+                break
     return history
+
+
+def _resumed(stage: str, state: Mapping[str, Resumable] | None, runtime: Runtime) -> tuple[list[Row], bool]:
+    """History of a loop that was begun in an earlier run, whether it had ended, and everything in `state` as it was then."""
+    kept = None if state is None else runtime.journal.state(stage)
+    if kept is None:
+        return [], False
+    for name, part in state.items():
+        part.load_state_dict(kept["parts"][name])
+    return list(kept["history"]), kept["ended"]
 
 
 def objective(model: nn.Module, data: RepairData, runtime: Runtime) -> float:

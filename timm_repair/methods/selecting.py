@@ -1,6 +1,6 @@
 """Which blocks a method repairs: those named by the user, or those that localization finds most suspicious (paper §3.2)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import nn
 
@@ -79,8 +79,8 @@ class Target:
         if self.blocks > available:
             raise OptionError(f"blocks={self.blocks}, but the model has {available} that can be repaired: give at most {available}")
 
-        localization = localize(
-            model, found, data, score=self.score, top=self.top, threshold=self.threshold, training=training, runtime=runtime)
+        localization = Localization(**runtime.once("localization", lambda: asdict(localize(
+            model, found, data, score=self.score, top=self.top, threshold=self.threshold, training=training, runtime=runtime))))
         return found, tuple(by_name[name] for name in localization.ranking[: self.blocks]), localization
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from timm_repair.batches import Batches
 from timm_repair.data import RepairData
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
-    Batches,
     Descent,
     Monitor,
     Row,
@@ -52,7 +52,8 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
 
     with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
         monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations, options.patience)
-        history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor)
+        state = {"part": part, "descent": descent, "batches": batches}
+        history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state)
         share = interpolate(model, part, original, data, runtime, reached=monitor.restore())
     notes = ()
     if share == 0:

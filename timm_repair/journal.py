@@ -1,0 +1,135 @@
+"""Journal: what a run has done so far, on disk, so that it can be killed at any moment and continue to the same bits.
+
+A run is deterministic but for what its loops have learnt. So the same command runs the same code again; dear results are read from the
+journal instead of computed, and each loop (`training.fit`) goes on from its last checkpoint. A file is written beside and moved into
+place, one per loop and result: the number of files does not grow with the length of a run, and a cut-off write is never seen.
+"""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from timm_repair.errors import OutputError, ResumeError
+
+FOLDER = ".resume"
+CHECKPOINTS = 20  # per loop
+
+
+class Journal:
+    """The journal of one run in `directory`/.resume.
+
+    Args:
+        directory: of the run's output.
+        identity: what the run is: a name to plain JSON. A journal of another run is refused.
+        accelerator: the main process writes; all read.
+
+    Raises:
+        ResumeError: the directory has the journal of another run; the message says what differs.
+        OutputError: it cannot be written.
+    """
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], accelerator: Accelerator):
+        self.folder, self.accelerator = directory / FOLDER, accelerator
+        self.resumed = False
+        identity = json.loads(json.dumps(identity))
+        path = self.folder / "run.json"
+        if path.is_file():
+            self._check(json.loads(path.read_text()), identity)
+            self.resumed = True
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process and not self.resumed:
+            self._write(path, lambda new: new.write_text(json.dumps(identity, indent=1)))
+        accelerator.wait_for_everyone()
+
+    def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if different:
+            what = "; ".join(f"{k}: {_difference(before.get(k), now.get(k))}" for k in different)
+            raise ResumeError(
+                f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in {what}. Give the same model, data and "
+                f"options to continue it, another output_dir to keep it, or delete {str(self.folder)!r} to start anew")
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute()` gave when it was first called under `name`: tensors and plain values."""
+        path = self._path(name)
+        if path.is_file():
+            return _read(path)
+        value = compute()
+        if self.accelerator.is_main_process:
+            self._write(path, lambda new: torch.save(value, new))
+        return value
+
+    def checkpoint(self, name: str, state: Any) -> None:
+        """Keep the state of loop `name`, in the place of its earlier one. All processes call it.
+
+        Raises:
+            OutputError: it cannot be written; the earlier one is still there.
+        """
+        random = gather_object([_random_state()])
+        if self.accelerator.is_main_process:
+            self._write(self._path(name), lambda new: torch.save({"state": state, "random": random}, new))
+
+    def state(self, name: str) -> Any:
+        """What was last kept of loop `name`, None if nothing; the global random state is then as it was as well."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        kept = _read(path)
+        _set_random_state(kept["random"][self.accelerator.process_index])
+        return kept["state"]
+
+    def close(self) -> None:
+        """The run is done, and its result is safe: forget how it came about."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '_').replace(' ', '_')}.pt"
+
+    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
+        new = path.with_name(path.name + ".new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(new)
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            new.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter on a full disk
+            new.unlink(missing_ok=True)
+            raise OutputError(f"cannot write to {str(self.folder)!r} ({error!s:.200}): make room or give write access, then run the same "
+                              "command again; it continues from the last checkpoint") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ResumeError(f"{str(path)!r} is damaged ({error!s:.200}): delete it; what it held is computed again") from error
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+
+
+def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    for i in range(torch.cuda.device_count()):
+        torch.cuda.set_rng_state(state[f"cuda:{i}"], i)
+
+
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """Where two values of plain JSON differ, and how."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = [_difference(before.get(k), now.get(k), f"{path}.{k}" if path else k)
+                 for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        return ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+    return f"{path + ' ' if path else ''}{json.dumps(before):.40} then, {json.dumps(now):.40} now"
