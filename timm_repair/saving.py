@@ -33,11 +33,11 @@ FILES = ("config.json", WEIGHTS, PATCH, REPORT, "README.md", "figures", REMOTE_C
 _REMOTE_CODE = '''"""Lets transformers load this model with trust_remote_code=True; timm_repair must be installed."""
 
 import timm_repair  # noqa: F401  registers the architecture with timm
-from transformers import TimmWrapperForImageClassification
+import transformers
 
 
-class RepairedForImageClassification(TimmWrapperForImageClassification):
-    pass
+class TimmWrapperForImageClassification(transformers.TimmWrapperForImageClassification):
+    pass  # of the same name: pipelines warn of names that they do not know
 '''
 
 
@@ -96,7 +96,7 @@ def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool
     target = check_output(directory)
     extra = {"timm_repair": _patch_base(model)} if patch else {}
     if remote_code:
-        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.RepairedForImageClassification"}
+        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"}
     readme = _read_text(target / "README.md") if readme is None else readme
     with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
         folder = Path(scratch) / "new"
