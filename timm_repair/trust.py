@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from timm_repair.errors import ConfigError
 
-MAX_CONFIG, MAX_REPORT = 8 * 2**20, 256 * 2**20  # bytes
+MAX_CONFIG, MAX_REPORT = 8 * 2**20, 64 * 2**20  # bytes; a report has some 30 for each example measured
 MAX_DEPTH = 64
 MAX_INTEGER, MAX_CLASSES = 1_000_000, 1_000_000
 MAX_WINDOW = 48  # some of timm's constructors loop in Python over all pairs of a window's pixels
