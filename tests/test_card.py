@@ -26,6 +26,7 @@ def test_card_is_the_golden_one():
     if os.environ.get("TIMM_REPAIR_GOLDEN") == "write":
         GOLDEN.write_text(made, encoding="utf-8")
     assert made == GOLDEN.read_text(encoding="utf-8")
+    assert card.merged(made, made) == made, "a push that changes nothing changes nothing"
 
 
 def test_card_needs_no_network(monkeypatch):

@@ -17,7 +17,7 @@ from report_examples import report as example_report
 from torch import nn
 
 from timm_repair import collect_failures, hub, repair, saving
-from timm_repair.errors import ConfigError, OutputError
+from timm_repair.errors import ConfigError, ModelError, OutputError
 from timm_repair.hub import apply_edits, from_pretrained
 from timm_repair.methods.archrepair import random_genotype
 from timm_repair.partition import blocks
@@ -243,6 +243,29 @@ def test_a_failed_save_keeps_the_earlier_one(saved, tmp_path):
     with pytest.raises((ConfigError, RuntimeError)):
         saving.save(other, example_report(), folder)
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("moved", range(4))  # the report, the weights, the card, the config
+def test_a_save_killed_between_two_moves_never_loads_as_a_mixture(moved, saved, tmp_path, monkeypatch):
+    """Files of two saves side by side would be a model that nobody measured; saving again mends the folder."""
+    _, model = saved["test_resnet"]
+    monkeypatch.setattr(saving, "find_spec", lambda name: None)
+    folder, replace, done = saving.save(model, example_report(), tmp_path / "out"), Path.replace, []
+
+    def killed(self, target):
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        saving.save(model, example_report(seed=7), folder)
+    with pytest.raises(ModelError, match="no config.json"):
+        from_pretrained(folder)
+    monkeypatch.setattr(Path, "replace", replace)
+    saving.save(model, example_report(seed=7), folder)
+    assert from_pretrained(folder) is not None and json.loads((folder / "repair.json").read_text())["seed"] == 7
 
 
 def test_plain_modules_cannot_be_saved_and_are_told_the_way(tmp_path):

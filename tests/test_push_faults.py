@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 FILES = {"config.json", "model.safetensors", "repair.json", "README.md", ".gitattributes"}
 CUT, CUT_ANSWER, RESET = {"cut_after": 0}, {"cut_after": 0, "when": "after"}, {"cut_after": 100, "reset": True}
 PASSING = [{"status": 429}, {"status": 503}, CUT, RESET]
-LASTING = [*({"status": status} for status in (401, 403, 404, 413, 500)), CUT_ANSWER, RESET]
+LASTING = [*({"status": status} for status in (401, 403, 500)), CUT_ANSWER, RESET]
 SAYS = {400: "refused", 401: "token is wrong or missing", 403: "write access", 404: "check the name", 409: "try again", 412: "try again",
         413: "too large", 429: "wait a little", 500: "server failed", 503: "server failed", None: "connection failed"}  # fmt: skip
 PUSHING = {  # step: its request, and whether huggingface_hub tries it again
@@ -93,8 +93,9 @@ def outcome(action) -> HubError | None:
 def test_pushing(step, push, theirs, loopback, cache, caplog):
     *place, retried = PUSHING[step]
     repos, before = loopback.store.repos, deepcopy(loopback.store.repo("me/net"))
-    own = [{"status": status} for status in (400, 409, 412, 429, 503)] if step == "commit" else []
-    for fault, times in [*((fault, 1) for fault in PASSING), *((fault, None) for fault in LASTING + own)]:
+    own = [{"status": status} for status in (400, 404, 409, 412, 413, 429, 503)] if step == "commit" else []
+    passing = PASSING if retried or step == "commit" else []
+    for fault, times in [*((fault, 1) for fault in passing), *((fault, None) for fault in LASTING + own)]:
         repos["models", "me/net"] = deepcopy(before)
         shutil.rmtree(cache, ignore_errors=True)
         loopback.fault(*place, times=times, **fault)
@@ -208,6 +209,13 @@ def test_who_may_push(push, loopback, api):
     assert "check the name" in str(outcome(lambda: timm_repair.from_pretrained("me/nothing", token="hf_me")))
 
 
+def test_a_file_vanishes(pushed, loopback):
+    loopback.fault("HEAD", "/resolve/.*safetensors", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)
+    assert "no such file: if it changed in the meantime, try again" in str(outcome(load))
+    loopback.clear_faults()
+    assert load()
+
+
 def test_somebody_pushes_in_between(push, theirs, loopback, api, monkeypatch):
     look = pushing._there
 
@@ -217,7 +225,7 @@ def test_somebody_pushes_in_between(push, theirs, loopback, api, monkeypatch):
         return found
 
     monkeypatch.setattr(pushing, "_there", interrupted)
-    assert "the repository changed in the meantime: try again" in str(outcome(push))
+    assert "the repository changed in the meantime" in str(outcome(push))
     assert set(loopback.store.repo("me/net").files()) == {"README.md"}
     monkeypatch.setattr(pushing, "_there", look)
     push()
@@ -275,13 +283,15 @@ def test_xet(push, cache, monkeypatch):
         push()
         assert not any(record.method == "PUT" for record in hub.requests)
         assert torch.equal(load()(image()), push.model(image())) and load()
+        hub.fault("POST", "/commit/", **CUT_ANSWER)
+        assert "perhaps by this very push" in str(outcome(lambda: push(replace_model_card=True, license="mit")))  # tried again by itself
+        assert "license: mit" in hub.store.repo("me/net").files()["README.md"].decode() and load()
         hub.stop()
         assert load()
         hub.start()
         hub.xet = False
         hub.store.repos.clear()
-        error = outcome(push)
-        assert "HF_HUB_DISABLE_XET=1" in str(error)
+        assert "set HF_HUB_DISABLE_XET=1" in str(outcome(push))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         push()
         assert load() and not hub.errors

@@ -164,7 +164,7 @@ def merged(existing: str | None, new: str) -> str:
         body = f"{head}{section.strip()}{rest.split(END)[1]}"
     else:
         body = f"{before.rstrip()}\n\n{section.strip()}\n"
-    return f"---\n{yaml_dump(metadata)}---\n{body}"
+    return f"---\n{yaml_dump(metadata, sort_keys=False)}---\n{body}"
 
 
 def _parted(card: str) -> tuple[dict, str]:

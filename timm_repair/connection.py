@@ -7,25 +7,24 @@ from ipaddress import ip_address
 from json import JSONDecodeError
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, errors
-from huggingface_hub.utils import HFValidationError, build_hf_headers, validate_repo_id
+from huggingface_hub import HfApi, constants, errors, get_token
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from timm_repair.errors import HubError, OptionError, RepairError
 
 # what the client's HTTP library raises when nothing answers: not an OSError in all of its versions
 TRANSPORT = tuple({base for base in errors.HfHubHTTPError.__mro__ if base.__name__ in ("HTTPError", "RequestException")})
-# KeyError: the answer lacks something; the others have no base of their own
-_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, errors.XetDownloadError, *TRANSPORT)
+_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, *TRANSPORT)  # KeyError: the answer lacks something
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
 _WORDY = re.compile(r"For more information check: \S+|(?<=\w)\?[\w-]+=[^\s'\"]*")  # queries: signed URLs have keys there
 _HINTS = (
     (errors.GatedRepoError, "ask for access on its page, then log in (`hf auth login`) or pass token="),
     (errors.RepositoryNotFoundError, "check the name; if the repository is private, log in (`hf auth login`) or pass token="),
     (errors.RevisionNotFoundError, "check revision=: no such branch, tag or commit"),
-    (errors.RemoteEntryNotFoundError, "the repository has no such file: if it changed in the meantime, try again"),
+    (errors.EntryNotFoundError, "the repository has no such file: if it changed in the meantime, try again"),
     (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it once to reach the Hub"),
 )
-_CHANGED = "the repository changed in the meantime: try again, on top of that change"
+_CHANGED = "the repository changed in the meantime, perhaps by this very push, its reply lost: try again"
 _STATUS = {
     400: "the server refused it; if something was damaged on its way, try again",
     401: "the token is wrong or missing: log in (`hf auth login`) or pass token=",
@@ -37,6 +36,7 @@ _STATUS = {
     429: "too many requests: wait a little and try again",
 }
 _SENT = ", but everything had been sent: the push may have happened; look there, or just try again"
+_LOCAL = "it is not, or not whole, in the cache, and the Hub was not to be asked (HF_HUB_OFFLINE or local_files_only)"
 _XET = "if this server has no xet storage, set HF_HUB_DISABLE_XET=1; otherwise try again"
 
 
@@ -48,7 +48,8 @@ def client(token: str | bool | None = None) -> HfApi:
     """
     api = HfApi(token=token)
     place = urlsplit(api.endpoint)
-    if place.scheme == "http" and not _loopback(place.hostname or "") and "authorization" in build_hf_headers(token=token):
+    sent = get_token() if token in (None, True) else token
+    if sent and place.scheme == "http" and not _loopback(place.hostname or ""):
         raise HubError(f"HF_ENDPOINT={api.endpoint} is not encrypted: the token would be readable on the way; use https")
     return api
 
@@ -116,12 +117,14 @@ def _unanswered(error: BaseException) -> bool:
 
 def _hint(error: BaseException) -> str | None:
     """What to do about it; None if its cause may tell better."""
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return None if error.__cause__ else _LOCAL
     for kind, hint in _HINTS:
         if isinstance(error, kind):
             return hint
-    if "xet" in str(error).lower() and not constants.HF_HUB_DISABLE_XET:
-        return _XET
     status = _status(error)
+    if status is None and "xet" in str(error).lower() and not constants.HF_HUB_DISABLE_XET:
+        return _XET
     if status in _STATUS:
         return _STATUS[status]
     if _unanswered(error):
@@ -129,8 +132,6 @@ def _hint(error: BaseException) -> str | None:
         return what + (_SENT if _committing(error) else ": nothing is lost, try again")
     if isinstance(error, KeyError | JSONDecodeError | UnicodeDecodeError):
         return "the answer cannot be understood: check HF_ENDPOINT if it is set, and try again"
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is None:
-        return "it is not, or not whole, in the cache, and the Hub was not to be asked (HF_HUB_OFFLINE or local_files_only)"
     return None
 
 

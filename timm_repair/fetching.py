@@ -5,6 +5,7 @@ A branch is resolved to a commit once, so that config and weights are of the sam
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -138,7 +139,9 @@ def _remember(folder: Path, revision: str) -> None:
     if revision != folder.name:
         with suppress(OSError):  # a cache that cannot be written will do
             ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(folder.name)
+            new = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+            new.write_text(folder.name)
+            new.replace(ref)
 
 
 def _require_weights(names: set[str], where: str) -> None:
@@ -173,5 +176,6 @@ def check_sums(found: Snapshot, listed: Mapping[str, Any], names: Sequence[str] 
             while chunk := file.read(2**22):
                 digest.update(chunk)
         if digest.hexdigest() != expected:
-            path.unlink()
+            with suppress(OSError):  # a cache that cannot be written
+                path.unlink()
             raise HubError(f"{name} of {found.repo_id} was damaged on its way, and is thrown away: try again")

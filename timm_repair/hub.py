@@ -77,7 +77,9 @@ def _build(*, base: str, edits: Sequence[Mapping[str, Any]] = (), **kwargs: Any)
             raise ConfigError("model_args may not set checkpoint_path")
         check_arguments(kwargs)
         with sketching():
-            usual, model = timm.create_model(base), _build(base=base, edits=edits, **kwargs)
+            usual = timm.create_model(base)
+        with sketching(100 * sum(1 for _ in usual.modules()) + 1000):
+            model = _build(base=base, edits=edits, **kwargs)
         check_buffers(model)
         usual, asked = (sum(p.numel() for p in each.parameters()) for each in (usual, model))
         if asked > MAX_GROWTH * usual + 10**8:

@@ -99,7 +99,7 @@ _push = push_to_hub  # under the name that `save_pretrained` has an option of
 
 def _stale(patch: bool, remote_code: bool) -> list[str]:
     """What an earlier push may have left that does not belong to this one."""
-    return [WEIGHTS if patch else PATCH, "figures/*", *([] if remote_code else [saving.REMOTE_CODE, saving.PREPROCESSOR])]
+    return [WEIGHTS if patch else PATCH, "figures/*", *([] if remote_code else [saving.REMOTE_CODE])]
 
 
 def _listed(patterns: str | Sequence[str] | None) -> list[str] | None:

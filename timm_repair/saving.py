@@ -27,18 +27,20 @@ from timm_repair.report import Report
 from timm_repair.trust import MAX_REPORT, read_json
 
 SCRATCH = ".saving-"
-REMOTE_CODE, PREPROCESSOR = "modeling_timm_repair.py", "preprocessor_config.json"
-FILES = ("config.json", WEIGHTS, PATCH, REPORT, "README.md", "figures", REMOTE_CODE, PREPROCESSOR)
+REMOTE_CODE = "modeling_timm_repair.py"
+CONFIG = "config.json"
+# in the order in which they are moved into place: the report makes the folder ours, and without a config nothing loads it
+FILES = (REPORT, WEIGHTS, PATCH, "README.md", "figures", REMOTE_CODE, CONFIG)
 
 # A fixed text: what is saved never becomes code. transformers executes it only for who says trust_remote_code=True.
 _REMOTE_CODE = '''"""Lets transformers load this model with trust_remote_code=True; timm_repair must be installed."""
 
 import timm_repair  # noqa: F401  registers the architecture with timm
-from transformers import TimmWrapperForImageClassification
+import transformers
 
 
-class RepairedForImageClassification(TimmWrapperForImageClassification):
-    pass
+class TimmWrapperForImageClassification(transformers.TimmWrapperForImageClassification):
+    pass  # of the same name: pipelines warn of names that they do not know
 '''
 
 
@@ -68,7 +70,7 @@ def check_savable(model: nn.Module) -> None:
         raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
                           "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
     with tempfile.TemporaryDirectory() as folder:
-        _write_config(model, Path(folder, "config.json"), {})
+        _write_config(model, Path(folder, CONFIG), {})
         rebuilt = _load(Path(folder), pretrained=False).state_dict()
     shapes = {k: v.shape for k, v in model.state_dict().items()}
     if {k: v.shape for k, v in rebuilt.items()} != shapes:
@@ -97,21 +99,23 @@ def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool
     target = check_output(directory)
     extra = {"timm_repair": _patch_base(model)} if patch else {}
     if remote_code:
-        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.RepairedForImageClassification"}
+        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"}
     readme = _read_text(target / "README.md") if readme is None else readme
+    for scratch in target.glob(f"{SCRATCH}*"):  # of a save that was killed
+        shutil.rmtree(scratch, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        _write_config(model, folder / "config.json", extra)
+        _write_config(model, folder / CONFIG, extra)
         _write_weights(model, folder, patch)
         if remote_code:
             (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
-            _write_preprocessor(folder)
         (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
         if find_spec("matplotlib"):  # an optional extra
             (folder / "figures").mkdir()
             figures.save_all(report, folder / "figures")
         write_card(folder, report, readme, patch=patch, **about)
+        (target / CONFIG).unlink(missing_ok=True)
         for name in FILES:
             new, old = folder / name, target / name
             if old.is_dir():
@@ -182,7 +186,7 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     name, tensors = (PATCH, lineage(model).patch(model)) if patch else (WEIGHTS, state)
     safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
-    (folder / name).chmod((folder / "config.json").stat().st_mode)  # safetensors would keep it to its owner
+    (folder / name).chmod((folder / CONFIG).stat().st_mode)  # safetensors would keep it to its owner
     if patch:
         return  # `_patch_base` has put it together again
     loaded = _load(folder, pretrained=True).state_dict()
@@ -203,11 +207,3 @@ def _patch_base(model: nn.Module) -> dict[str, Any]:
         raise ConfigError(f"which commit of {base.id} was repaired is not known: push_to_hub looks it up")
     revert(model)  # raises unless it gives the base, bit for bit
     return {"version": 1, "base": base.id, "revision": base.revision, "sha256": base.sha256}
-
-
-def _write_preprocessor(folder: Path) -> None:
-    """What transformers' image processor reads; with auto_map it no longer looks into config.json for that."""
-    config = json.loads((folder / "config.json").read_text())
-    about = {"image_processor_type": "TimmWrapperImageProcessor", "architecture": config["architecture"],
-             "pretrained_cfg": config["pretrained_cfg"]}
-    (folder / PREPROCESSOR).write_text(json.dumps(about, indent=2))

@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from timm_repair.errors import ConfigError
 
-MAX_CONFIG, MAX_REPORT = 8 * 2**20, 256 * 2**20  # bytes
+MAX_CONFIG, MAX_REPORT = 8 * 2**20, 64 * 2**20  # bytes; a report has some 30 for each example measured
 MAX_DEPTH = 64
 MAX_INTEGER, MAX_CLASSES = 1_000_000, 1_000_000
 MAX_WINDOW = 48  # some of timm's constructors loop in Python over all pairs of a window's pixels
@@ -111,9 +111,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in _SIZES:
         if kept.get(key) is not None and not _is_size(kept[key]):
             raise ConfigError(f"config.json: {key} must be two or three positive integers, got {kept[key]!r:.100}")
-    names = {key: config[key] for key in ("label_names", "label_descriptions") if config.get(key) is not None}
-    for key, value in (names | {k: kept[k] for k in ("label_names", "label_descriptions") if kept.get(k)}).items():
-        _check_labels(key, value)
+    for key in ("label_names", "label_descriptions"):
+        for names in (config.get(key), kept.get(key)):  # timm reads both
+            _check_labels(key, names)
     _plain("pretrained_cfg", {key: value for key, value in kept.items() if key not in ("label_names", "label_descriptions")})
     patch = {"patch": _check_patch(config["timm_repair"])} if "timm_repair" in config else {}
     return {key: config[key] for key in _TOP if key in config} | {"pretrained_cfg": kept} | patch
@@ -159,6 +159,8 @@ def _is_size(value: Any) -> bool:
 
 
 def _check_labels(key: str, value: Any) -> None:
+    if value is None:
+        return
     if not isinstance(value, list | dict) or len(value) > MAX_CLASSES:
         raise ConfigError(f"config.json: {key} must be a list or an object of names")
     for name in (*value, *value.values()) if isinstance(value, dict) else value:
