@@ -51,7 +51,7 @@ def test_every_example_once_an_epoch(data, runtime):
     (_, count, order), _ = supply.parts
     epoch, several = len(data.failing), 3
     for _ in range(several * epoch):
-        seen.append(next(order))
+        seen += order.take(1)
     for start in range(0, several * epoch, epoch):
         assert sorted(seen[start : start + epoch]) == list(range(epoch))
     assert seen[:epoch] != seen[epoch : 2 * epoch] and count == 8

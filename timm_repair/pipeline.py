@@ -74,8 +74,7 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
         data: how the data are read and split.
-        output_dir: where to save; checked before any work starts. The run also notes there what it has done: killed at any moment, the
-            same call goes on from there, to the same result.
+        output_dir: where to save, checked first. A run that was killed goes on there, to the same bits, when called again.
 
     Returns:
         The repaired model and its report.
@@ -209,8 +208,8 @@ def _identity(base: Base, data: RepairData, method: Method, runtime: Runtime) ->
     """What makes a run the same run: only then may it continue where another was killed."""
     accelerator = runtime.accelerator
     return {"model": base.sha256, "data": plain(data.provenance), "method": method.name, "options": plain(methods.options_of(method)),
-            "seed": runtime.seed, "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
-            "device": runtime.device.type, "versions": versions()}
+            "seed": runtime.seed, "processes": accelerator.num_processes, "versions": versions(),
+            "precision": accelerator.mixed_precision, "device": runtime.device.type}
 
 
 def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
