@@ -11,28 +11,25 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from huggingface_hub import CommitInfo
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from timm_repair import exporting, hub, methods, pushing, saving
 from timm_repair.data import DataOptions, RepairData, prepare
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
-from timm_repair.evaluation import Prediction, predict
 from timm_repair.journal import Journal
 from timm_repair.lineage import Base, Lineage
 from timm_repair.loading import load
 from timm_repair.localization import Localization
+from timm_repair.measuring import Measured, measure
 from timm_repair.methods import Method
 from timm_repair.report import Comparison, Report, Scores
 from timm_repair.runtime import Runtime
 from timm_repair.saved import plain
-from timm_repair.surgery import evaluating
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,8 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
         if target is not None:
             runtime.journal = Journal(target, _identity(base, prepared, chosen, runtime), runtime.accelerator)
-        repaired = _run(base, model, prepared, _measure(model, prepared, runtime), chosen, runtime)
+        before = Measured(**runtime.once("before", lambda: vars(measure(model, prepared, runtime))))
+        repaired = _run(base, model, prepared, before, chosen, runtime)
     repaired.model.to(home)
     Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(repaired.model)
     if target is not None and runtime.accelerator.is_main_process:
@@ -137,7 +135,7 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     with _own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
-        before = _measure(model, prepared, runtime)
+        before = measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with _context(name, method, reports), _own_randomness(seed):
@@ -190,20 +188,6 @@ def _prepare(model: nn.Module, failures: Any, retain: Any, holdout: Any, options
         return prepare(model, failures, retain=retain, holdout=holdout, options=options or DataOptions(), runtime=runtime)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A model's answers to every population of the holdout, and what it costs to run."""
-
-    answers: dict[str, Prediction]
-    cost: dict[str, float]
-
-
-def _measure(model: nn.Module, data: RepairData, runtime: Runtime) -> _Measured:
-    with runtime.stage("evaluate"):
-        answers = {p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()}
-        return _Measured(answers, cost(model, data, runtime))
-
-
 def _identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
     """What makes a run the same run: only then may it continue where another was killed."""
     accelerator = runtime.accelerator
@@ -217,7 +201,7 @@ def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
 
 
-def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
+def _run(base: Base, model: nn.Module, data: RepairData, before: Measured, method: Method, runtime: Runtime) -> Repaired:
     """Repair `model`, which is a copy of ours, in place, and report."""
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
@@ -228,14 +212,14 @@ def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, meth
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))
     hub.mark(model, outcome.edits)
-    after = _measure(model, data, runtime)
+    after = measure(model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
-    scores = tuple(Scores(p, images.labels, before.answers[p].predictions, after.answers[p].predictions)
+    scores = tuple(Scores(p, images.labels, before.answers[p], after.answers[p])
                    for p, images in data.holdout.items())
     notes = outcome.notes
     if not data.holdout.keys() - {"failing"}:
         notes += ("only failures were measured: what the repair made the model forget is not known; pass retain= or holdout=",)
-    if all(torch.equal(answers.losses, after.answers[p].losses) for p, answers in before.answers.items()):
+    if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
         method=method.name, options=methods.options_of(method), model=base.name, base=base.to_dict(),
@@ -252,25 +236,6 @@ def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, meth
 def _plain_block(block) -> dict[str, Any]:
     return {"name": block.name, "role": block.role, "in_shape": block.in_shape, "out_shape": block.out_shape,
             "num_params": block.num_params, "flops": block.flops, "reason": block.reason}
-
-
-@torch.no_grad()
-def cost(model: nn.Module, data: RepairData, runtime: Runtime, *, repeats: int = 9) -> dict[str, float]:
-    """Parameters, FLOPs of one image's forward pass (a multiply-add counts two), and the median latency of one image in milliseconds."""
-    image = torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
-    counter = FlopCounterMode(display=False)
-    with evaluating(model):
-        with counter:
-            model(image)
-        seconds = sorted(_timed(model, image) for _ in range(repeats))
-    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops(),
-            "latency_ms": 1000 * seconds[repeats // 2]}
-
-
-def _timed(model: nn.Module, image: torch.Tensor) -> float:
-    start = perf_counter()
-    model(image).sum().item()  # item() waits for the accelerator
-    return perf_counter() - start
 
 
 def versions() -> dict[str, str]:

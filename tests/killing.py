@@ -1,0 +1,83 @@
+"""A script for test_resume.py: repair in child processes that are killed again and again, until one gets to its end.
+
+It forks before torch has started a thread, so that a child costs no second of imports. Prints {"kills": number, "ended": folders} as JSON.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+import timm_repair
+
+
+def work(output: Path, options: dict) -> None:
+    """A whole repair of a small classifier with dropout; always the same."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    config = {"input_size": (3, 32, 32)}
+    sizes = {"stem_width": 8, "channels": (16, 16, 24, 32)}
+    model = timm.create_model("test_resnet", num_classes=4, zero_init_last=False, drop_rate=0.2, pretrained_cfg_overlay=config, **sizes)
+    rng = np.random.default_rng(0)
+    pairs = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(120)]
+    failures = timm_repair.collect_failures(model.eval(), pairs)
+    timm_repair.repair(model, failures, steps=40, batch_size=32, progress=False, output_dir=output, **options)
+
+
+def child(output: Path, options: dict, dies_at_write: int | None = None) -> int:
+    """Start one; it may kill itself while it writes its n-th file."""
+    pid = os.fork()
+    if pid:
+        return pid
+    if dies_at_write is not None:
+        writes, sync = [], os.fsync
+
+        def fsync(file) -> None:
+            writes.append(file)
+            if len(writes) == dies_at_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(file)
+
+        os.fsync = fsync
+    try:
+        work(output, options)
+    except BaseException as error:  # noqa: BLE001  the parent wants the exit status, whatever it was
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+
+def main(folder: Path, kills: int, options: dict) -> None:
+    """One run without being disturbed, and others until there were `kills` kills: a third inside a write, the rest at any moment."""
+    start = time.perf_counter()
+    assert os.waitpid(child(folder / "whole", options), 0)[1] == 0
+    seconds, chance, done, ended = time.perf_counter() - start, random.Random(0), 0, []
+    while done < kills or not ended:
+        output = folder / f"killed {len(ended)}"
+        enough, inside = done >= kills, done % 3 == 0
+        pid = child(output, options, dies_at_write=chance.randint(1, 4) if inside and not enough else None)
+        if not enough and not inside:
+            time.sleep(chance.uniform(0, 0.4) * seconds)
+            os.kill(pid, signal.SIGKILL)  # it may have ended, and waits to be asked for its status
+        status = os.waitpid(pid, 0)[1]
+        if os.WIFSIGNALED(status):
+            done += 1
+        else:
+            assert status == 0
+            ended.append(output.name)
+    print(json.dumps({"kills": done, "ended": ended}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,0 +1,126 @@
+"""Killed at any moment, a run continues to the same bits; what it must not continue is refused, and says why."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import BUDGET
+from safetensors.torch import load_file
+
+import timm_repair
+from timm_repair import journal
+from timm_repair.errors import OutputError, ResumeError
+from timm_repair.journal import FOLDER, Journal
+from timm_repair.runtime import Runtime
+
+SCRIPT = Path(__file__).with_name("killing.py")
+
+
+@pytest.mark.parametrize(("options", "kills"), [
+    ({"level": "layer"}, 20), ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6)], ids=["archrepair", "finetune"])
+def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
+    environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, tmp_path, str(kills), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kills"] >= kills and found["ended"]
+    whole, timed = tmp_path / "whole", {"cost", "stages"}  # seconds and memory
+    for name in found["ended"]:
+        one, other = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / name))
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+        one, other = (json.loads((folder / "repair.json").read_text()) for folder in (whole, tmp_path / name))
+        assert all(one[k] == other[k] for k in one.keys() - timed)
+        assert {p.name for p in whole.iterdir()} == {p.name for p in (tmp_path / name).iterdir()}
+
+
+class Stop(Exception):
+    """What stands for a kill in this process."""
+
+
+@pytest.fixture
+def stopped(classifier, failures, digits, tmp_path, monkeypatch):
+    """A directory with a run that was cut off in the middle of its fine-tuning, and the run to continue it."""
+    def run(**options):
+        given = BUDGET | {"steps": 24, "level": "layer", "retain": digits["train"][:200], "progress": False}
+        return timm_repair.repair(classifier, failures, output_dir=tmp_path / "out", **(given | options))
+
+    checkpoint, count = Journal.checkpoint, []
+
+    def dying(self, name, state):
+        checkpoint(self, name, state)
+        count.append(name)
+        if count.count("finetune") == 3:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Journal, "checkpoint", dying)
+        run()
+    return run, tmp_path / "out"
+
+
+def test_what_was_done_is_not_done_again(stopped, monkeypatch):
+    run, output = stopped
+    assert {p.name for p in (output / FOLDER).iterdir()} == {"run.json", "before.pt", "localization.pt", "search.pt", "finetune.pt"}
+    from timm_repair.methods import selecting
+
+    monkeypatch.setattr(selecting, "localize", None)  # would fail if it were called
+    repaired = run()
+    assert not (output / FOLDER).exists() and (output / "model.safetensors").is_file()
+    assert [row["step"] for row in repaired.report.history if row["stage"] == "finetune"] == list(
+        range(sum(row["stage"] == "finetune" for row in repaired.report.history)))  # fmt: skip
+
+
+def test_another_run_is_refused_and_told_what_differs(stopped, digits, classifier):
+    run, output = stopped
+    before = {p.name: p.read_bytes() for p in (output / FOLDER).iterdir()}
+    for options, message in (
+        ({"seed": 5}, "seed: 0 then, 5 now"),
+        ({"steps": 30}, "training.steps 24 then, 30 now"),
+        ({"method": "finetune", "level": "network"}, "method: \"archrepair\" then, \"finetune\" now"),
+        ({"retain": digits["train"][:150]}, "data: "),
+    ):
+        with pytest.raises(ResumeError, match=message):
+            run(**options)
+    with torch.no_grad():
+        classifier.fc.bias += 0.01
+    with pytest.raises(ResumeError, match="model: "):
+        run()
+    assert {p.name: p.read_bytes() for p in (output / FOLDER).iterdir()} == before
+
+
+def test_a_damaged_checkpoint_is_named(stopped):
+    run, output = stopped
+    path = output / FOLDER / "finetune.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ResumeError, match="finetune.pt.* is damaged.*: delete it"):
+        run()
+    path.unlink()
+    assert run().report.scores
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkeypatch):
+    run, output = stopped
+    before = (output / FOLDER / "finetune.pt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left.*make room .* then run the same command again"):
+            run()
+    assert (output / FOLDER / "finetune.pt").read_bytes() == before
+    assert not list((output / FOLDER).glob("*.new"))
+    assert run().report.scores
+
+
+def test_without_a_directory_nothing_is_written(classifier, failures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    timm_repair.repair(classifier, failures, steps=4, block="layer1", genotype="raw", progress=False)
+    assert not list(tmp_path.iterdir())
+    assert Runtime(progress=False).once("x", lambda: 3) == 3
