@@ -24,6 +24,7 @@ from timm_repair.batches import Batches
 from timm_repair.data import RepairData, collect_failures, prepare
 from timm_repair.distributed import sharded
 from timm_repair.errors import NonFiniteError, OptionError
+from timm_repair.localization import localize
 from timm_repair.methods import Training
 from timm_repair.methods.tuning import recalibrate
 from timm_repair.partition import blocks
@@ -121,12 +122,10 @@ def found_in(folder: Path) -> dict:
     found["norms"] = {str(dtype): norms(runtime, dtype) for dtype in (torch.float64, torch.float32)}
 
     found["collected"] = collect_failures(model(), places[2], runtime=runtime).ids
-    found["localized"] = {}
+    data, found["localized"] = prepare(model(), places[0], retain=places[1], runtime=runtime), {}
     for name in SCORERS:
-        result = timm_repair.localize(model(), **given, score=name)
+        result = localize(suspect := model(), blocks(suspect), data, score=name, runtime=runtime)
         found["localized"][name] = result.to_dict() | {"neurons": result.neurons}
-
-    data = prepare(model(), places[0], retain=places[1], runtime=runtime)
     found["read"] = {"failing": len(data.failing), "retained": len(data.retained)}
     found["states"], found["histories"] = {}, {}
     for name, options in {"plain": {}, "clipped": {"clip": 0.05}, "anchored": {"anchor": 1.0, "shift": 0.0}}.items():
