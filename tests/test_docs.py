@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from accelerate.commands.launch import launch_command_parser
 from conftest import worn
 from push_fixtures import *  # noqa: F403
 from timm.models import save_for_hf
@@ -39,9 +40,16 @@ def blocks(language: str) -> list:
 
 
 def commands() -> list[list[str]]:
-    """Words of the lines that call the command, or its script through accelerate (which only starts it)."""
+    """Words of the lines that call the command, or its script through accelerate (which only starts it), each once."""
     lines = (shlex.split(line, comments=True) for block in blocks("sh") for line in block.values[0].splitlines())
-    return [line[2:] if line[0] == "accelerate" else line for line in lines if line[0] in ("timm-repair", "accelerate")]
+    found = [started(line[2:]) if line[0] == "accelerate" else line for line in lines if line[0] in ("timm-repair", "accelerate")]
+    return [line for i, line in enumerate(found) if line not in found[:i]]
+
+
+def started(words: list[str]) -> list[str]:
+    """What `accelerate launch` with these words starts; it refuses flags that it does not know."""
+    arguments = launch_command_parser().parse_args(words)
+    return [arguments.training_script, *arguments.training_script_args]
 
 
 @pytest.fixture(scope="session")

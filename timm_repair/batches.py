@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from timm_repair.data import Images, RepairData
+from timm_repair.distributed import require_shares, share_of_batch
 from timm_repair.errors import OptionError
 from timm_repair.runtime import Runtime
 from timm_repair.training import Training
@@ -54,6 +55,7 @@ class Batches:
     """
 
     def __init__(self, failing: Images, retained: Images | None, data: RepairData, options: Training, runtime: Runtime, purpose: str):
+        require_shares(options.batch_size, runtime.accelerator)
         self.data, self.options, self.runtime = data, options, runtime
         self.generator = runtime.generator(purpose)
         self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
@@ -94,10 +96,12 @@ class Batches:
         return images, torch.cat(labels)[mine].to(device), torch.cat(answers)[mine].to(device)
 
     def loss(self, model: nn.Module) -> Tensor:
-        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`."""
+        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over processes is that over the batch."""
         images, *targets = self.draw()
-        with self.runtime.accelerator.autocast():
-            return repair_loss(model(images), *targets, self.wrong_class_weight)
+        accelerator = self.runtime.accelerator
+        with accelerator.autocast():
+            loss = repair_loss(model(images), *targets, self.wrong_class_weight)
+        return loss * share_of_batch(len(images), self.options.batch_size, accelerator)
 
     def _augment(self, pixels: Tensor) -> Tensor:
         count, _, height, width = pixels.shape
@@ -115,7 +119,7 @@ class Batches:
 
 def repair_loss(logits: Tensor, labels: Tensor, answers: Tensor, wrong_class_weight: float, *, reduction: str = "mean") -> Tensor:
     """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as from `Batches.draw`."""
-    logits = logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if wrong_class_weight < 1:
         failing = (answers >= 0).nonzero().flatten()
         less = logits.new_tensor(math.log(wrong_class_weight or 1e-30))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator, PartialState
+
 from timm_repair import pipeline
 from timm_repair.data import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
@@ -23,6 +25,7 @@ from timm_repair.methods import METHODS
 from timm_repair.options import make
 from timm_repair.partition import GRANULARITIES, blocks
 from timm_repair.pushing import push_to_hub
+from timm_repair.runtime import make_accelerator
 from timm_repair.saving import read_report
 from timm_repair.suspects import tie
 
@@ -58,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(command)
     command.add_argument("--output", required=True, help="directory for the repaired model, its card, report and figures")
     command.add_argument("--method", default="archrepair", choices=METHODS)
+    command.add_argument("--log-with", metavar="TRACKER", help="follow the training in tensorboard, wandb, …, if that is installed; what "
+                         "is kept on disk goes to OUTPUT-logs")
     command.set_defaults(run=_repair)
 
     command = commands.add_parser("compare", help="run several methods on the same data with the same budget")
@@ -143,18 +148,35 @@ def _blocks(arguments: argparse.Namespace) -> None:
 
 def _localize(arguments: argparse.Namespace) -> None:
     found = pipeline.localize(arguments.model, **_given(arguments)).to_dict()
+    if not PartialState().is_main_process:
+        return
     print(json.dumps(found, indent=1))
     if said := tie(found):
         print(said, file=sys.stderr)  # standard output is JSON
 
 
 def _repair(arguments: argparse.Namespace) -> None:
-    repaired = pipeline.repair(
-        arguments.model, holdout=_holdout(arguments.holdout), method=arguments.method, output_dir=arguments.output, **_given(arguments))
+    accelerator = _tracking(arguments.log_with, arguments.output)
+    repaired = pipeline.repair(arguments.model, holdout=_holdout(arguments.holdout), method=arguments.method, output_dir=arguments.output,
+                               accelerator=accelerator, **_given(arguments))
+    if accelerator is not None:
+        accelerator.end_training()
     if repaired.main_process:
         print(repaired.report)
         print(f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
               f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)")
+
+
+def _tracking(name: str | None, output: str) -> Accelerator | None:
+    """An Accelerator with that tracker; None where none is wanted."""
+    if name is None:
+        return None
+    # beside the output, which holds nothing but the saved repair
+    accelerator = make_accelerator(log_with=name, project_dir=f"{output.rstrip('/')}-logs")
+    if not accelerator.log_with:
+        raise OptionError(f"--log-with {name}: its package is not installed; pip install it, or leave the option out")
+    accelerator.init_trackers("timm_repair")
+    return accelerator
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -164,6 +186,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         except OSError as error:
             raise OutputError(f"cannot write {arguments.output!r} ({error}): choose another file") from error
     comparison = pipeline.compare(arguments.model, methods=arguments.methods, holdout=_holdout(arguments.holdout), **_given(arguments))
+    if not PartialState().is_main_process:
+        return
     print(comparison)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))

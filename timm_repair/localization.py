@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.data import RepairData
+from timm_repair.distributed import agreed
 from timm_repair.errors import NonFiniteError, OptionError, PartitionError, did_you_mean
 from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
@@ -144,7 +145,7 @@ def localize(
     broken = [block for block, value in found.suspiciousness.items() if not isfinite(value)]
     if broken:
         raise NonFiniteError(f"the score {name!r} of {', '.join(broken)} is NaN or infinite; check the model's weights")
-    return found
+    return agreed(found, runtime.accelerator)
 
 
 def _resolve(score: str | Scorer) -> tuple[str, Scorer]:

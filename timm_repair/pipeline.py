@@ -20,6 +20,7 @@ from torch import nn
 
 from timm_repair import exporting, hub, methods, pushing, saving
 from timm_repair.data import DataOptions, RepairData, prepare
+from timm_repair.distributed import require_shares
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.journal import Journal
 from timm_repair.lineage import Base, Lineage
@@ -28,7 +29,7 @@ from timm_repair.localization import Localization
 from timm_repair.measuring import Measured, measure
 from timm_repair.methods import Method
 from timm_repair.report import Comparison, Report, Scores
-from timm_repair.runtime import Runtime
+from timm_repair.runtime import Runtime, own_randomness
 from timm_repair.saved import plain
 
 
@@ -87,12 +88,13 @@ def repair(model: str | nn.Module, failures: Any, *, retain: Any = None, holdout
     chosen = methods.get(method, **options)
     target = None if output_dir is None else saving.check_output(output_dir)
     runtime = Runtime(accelerator, seed, progress)
+    require_shares(chosen.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)
     name, model = load(model)
     if target is not None:
         saving.check_savable(model)
     original, base, home = model, Base.of(name, model, loaded=named), next(model.parameters()).device
-    with _context(name, chosen), _own_randomness(seed):
+    with _context(name, chosen), own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
         if target is not None:
@@ -129,16 +131,18 @@ def compare(model: str | nn.Module, failures: Any, *, methods: Mapping[str, Meth
     """
     rows = _labelled(methods, options)
     runtime = Runtime(accelerator, seed, progress)
+    for method in rows.values():
+        require_shares(method.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)
     name, model = load(model)
     base = Base.of(name, model, loaded=named)
-    with _own_randomness(seed):
+    with own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, holdout, data, runtime)
         before = measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
-        with _context(name, method, reports), _own_randomness(seed):
+        with _context(name, method, reports), own_randomness(seed):
             reports[label] = _run(base, deepcopy(model), prepared, before, method, replace(runtime, stages=[])).report
     return Comparison(reports)
 
@@ -156,7 +160,7 @@ def localize(model: str | nn.Module, failures: Any, retain: Any = None, *, seed:
     chosen = methods.get("archrepair", **options)
     runtime = Runtime(accelerator, seed, progress)
     _, model = load(model)
-    with _own_randomness(seed):
+    with own_randomness(seed):
         model = _working_copy(model, runtime)
         prepared = _prepare(model, failures, retain, None, data, runtime)
         return replace(chosen.target, block=None, blocks=1).choose(model, prepared, chosen.training, runtime)[2]
@@ -242,14 +246,6 @@ def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     packages = ("timm_repair", "torch", "timm", "accelerate", "datasets", "safetensors")
     return {"python": platform.python_version()} | {p: version(p) for p in packages}
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Dropout and the like draw from the global state: seed it for the run, and give the caller's back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -4,10 +4,11 @@ One Runtime is made in `pipeline.repair()` (around the caller's Accelerator, or 
 """
 
 import hashlib
+import itertools
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,11 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from timm_repair.errors import OptionError
 from timm_repair.journal import Journal
+
+# they spread or replace a model's parameters behind its back; a repair trains one part of the model and takes it out
+REFUSED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class Runtime:
         progress: show progress bars (on the main process, on standard error).
         eval_batch_size: images per forward pass where no gradient is taken.
         journal: where the run notes what it has done, to go on after being killed; None notes nothing.
+        logged: counts the rows of the histories, for the accelerator's trackers.
+
+    Raises:
+        OptionError: the accelerator cannot be had as it was asked for, or is set up for what a repair does not do.
     """
 
     accelerator: Accelerator = None
@@ -47,10 +56,12 @@ class Runtime:
     eval_batch_size: int = 256
     stages: list[Stage] = field(default_factory=list)
     journal: Journal | None = None
+    logged: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self):
         if self.accelerator is None:
-            self.accelerator = Accelerator()
+            self.accelerator = make_accelerator()
+        _refuse(self.accelerator)
 
     @property
     def device(self) -> torch.device:
@@ -64,6 +75,17 @@ class Runtime:
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """`compute()`, or what it gave in an earlier run of the same that was killed later on: tensors and plain values."""
         return compute() if self.journal is None else self.journal.once(name, compute)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Hand a row of a history to the accelerator's trackers, if it has any: its numbers as "search/loss", "finetune/lr", …"""
+        step = next(self.logged)  # one count for all stages: trackers want steps that only grow
+        if self.accelerator.trackers:
+            numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+            self.accelerator.log({f"{row['stage']}/{name}": value for name, value in numbers.items()}, step=step)
+
+    def skip_logged(self, rows: int) -> None:
+        """The next so many rows were logged by an earlier run, which was killed."""
+        next(itertools.islice(self.logged, rows, rows), None)
 
     def bar(self, total: int, description: str):
         """A progress bar on the main process; `with runtime.bar(n, "search") as bar: bar.update()`."""
@@ -84,6 +106,40 @@ class Runtime:
         finally:
             peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else _peak_host_memory()
             self.stages.append(Stage(name, time.perf_counter() - start, peak))
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """An Accelerator as the launcher and `options` say.
+
+    Raises:
+        OptionError: there can be none, such as one with float16 on a CPU.
+    """
+    try:
+        return Accelerator(**options)
+    except (ValueError, ImportError) as error:
+        raise OptionError(f"accelerate refuses: {error}") from error
+
+
+def _refuse(accelerator: Accelerator) -> None:
+    kind = accelerator.distributed_type.value
+    if kind in REFUSED:
+        raise OptionError(f"a repair does not run under {kind}: it trains one part of the model, which every process must have as a whole. "
+                          "Launch it as plain data parallelism (accelerate launch --multi_gpu), without that plugin")
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # accelerate would compute in float32 without a word
+        raise OptionError("mixed_precision='fp16' needs a GPU: choose 'bf16' or 'no'")
+    steps = accelerator.gradient_accumulation_steps
+    if steps > 1:
+        raise OptionError(f"gradient_accumulation_steps={steps} is not supported: leave it at 1 and set batch_size, which counts the "
+                          "examples of a step over all processes")
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Dropout and the like draw from the global state: seed it for a while, and give the caller's back."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 def _reset_peak_host_memory() -> None:

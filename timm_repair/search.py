@@ -11,6 +11,7 @@ from torch import nn
 
 from timm_repair.batches import Batches, Drawn
 from timm_repair.data import Images, RepairData
+from timm_repair.distributed import sharded
 from timm_repair.relax import RelaxedBlock
 from timm_repair.runtime import Runtime
 from timm_repair.space import added_parameters
@@ -65,11 +66,11 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
         loss = (for_architecture if turns[i] else for_weights).loss(model)
         if not turns[i]:
             return descent.step(loss + anchor_penalty(weights, origin, anchor))
-        gradient_step(adam, architecture, loss, runtime)
-        return {"loss": loss.item(), "lr": rate, "architecture": True}
+        return {"loss": gradient_step(adam, architecture, loss, runtime), "lr": rate, "architecture": True}
 
     part = nn.ModuleList(relaxed)
-    with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
+    trains = training_mode(model, part, batch_norm=options.batch_norm)
+    with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, "search"):
         state = {"part": part, "adam": adam, "descent": descent, "weights": for_weights, "architecture": for_architecture}
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)

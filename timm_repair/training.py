@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.data import Images, RepairData
+from timm_repair.distributed import average
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
 from timm_repair.journal import CHECKPOINTS
@@ -141,22 +142,21 @@ class Descent:
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        gradient_step(self.optimizer, self.parameters, loss, self.runtime, clip=self.options.clip)
+        value = gradient_step(self.optimizer, self.parameters, loss, self.runtime, clip=self.options.clip)
         self.done += 1
-        return {"loss": loss.item(), "lr": rate}
+        return {"loss": value, "lr": rate}
 
 
-def gradient_step(optimizer, parameters: list[nn.Parameter], loss: Tensor, runtime: Runtime, *, clip: float | None = None) -> None:
-    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`."""
+def gradient_step(optimizer, parameters: list[nn.Parameter], loss: Tensor, runtime: Runtime, *, clip: float | None = None) -> float:
+    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`; returns the loss, averaged likewise."""
     accelerator = runtime.accelerator
     optimizer.zero_grad()
     accelerator.backward(loss, inputs=parameters)
-    if accelerator.num_processes > 1:
-        for p in parameters:
-            p.grad = accelerator.reduce(p.grad, "mean")
+    value = average(parameters, loss, accelerator)
     if clip is not None:
         accelerator.clip_grad_norm_(parameters, clip)
     optimizer.step()
+    return value
 
 
 class Monitor:
@@ -205,6 +205,7 @@ def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime,
     """
     state = (dict(state) | ({"monitor": monitor} if monitor else {})) if state and runtime.journal else None
     history, ended = _resumed(stage, state, runtime)
+    runtime.skip_logged(len(history))
     every = max(steps // CHECKPOINTS, 1)
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
@@ -215,6 +216,7 @@ def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime,
             if monitor and (value := monitor.check(i + 1)) is not None:
                 row["objective"] = value
             history.append(row)
+            runtime.log(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
             ended = i + 1 == steps or bool(monitor and monitor.patience is not None and monitor.stale >= monitor.patience)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from timm_repair.batches import Batches
 from timm_repair.data import RepairData
+from timm_repair.distributed import sharded
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
@@ -50,7 +51,8 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     def step(_: int) -> Row:
         return descent.step(batches.loss(model) + anchor_penalty(parameters, original, anchor))
 
-    with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
+    trains = training_mode(model, part, batch_norm=options.batch_norm)
+    with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
         monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations, options.patience)
         state = {"part": part, "descent": descent, "batches": batches}
         history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state)
@@ -77,7 +79,7 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
     supply = Batches(data.failing, data.retained, data, options, runtime, "recalibration")
     momenta = [m.momentum for m in norms]
     try:
-        with evaluating(model):
+        with evaluating(model), sharded(part, runtime, "recalibration"):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # cumulative average
