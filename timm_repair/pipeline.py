@@ -24,7 +24,7 @@ from timm_repair import exporting, hub, methods, pushing, saving
 from timm_repair.data import DataOptions, RepairData, prepare
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.evaluation import Prediction, predict
-from timm_repair.lineage import Base, Lineage
+from timm_repair.lineage import Base, Lineage, fingerprint
 from timm_repair.loading import load
 from timm_repair.localization import Localization
 from timm_repair.methods import Method
@@ -43,7 +43,12 @@ class Repaired:
     main_process: bool = True  # False on all processes but one: only that one prints and saves
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
-        """Write config.json, model.safetensors, repair.json, the card and the figures; see `pushing.save_pretrained`."""
+        """Write config.json, model.safetensors, repair.json, the card and the figures; see `pushing.save_pretrained`.
+
+        Writes nothing in all processes but the main one.
+        """
+        if not self.main_process:
+            return Path(save_directory)
         return pushing.save_pretrained(self.model, save_directory, report=self.report, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo | None:
@@ -201,7 +206,7 @@ def _measure(model: nn.Module, data: RepairData, runtime: Runtime) -> _Measured:
 
 def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     # channels last: convolutions of small maps run several times faster on CPUs, and no slower elsewhere
-    return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
+    return deepcopy(model).to(runtime.device, torch.float32, memory_format=torch.channels_last)
 
 
 def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, method: Method, runtime: Runtime) -> Repaired:
@@ -226,7 +231,7 @@ def _run(base: Base, model: nn.Module, data: RepairData, before: _Measured, meth
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
         method=method.name, options=methods.options_of(method), model=base.name, base=base.to_dict(),
-        scores=scores,
+        weights=fingerprint(model.state_dict()), scores=scores,
         repaired_blocks=tuple(b.name for b in outcome.repaired), blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()}, history=tuple(outcome.history),
@@ -268,8 +273,8 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Dropout and the like draw from the global state: seed it for the run, and give the caller's back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    """Dropout and the like draw from the global state: seed it for the run, and give the caller's back. Gradients are on inside."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
         torch.manual_seed(seed)
         yield
 
