@@ -79,11 +79,14 @@ def main() -> None:
     seen_through = [(worn_camera(image, rng), label) for image, label in production]
     failures = timm_repair.collect_failures(model, seen_through, seed=arguments.seed)
     print(f"   {len(failures)} of {len(seen_through)} digits are misread ({failures.error_rate:.0%}).")
+    # what it still reads right through this camera must not be forgotten either; failures alone cannot tell
+    wrong = set(failures.ids)
+    right = [pair for i, pair in enumerate(seen_through) if i not in wrong]
 
     print("\n3. Repair: find the block, search its architecture and weights, fine-tune, measure on unseen digits.")
     holdout = {"worn camera": [(worn_camera(image, rng), label) for image, label in unseen], "clean": unseen}
     repaired = timm_repair.repair(
-        model, failures, retain=train, holdout=holdout, seed=arguments.seed, output_dir=arguments.output,
+        model, failures, retain=train + right, holdout=holdout, seed=arguments.seed, output_dir=arguments.output,
         level="layer", steps=arguments.steps, hflip=0.0, shift=0.06)
     print(f"\n{repaired.report}\n")
 

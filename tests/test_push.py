@@ -12,13 +12,14 @@ import torch
 from huggingface_hub import CommitInfo, ModelCard, get_token
 from huggingface_hub.errors import EntryNotFoundError
 from push_fixtures import *  # noqa: F403
-from push_fixtures import image
+from push_fixtures import image, noise
 
 import timm_repair
-from timm_repair import card, saving
+from timm_repair import card, licenses, saving
 from timm_repair.cli import main
 from timm_repair.errors import ConfigError, HubError, ModelError, OptionError
 from timm_repair.lineage import Base, Lineage, fingerprint, lineage
+from timm_repair.privacy import published
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
 
@@ -76,6 +77,9 @@ def test_bad_requests_are_refused_before_the_hub_is_asked(repaired, loopback, tm
     for arguments, options, message in (
         (("a/b/c",), {}, "no Hub id"),
         (("me/net",), {"create_pr": True, "revision": "v2"}, "create_pr=True"),
+        (("me/net",), {"revision": "0" * 40}, "is a commit"),
+        (("me/net",), {"base_model": "/tmp/x"}, "no Hub id"),
+        (("me/net",), {"patch": True, "remote_code": True}, "cannot load a patch"),
     ):
         with pytest.raises(OptionError, match=message):
             repaired.push_to_hub(*arguments, token="hf_me", **options)
@@ -83,6 +87,8 @@ def test_bad_requests_are_refused_before_the_hub_is_asked(repaired, loopback, tm
         repaired.save_pretrained(tmp_path / "out", push_to_hub=True)
     with pytest.raises(OptionError, match="needs push_to_hub=True"):
         repaired.save_pretrained(tmp_path / "out", private=True)
+    with pytest.raises(OptionError, match="pass the module, such as repaired.model"):
+        timm_repair.push_to_hub(repaired, "me/net", token="hf_me")
     with pytest.raises(ConfigError, match="no report"):
         timm_repair.push_to_hub(timm.create_model("test_resnet"), "me/net", token="hf_me")
     with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
@@ -195,6 +201,93 @@ def test_nothing_of_this_machine_is_published(repaired, api, loopback, tmp_path)
     assert published["provenance"]["retained"]["source"] == "u/data@main" and published["provenance"]["failing"]["n"] == 3
     assert ModelCard(readme(api, "me/net")).data.datasets == ["u/data"]
     assert re.search(r"^license: cc-by-nc-4.0$", readme(api, "me/net"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("names of /srv/x/map.txt", "names of …"), ("see file:///a/b", "see …"), ("~jane/x and ../up/y", "… and …"), (r"C:\Users\x.txt", "…"),
+    ("/map.txt", "…"), ("hf-hub:timm/resnet18 n/a 1/2", "hf-hub:timm/resnet18 n/a 1/2"), (f"{Path.home()}/a b", "… b"),
+])  # fmt: skip
+def test_paths_in_texts_are_taken_out(repaired, text, expected):
+    assert published(replace(repaired.report, notes=(text,))).notes == (expected,)
+
+
+def test_sources_that_are_no_hub_ids_are_not_named(repaired):
+    sources = {"johns_failures": "local data", "list of 550": "list of 550", "datasets.Dataset of 3": "datasets.Dataset of 3"}
+    for source, expected in sources.items():
+        assert published(replace(repaired.report, provenance={"failing": {"source": source}})).provenance["failing"]["source"] == expected
+
+
+def test_a_report_goes_with_its_own_weights_only(repaired, api, tmp_path):
+    repaired.save_pretrained(tmp_path / "out")
+    model = timm_repair.from_pretrained(tmp_path / "out", num_classes=7)
+    with pytest.raises(ConfigError, match="not the weights that the report measured"):
+        timm_repair.push_to_hub(model, "me/net", token="hf_me")
+    assert not api.repo_exists("me/net")
+    said = replace(repaired.report, weights=None)
+    timm_repair.push_to_hub(model, "me/net", token="hf_me", report=said)
+    (tmp_path / "out" / "repair.json").unlink()
+    with pytest.raises(ConfigError, match="is gone"):
+        saving.report_of(model)
+
+
+def test_a_push_of_some_files_takes_nothing_away(repaired, api, published_base):
+    repaired.push_to_hub("me/net", token="hf_me")
+    before = set(api.list_repo_files("me/net"))
+    repaired.push_to_hub("me/net", token="hf_me", patch=True, base_model=f"hf-hub:{published_base}", allow_patterns=["README.md"])
+    assert set(api.list_repo_files("me/net")) == before
+    with pytest.raises(OptionError, match="is the base of this patch"):
+        repaired.push_to_hub("base", token="hf_me", patch=True, base_model=published_base)
+    assert "model.safetensors" in api.list_repo_files("me/base")
+
+
+def test_only_the_main_process_writes(repaired, api, tmp_path):
+    worker = replace(repaired, main_process=False)
+    assert worker.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="me/net") == tmp_path / "out"
+    assert worker.push_to_hub("me/net") is None and not (tmp_path / "out").exists() and not api.repo_exists("me/net")
+
+
+@pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # two steps on noise
+@torch.no_grad()
+def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_path):
+    folder = repaired.save_pretrained(
+        tmp_path / "out", patch=True, base_model=published_base, push_to_hub=True, repo_id="me/patch", token="hf_me")
+    model = timm_repair.from_pretrained(folder)
+    assert torch.equal(model(image()), repaired.model(image()))
+    assert saving.report_of(timm_repair.from_pretrained("me/patch")).base["id"] == "me/base"
+    assert ModelCard(readme(api, "me/patch")).data.base_model == "me/base"
+    same = timm_repair.from_pretrained("me/patch", num_classes=4, drop_rate=0.1)
+    assert fingerprint(timm_repair.revert(same).state_dict()) == repaired.report.base["sha256"]
+    with pytest.raises(ConfigError, match="without another head"):
+        timm_repair.revert(timm_repair.from_pretrained("me/patch", num_classes=9))
+    failures = timm_repair.collect_failures("hf-hub:me/patch", noise())
+    again = timm_repair.repair("hf-hub:me/patch", failures, block="layer1", genotype="raw", steps=2, progress=False)
+    with pytest.raises(ConfigError, match="is a patch itself"):
+        again.push_to_hub("me/second", token="hf_me", patch=True)
+    assert fingerprint(timm_repair.revert(timm_repair.revert(again.model)).state_dict()) == repaired.report.base["sha256"]
+
+
+def test_wrapped_models_are_unwrapped(repaired, api, tmp_path):
+    compiled = torch.compile(repaired.model)
+    timm_repair.push_to_hub(compiled, "me/net", token="hf_me")
+    assert "model.safetensors" in api.list_repo_files("me/net")
+    assert fingerprint(timm_repair.revert(torch.nn.DataParallel(repaired.model)).state_dict()) == repaired.report.base["sha256"]
+
+
+@pytest.mark.parametrize(("license", "expected"), [
+    ("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}), ("dinov3-license", {"license": "other", "license_name": "dinov3-license"}),
+    ("ask: me", {"license": "other", "license_name": "ask-me"}), (None, {})])  # fmt: skip
+def test_only_licences_that_the_hub_knows_are_named_as_such(license, expected):
+    assert licenses.metadata(license) == expected
+
+
+def test_a_licence_that_is_said_out_loud_wins(repaired, api):
+    repaired.push_to_hub("me/net", token="hf_me", license="mit")
+    assert ModelCard(readme(api, "me/net")).data.license == "mit"
+    repaired.push_to_hub("me/net", token="hf_me", license="dinov3-license")
+    data = ModelCard(readme(api, "me/net")).data.to_dict()
+    assert (data["license"], data["license_name"]) == ("other", "dinov3-license")
+    repaired.push_to_hub("me/net", token="hf_me")
+    assert ModelCard(readme(api, "me/net")).data.to_dict()["license_name"] == "dinov3-license"
 
 
 @torch.no_grad()

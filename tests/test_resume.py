@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import timm_repair
 from timm_repair import journal
-from timm_repair.errors import OutputError, ResumeError
+from timm_repair.errors import OutputError, PartitionError, ResumeError
 from timm_repair.journal import FOLDER, Journal
 from timm_repair.runtime import Runtime
 
@@ -65,7 +65,8 @@ def stopped(classifier, failures, digits, tmp_path, monkeypatch):
 
 def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     run, output = stopped
-    assert {p.name for p in (output / FOLDER).iterdir()} == {"run.json", "before.pt", "localization.pt", "search.pt", "finetune.pt"}
+    there = {"run.json", "before.pt", "localization.pt", "search.loop.pt", "finetune.loop.pt"}
+    assert {p.name for p in (output / FOLDER).iterdir()} == there
     from timm_repair.methods import selecting
 
     monkeypatch.setattr(selecting, "localize", None)  # would fail if it were called
@@ -93,11 +94,19 @@ def test_another_run_is_refused_and_told_what_differs(stopped, digits, classifie
     assert {p.name: p.read_bytes() for p in (output / FOLDER).iterdir()} == before
 
 
+def test_a_run_that_had_not_trained_yet_is_no_obstacle(classifier, failures, digits, tmp_path):
+    """A wrong block name must not have to be cleaned up after."""
+    given = BUDGET | {"retain": digits["train"][:200], "progress": False, "output_dir": tmp_path / "out"}
+    with pytest.raises(PartitionError):
+        timm_repair.repair(classifier, failures, block="layer9", **given)
+    assert timm_repair.repair(classifier, failures, block="layer3", genotype="raw", **given).report.block == "layer3"
+
+
 def test_a_damaged_checkpoint_is_named(stopped):
     run, output = stopped
-    path = output / FOLDER / "finetune.pt"
+    path = output / FOLDER / "finetune.loop.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ResumeError, match="finetune.pt.* is damaged.*: delete it"):
+    with pytest.raises(ResumeError, match="finetune.loop.pt.* is damaged.*: delete it"):
         run()
     path.unlink()
     assert run().report.scores
@@ -105,7 +114,7 @@ def test_a_damaged_checkpoint_is_named(stopped):
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkeypatch):
     run, output = stopped
-    before = (output / FOLDER / "finetune.pt").read_bytes()
+    before = (output / FOLDER / "finetune.loop.pt").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -114,7 +123,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkey
         patch.setattr(journal.os, "fsync", full)
         with pytest.raises(OutputError, match="No space left.*make room .* then run the same command again"):
             run()
-    assert (output / FOLDER / "finetune.pt").read_bytes() == before
+    assert (output / FOLDER / "finetune.loop.pt").read_bytes() == before
     assert not list((output / FOLDER).glob("*.new"))
     assert run().report.scores
 

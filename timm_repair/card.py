@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id, yaml_dump
 
-from timm_repair import suspects
+from timm_repair import licenses, suspects
 from timm_repair.errors import ConfigError, OptionError
 from timm_repair.wording import WIDTH, clean, escape, listed, markdown_table, p_text, points, quantity, signed, table, wrap
 
@@ -139,10 +139,11 @@ def render(
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
-def merged(existing: str | None, new: str) -> str:
+def merged(existing: str | None, new: str, *, keep_license: bool = True) -> str:
     """`new` in the place of an earlier card, in which people may have written: text outside our marks and their metadata stay.
 
-    Our metadata replaces what was there under the same names; lists are joined, and a licence that is there stays.
+    Our metadata replaces what was there under the same names; lists are joined, and a licence that is there stays, unless
+    `keep_license` is False.
 
     Raises:
         ConfigError: the existing card cannot be understood, so that nothing of it is overwritten.
@@ -150,9 +151,12 @@ def merged(existing: str | None, new: str) -> str:
     if not existing or not existing.strip():
         return new
     (theirs, before), (ours, section) = _parted(existing), _parted(new)
-    metadata = theirs | {k: v for k, v in ours.items() if k != "license" or "license" not in theirs}
-    if "license" in theirs and theirs["license"] != "other":
-        metadata.pop("license_name", None)
+    about_license = {"license", "license_name", "license_link"}
+    if keep_license and "license" in theirs:
+        ours = {k: v for k, v in ours.items() if k not in about_license}
+    elif "license" in ours:
+        theirs = {k: v for k, v in theirs.items() if k not in about_license - ours.keys()}
+    metadata = theirs | ours
     for key, value in ours.items():
         if isinstance(value, list) and key in ("tags", "datasets", "metrics"):
             old = theirs.get(key) or []
@@ -185,10 +189,7 @@ def _metadata(report: "Report", base_model: str | None, license: str | None, dat
     """The YAML front matter. Accuracies are those after the repair: a model-index describes this model only."""
     data = {"library_name": "timm_repair", "pipeline_tag": "image-classification", "metrics": ["accuracy"]}
     data["tags"] = list(dict.fromkeys(["timm", "timm_repair", "image-classification", *tags]))
-    if license and re.fullmatch(r"[a-z0-9.-]+", license.lower()):
-        data["license"] = license.lower()
-    elif license:  # the Hub knows a fixed list, and this way out
-        data |= {"license": "other", "license_name": clean(license)}
+    data |= licenses.metadata(license)
     if base_model and is_hub_id(base_model):  # anything else, such as a path, makes the Hub refuse the whole push
         data |= {"base_model": base_model, "base_model_relation": "finetune"}
     if used := list(dict.fromkeys(filter(None, [dataset, *_datasets(report.provenance)]))):

@@ -76,6 +76,15 @@ def check_repo_id(repo_id: str, *, owner: bool = False) -> str:
     return repo_id
 
 
+def hub_id(name: str | None) -> str | None:
+    """A model's Hub id from "user/name" or "hf-hub:user/name"; None stays.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    return None if name is None else check_repo_id(name.removeprefix("hf-hub:").removeprefix("hf_hub:"), owner=True)
+
+
 def without_token(text: str) -> str:
     """`text` with everything that looks like a token blacked out."""
     return _TOKEN.sub("***", text)

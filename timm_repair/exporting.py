@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError, did_you_mean
+from timm_repair.lineage import unwrapped
 from timm_repair.preprocessing import Preprocessing
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -20,7 +21,7 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
 
     Args:
         model: takes (N, C, H, W) normalized images, C, H and W as in its pretrained_cfg; gives (N, K) logits.
-        path: the file; the usual suffix (.onnx, .pt2) is added to a name without one.
+        path: the file; the usual suffix (.onnx, .pt2) is added to a name without it.
         format: "onnx" needs the packages onnx and onnxscript, and onnxruntime to compare; "torch" is read by `torch.export.load`, which
             opens a pickle of sample inputs: load only your own.
 
@@ -34,7 +35,7 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
             before stays.
     """
     path = _checked(Path(path).expanduser(), format)
-    model = deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+    model = deepcopy(unwrapped(model)).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
     images = torch.randn(3, *Preprocessing.of(model).input_size, generator=torch.Generator().manual_seed(0))
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch, torch.no_grad(), warnings.catch_warnings():
@@ -64,7 +65,9 @@ def _checked(path: Path, format: str) -> Path:
     meant = next((name for name, suffix in FORMATS.items() if name != format and suffix == path.suffix), None)
     if meant:
         raise OptionError(f"{path.name!r} is the name of another format: pass format={meant!r}, or a name ending in {FORMATS[format]}")
-    path = path if path.suffix else path.with_suffix(FORMATS[format])
+    path = path if path.suffix == FORMATS[format] else path.with_name(path.name + FORMATS[format])  # "resnet18.a1_in1k" has no suffix
+    if not path.parent.is_dir():
+        raise OutputError(f"the directory of {str(path)!r} does not exist: make it, or choose another")
     if path.is_dir():
         raise OutputError(f"{str(path)!r} is a directory: choose another file")
     return path

@@ -18,7 +18,7 @@ from torch import nn
 
 from timm_repair.errors import ConfigError, HubError, ModelError
 from timm_repair.fetching import PATCH, REPORT, WEIGHTS, Snapshot, fetch
-from timm_repair.lineage import Base, Lineage, fingerprint
+from timm_repair.lineage import Base, Lineage, edits_since, fingerprint
 from timm_repair.partition import Block
 from timm_repair.space import Genotype, build
 from timm_repair.surgery import extract, swap
@@ -138,13 +138,20 @@ def from_pretrained(
         else:
             base = _base(origin, download)
             model = _patched(found, config, base, Path(sandbox), kwargs)
-            edits = config.get("model_args", {}).get("edits", [])[len(getattr(base, "_model_args", {}).get("edits", [])):]
             described = Base(origin["base"], origin["base"], origin["revision"], base.pretrained_cfg.get("architecture"),
                              base.pretrained_cfg.get("license"), origin["sha256"])
-            lineage = None if kwargs else Lineage.between(described, base, model, edits, report)
-    if lineage is not None and not kwargs.get("features_only"):
+            lineage = Lineage.between(described, base, model, edits_since(base, model), report)
+            if kwargs and not _as_saved(model, base, found.file(PATCH)):  # another head or input: not the model that the patch made
+                lineage = Lineage(described, (), {}, frozenset(), report=report)
+    if not kwargs.get("features_only"):
         lineage.attach(model)
     return _at_home(model, found).eval()
+
+
+def _as_saved(model: nn.Module, base: nn.Module, patch: Path) -> bool:
+    """Whether `model`, loaded with arguments of the caller's, still is what base and patch make together."""
+    saved = base.state_dict() | safetensors.torch.load_file(patch)
+    return all(name in saved and torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
 
 def _whole(found: Snapshot, config: dict[str, Any], sandbox: Path, kwargs: Mapping[str, Any]) -> nn.Module:

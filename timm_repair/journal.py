@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
-from timm_repair.errors import OutputError, ResumeError
+from timm_repair.errors import OutputError, RepairError, ResumeError
 
 FOLDER = ".resume"
 CHECKPOINTS = 20  # per loop
+LOOP = ".loop.pt"
 
 
 class Journal:
@@ -38,24 +39,26 @@ class Journal:
 
     def __init__(self, directory: Path, identity: Mapping[str, Any], accelerator: Accelerator):
         self.folder, self.accelerator = directory / FOLDER, accelerator
-        self.resumed = False
-        identity = json.loads(json.dumps(identity))
-        path = self.folder / "run.json"
-        if path.is_file():
-            self._check(json.loads(path.read_text()), identity)
-            self.resumed = True
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process and not self.resumed:
-            self._write(path, lambda new: new.write_text(json.dumps(identity, indent=1)))
-        accelerator.wait_for_everyone()
+        refusal = None
+        if accelerator.is_main_process:
+            try:
+                self._open(json.loads(json.dumps(identity)))
+            except RepairError as error:  # all processes must hear of it, or they would wait for one that is gone
+                refusal = error
+        refusal = broadcast_object_list([refusal])[0] if accelerator.num_processes > 1 else refusal
+        if refusal is not None:
+            raise refusal
 
-    def _check(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if different:
-            what = "; ".join(f"{k}: {_difference(before.get(k), now.get(k))}" for k in different)
+    def _open(self, identity: dict[str, Any]) -> None:
+        path = self.folder / "run.json"
+        different = _differences(_identity_in(path), identity)
+        if different and any(self.folder.glob(f"*{LOOP}")):
             raise ResumeError(
-                f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in {what}. Give the same model, data and "
-                f"options to continue it, another output_dir to keep it, or delete {str(self.folder)!r} to start anew")
+                f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in {different}. Give the same model, data "
+                f"and options to continue it, another output_dir to keep it, or delete {str(self.folder)!r} to start anew")
+        if different:  # of another run that had not trained yet: nothing is lost
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._write(path, lambda new: new.write_text(json.dumps(identity, indent=1)))
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute()` gave when it was first called under `name`: tensors and plain values."""
@@ -75,11 +78,11 @@ class Journal:
         """
         random = gather_object([_random_state()])
         if self.accelerator.is_main_process:
-            self._write(self._path(name), lambda new: torch.save({"state": state, "random": random}, new))
+            self._write(self._path(name, LOOP), lambda new: torch.save({"state": state, "random": random}, new))
 
     def state(self, name: str) -> Any:
         """What was last kept of loop `name`, None if nothing; the global random state is then as it was as well."""
-        path = self._path(name)
+        path = self._path(name, LOOP)
         if not path.is_file():
             return None
         kept = _read(path)
@@ -91,8 +94,8 @@ class Journal:
         if self.accelerator.is_main_process:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name.replace('/', '_').replace(' ', '_')}.pt"
+    def _path(self, name: str, suffix: str = ".pt") -> Path:
+        return self.folder / f"{name.replace('/', '_').replace(' ', '_')}{suffix}"
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
         new = path.with_name(path.name + ".new")
@@ -124,6 +127,19 @@ def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     for i in range(torch.cuda.device_count()):
         torch.cuda.set_rng_state(state[f"cuda:{i}"], i)
+
+
+def _identity_in(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{str(path)!r} is damaged ({error!s:.200}): delete {str(path.parent)!r} to start anew") from error
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two runs, in words; empty if nothing does."""
+    different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    return "; ".join(f"{k}: {_difference(before.get(k), now.get(k))}" for k in different)
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
@@ -95,6 +96,7 @@ class Lineage:
         kept: names of the tensors that are the same in both.
         pretrained_cfg, model_args: timm's description of the original.
         report: the repair's Report, or the repair.json that holds it.
+        previous: the original's own lineage, if it was a repaired model.
     """
 
     base: Base
@@ -104,6 +106,12 @@ class Lineage:
     pretrained_cfg: dict | None = None
     model_args: dict | None = None
     report: "Report | Path | None" = None
+    previous: "Lineage | None" = None
+
+    @property
+    def knows_original(self) -> bool:
+        """Whether the original can be given back."""
+        return bool(self.kept or self.original)
 
     @classmethod
     def between(cls, base: Base, original: nn.Module, repaired: nn.Module, edits: Sequence[dict],
@@ -113,7 +121,7 @@ class Lineage:
         kept = {k for k, v in before.items() if k in after and _same(v, after[k])}
         changed = {k: v.detach().cpu().clone() for k, v in before.items() if k not in kept}
         return cls(base, tuple(edits), changed, frozenset(kept), deepcopy(getattr(original, "pretrained_cfg", None)),
-                   deepcopy(getattr(original, "_model_args", None)), report)
+                   deepcopy(getattr(original, "_model_args", None)), report, lineage(original))
 
     def attach(self, model: nn.Module) -> None:
         """Keep this on `model`; it goes along when the model is copied."""
@@ -145,10 +153,11 @@ def revert(model: nn.Module) -> nn.Module:
     Example:
         >>> original = timm_repair.revert(repaired.model)
     """
+    model = unwrapped(model)
     known = lineage(model)
-    if known is None or not (known.kept or known.original):
-        raise ConfigError("this model does not hold its original: revert takes the model of repair() or a patch loaded by "
-                          "timm_repair.from_pretrained; otherwise load the base model that its card names")
+    if known is None or not known.knows_original:
+        raise ConfigError("this model does not hold its original: revert takes the model of repair(), or a patch loaded by "
+                          "timm_repair.from_pretrained without another head or input; otherwise load the base model that its card names")
     reverted = deepcopy(model)
     for edit in reversed(known.edits):
         paths = tuple(edit["paths"])
@@ -161,9 +170,24 @@ def revert(model: nn.Module) -> nn.Module:
     state = {name: known.original.get(name, tensor) for name, tensor in state.items()}
     reverted.load_state_dict(state)
     if known.base.sha256 and fingerprint(reverted.state_dict()) != known.base.sha256:
-        raise ConfigError("the model was changed since its repair: the original cannot be given back bit for bit")
+        raise ConfigError("the model was changed since its repair, by training or by a conversion to another dtype: the original cannot be "
+                          "given back bit for bit")
     for name, value in (("pretrained_cfg", known.pretrained_cfg), ("default_cfg", known.pretrained_cfg), ("_model_args", known.model_args)):
         if value is not None:
             setattr(reverted, name, deepcopy(value))
-    delattr(reverted, ATTRIBUTE)
+    if known.previous is None:
+        delattr(reverted, ATTRIBUTE)
+    else:
+        known.previous.attach(reverted)
     return reverted
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, out of torch.compile's and of data-parallel wrappers."""
+    return extract_model_from_parallel(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+
+
+def edits_since(original: nn.Module, model: nn.Module) -> list[dict]:
+    """The edits of `model` that its `original` does not have, by timm's record of both."""
+    before, after = (getattr(each, "_model_args", {}).get("edits", []) for each in (original, model))
+    return list(after[len(before):])

@@ -5,7 +5,7 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from timm_repair.errors import ModelError, NonFiniteError, did_you_mean
+from timm_repair.errors import ModelError, NonFiniteError, RepairError, did_you_mean
 
 
 def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
@@ -18,7 +18,9 @@ def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Mo
     if isinstance(model, str):
         name, model = model, _create(model, pretrained).eval()
     else:
-        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+        config = getattr(model, "pretrained_cfg", None) or {}
+        # a repaired model is called by what was repaired: "timm_repaired" would say nothing
+        name = getattr(model, "_model_args", {}).get("base") or config.get("architecture") or type(model).__name__
     check_finite(model)
     return name, model
 
@@ -32,6 +34,13 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
+        if scheme and pretrained:
+            from timm_repair.hub import from_pretrained  # which needs blocks, and these load models by name
+
+            try:
+                return from_pretrained(name)  # it may be a patch, which timm cannot load
+            except RepairError:
+                pass
         raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
 
 

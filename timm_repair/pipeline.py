@@ -23,7 +23,7 @@ from timm_repair.data import DataOptions, RepairData, prepare
 from timm_repair.distributed import require_shares
 from timm_repair.errors import NoEffectWarning, OptionError, RepairError
 from timm_repair.journal import Journal
-from timm_repair.lineage import Base, Lineage
+from timm_repair.lineage import Base, Lineage, fingerprint
 from timm_repair.loading import load
 from timm_repair.localization import Localization
 from timm_repair.measuring import Measured, measure
@@ -43,7 +43,12 @@ class Repaired:
     main_process: bool = True  # False on all processes but one: only that one prints and saves
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
-        """Write config.json, model.safetensors, repair.json, the card and the figures; see `pushing.save_pretrained`."""
+        """Write config.json, model.safetensors, repair.json, the card and the figures; see `pushing.save_pretrained`.
+
+        Writes nothing in all processes but the main one.
+        """
+        if not self.main_process:
+            return Path(save_directory)
         return pushing.save_pretrained(self.model, save_directory, report=self.report, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo | None:
@@ -202,7 +207,7 @@ def _identity(base: Base, data: RepairData, method: Method, runtime: Runtime) ->
 
 def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     # channels last: convolutions of small maps run several times faster on CPUs, and no slower elsewhere
-    return deepcopy(model).to(runtime.device, memory_format=torch.channels_last)
+    return deepcopy(model).to(runtime.device, torch.float32, memory_format=torch.channels_last)
 
 
 def _run(base: Base, model: nn.Module, data: RepairData, before: Measured, method: Method, runtime: Runtime) -> Repaired:
@@ -227,7 +232,7 @@ def _run(base: Base, model: nn.Module, data: RepairData, before: Measured, metho
         warnings.warn(f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3)
     report = Report(
         method=method.name, options=methods.options_of(method), model=base.name, base=base.to_dict(),
-        scores=scores,
+        weights=fingerprint(model.state_dict()), scores=scores,
         repaired_blocks=tuple(b.name for b in outcome.repaired), blocks=tuple(_plain_block(b) for b in outcome.blocks),
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()}, history=tuple(outcome.history),

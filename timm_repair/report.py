@@ -143,6 +143,7 @@ class Report:
     Args:
         method: name of the repair method; `options` are its settings.
         model: the original, as the user named it; `base` tells more of it, see `lineage.Base.to_dict`.
+        weights: `lineage.fingerprint` of the repaired model's state dict: what the scores are of. None if not known.
         scores: held-out populations before and after.
         repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the method repairs none in particular.
         blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was localized.
@@ -158,6 +159,7 @@ class Report:
     model: str
     scores: tuple[Scores, ...]
     base: dict = dataclasses.field(default_factory=dict)
+    weights: str | None = None
     options: dict = dataclasses.field(default_factory=dict)
     repaired_blocks: tuple[str, ...] = ()
     blocks: tuple[dict, ...] = ()

@@ -136,8 +136,8 @@ def _refuse(accelerator: Accelerator) -> None:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Dropout and the like draw from the global state: seed it for a while, and give the caller's back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    """Dropout and the like draw from the global state: seed it for a while, and give the caller's back. Gradients are on inside."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
         torch.manual_seed(seed)
         yield
 

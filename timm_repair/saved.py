@@ -21,7 +21,7 @@ def upgraded(data: Mapping) -> Mapping:
         rest = {name: value for name, value in data.items() if name not in ("block", "genotype")}
         data = rest | {"repaired_blocks": [block] if block else [], "genotypes": {block: genotype} if block and genotype else {}}
     if data.get("version") in (1, 2) and "base" not in data:
-        data = dict(data) | {"base": {}}
+        data = dict(data) | {"base": {}, "weights": None}
     return data
 
 

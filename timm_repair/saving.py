@@ -6,12 +6,15 @@ and loads in timm without this package.
 """
 
 import json
+import os
 import shutil
+import socket
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import safetensors.torch
 import timm
 import torch
@@ -22,7 +25,7 @@ from timm_repair import card, figures
 from timm_repair.errors import ConfigError, OutputError
 from timm_repair.fetching import PATCH, REPORT, WEIGHTS
 from timm_repair.journal import FOLDER as JOURNAL
-from timm_repair.lineage import lineage, revert
+from timm_repair.lineage import fingerprint, lineage, revert
 from timm_repair.report import Report
 from timm_repair.trust import MAX_REPORT, read_json
 
@@ -96,14 +99,16 @@ def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool
         ConfigError: not a timm model, so that timm could not load it again; or no patch can be made of it.
     """
     check_savable(model)
+    if report.weights is not None and fingerprint(model.state_dict()) != report.weights:
+        raise ConfigError("these are not the weights that the report measured (trained or converted since, or with another head): repair "
+                          "again; or say with report=dataclasses.replace(report, weights=None) that its numbers hold all the same")
     target = check_output(directory)
     extra = {"timm_repair": _patch_base(model)} if patch else {}
     if remote_code:
         extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"}
     readme = _read_text(target / "README.md") if readme is None else readme
-    for scratch in target.glob(f"{SCRATCH}*"):  # of a save that was killed
-        shutil.rmtree(scratch, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=SCRATCH) as scratch:
+    _sweep(target)
+    with tempfile.TemporaryDirectory(dir=target, prefix=_scratch()) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
         _write_config(model, folder / CONFIG, extra)
@@ -133,7 +138,8 @@ def write_card(folder: Path, report: Report, readme: str | None, **about: Any) -
     Raises:
         ConfigError: `readme` cannot be understood.
     """
-    text = card.merged(readme, card.render(report, drawn=(folder / "figures").is_dir(), **about))
+    new = card.render(report, drawn=(folder / "figures").is_dir(), **about)
+    text = card.merged(readme, new, keep_license=not about.get("license"))  # a licence that is said out loud is meant
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -146,6 +152,8 @@ def report_of(model: nn.Module) -> Report:
     known = lineage(model)
     if known is None or known.report is None:
         raise ConfigError("this model carries no report of a repair: pass report=, or load it with timm_repair.from_pretrained")
+    if not isinstance(known.report, Report) and not known.report.is_file():
+        raise ConfigError(f"the report of this model is gone with {str(known.report)!r}: load the model again, or pass report=")
     return known.report if isinstance(known.report, Report) else read_report(known.report)
 
 
@@ -156,6 +164,19 @@ def read_report(path: Path) -> Report:
         ConfigError: it is damaged, or of a newer version.
     """
     return Report.from_dict(read_json(path, f"{str(path)!r}", MAX_REPORT))
+
+
+def _scratch() -> str:
+    """Begin of the names of this process's scratch folders."""
+    return f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _sweep(target: Path) -> None:
+    """Clear away what saves of this machine that were killed have left; others may be at work."""
+    for scratch in target.glob(f"{SCRATCH}{socket.gethostname()}-*"):
+        owner = scratch.name.removeprefix(f"{SCRATCH}{socket.gethostname()}-").partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _read_text(path: Path) -> str | None:
@@ -197,8 +218,10 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
 def _patch_base(model: nn.Module) -> dict[str, Any]:
     """What a patch says of its base; everything that could make the patch useless is looked for here."""
     known = lineage(model)
-    if known is None or not known.kept:
+    if known is None or not known.knows_original:
         raise ConfigError("no patch without the original: patch=True takes the model of repair(), or a patch that was loaded")
+    if not known.kept:
+        raise ConfigError("the repair changed every tensor of the model: a patch would be all of it; leave patch=True out")
     base = known.base
     if base.id is None:
         raise ConfigError("a patch needs a base that others can load: repair a model by its timm name or 'hf-hub:user/name', or push "
