@@ -1,5 +1,5 @@
 # make demo: repair a small classifier that fails on corrupted digits, end to end, offline (about 3 minutes after installation)
-# make test: the whole test suite and the linter
+# make test: the whole test suite and the linter, on two cores
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
