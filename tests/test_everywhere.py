@@ -18,7 +18,7 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from PIL import Image
 from processes import fresh, start
 from push_fixtures import *  # noqa: F403
-from push_fixtures import NAMES, image
+from push_fixtures import NAMES, as_measured, image
 from torch import nn
 
 import timm_repair
@@ -150,6 +150,7 @@ def world(base_folder, repaired_once, tuned, tmp_path_factory) -> Iterator[Simpl
         for name, parameter in second.model.named_parameters():
             if ".gains." in name:
                 parameter.add_(1)
+        second = as_measured(second)
         api.create_repo("me/base")
         api.upload_folder(repo_id="me/base", folder_path=base_folder)
         models["me/old"], old = first.model, first.push_to_hub("me/net", private=True, **ME).oid

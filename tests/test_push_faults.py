@@ -217,17 +217,17 @@ def test_a_file_vanishes(pushed, loopback):
 
 
 def test_somebody_pushes_in_between(push, theirs, loopback, api, monkeypatch):
-    look = pushing._there
+    look = pushing._opened
 
     def interrupted(*arguments):
         found = look(*arguments)
         api.upload_file(path_or_fileobj=b"# Ours\n\nnewer text\n", path_in_repo="README.md", repo_id="me/net")
         return found
 
-    monkeypatch.setattr(pushing, "_there", interrupted)
+    monkeypatch.setattr(pushing, "_opened", interrupted)
     assert "the repository changed in the meantime" in str(outcome(push))
     assert set(loopback.store.repo("me/net").files()) == {"README.md"}
-    monkeypatch.setattr(pushing, "_there", look)
+    monkeypatch.setattr(pushing, "_opened", look)
     push()
     assert whole(loopback) and b"newer text" in loopback.store.repo("me/net").files()["README.md"]
 
