@@ -280,7 +280,8 @@ def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, giv
         for name, parameter in repaired.model.named_parameters():
             if ".gains." in name:
                 parameter.add_(0.1)
-    repaired = dataclasses.replace(repaired, report=dataclasses.replace(report, weights=None))  # the gains are no longer those that were measured
+    # the gains are no longer those that were measured
+    repaired = dataclasses.replace(repaired, report=dataclasses.replace(report, weights=None))
     again, x = from_pretrained(str(repaired.save_pretrained(tmp_path / "out"))).eval(), torch.randn(4, 1, 32, 32)
     assert torch.equal(again(x), repaired.model(x)) and len(again._model_args["edits"]) == 2
     assert (tmp_path / "out" / "README.md").read_text().count("```mermaid") == 2
