@@ -80,4 +80,7 @@ def main(folder: Path, kills: int, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
+    if sys.argv[1] == "once":  # one of several processes that torchrun started
+        work(Path(sys.argv[2]), {})
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

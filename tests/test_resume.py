@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from cases import BUDGET
@@ -36,6 +38,26 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_p
         one, other = (json.loads((folder / "repair.json").read_text()) for folder in (whole, tmp_path / name))
         assert all(one[k] == other[k] for k in one.keys() - timed)
         assert {p.name for p in whole.iterdir()} == {p.name for p in (tmp_path / name).iterdir()}
+
+
+def two_ranks(output: Path) -> subprocess.Popen:
+    """Start the repair on two processes."""
+    environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, "once", output]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_one_of_two_ranks_is_killed(tmp_path):
+    assert two_ranks(tmp_path / "whole").wait(300) == 0
+    launcher, checkpoint = two_ranks(tmp_path / "killed"), tmp_path / "killed" / FOLDER / "finetune.loop.pt"
+    while not checkpoint.exists():
+        assert launcher.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    max(psutil.Process(launcher.pid).children(), key=lambda rank: rank.pid).kill()
+    assert launcher.wait(300) != 0, "the launcher ends the other rank"
+    assert checkpoint.exists() and two_ranks(tmp_path / "killed").wait(300) == 0
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 class Stop(Exception):
