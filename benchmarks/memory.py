@@ -54,14 +54,16 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measured(arguments.model, arguments.data, int(arguments.one[0]), arguments.one[1])))
         return
-    rows = []
+    model = Path(arguments.model.rpartition(":")[2]).name
+    rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else []
     for score in SCORES:
         for count in COUNTS:
+            if any((row["score"], row["examples"]) == (score, count) for row in rows):
+                continue  # measured by a call that was cut off
             command = [sys.executable, __file__, "--model", arguments.model, "--data", arguments.data, "--one", str(count), score]
             rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
             print(rows[-1])
-    model = Path(arguments.model.rpartition(":")[2]).name
-    RESULT.write_text(json.dumps({"model": model, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+            RESULT.write_text(json.dumps({"model": model, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
