@@ -8,9 +8,8 @@ import pytest
 import timm
 import torch
 from references import localization_by_the_paper as paper
-from tiny import digits, make, quiet, repair_data
+from tiny import digits, make, quiet, repair_data, trained_on_digits
 from torch import nn
-from torch.nn import functional as F
 
 from timm_repair.data import Preprocessing, RepairData, as_images
 from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
@@ -33,17 +32,7 @@ def right(model: nn.Module, examples: list) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     """A tiny ResNet that reads most digits."""
-    model = make(zero_init_last=False).train()
-    images = as_images(digits(1200), model)
-    inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(1200)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
-        for batch in torch.randperm(1200, generator=generator).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), images.labels[batch]).backward()
-            optimizer.step()
-    model.eval()
+    model = trained_on_digits()
     assert right(model, digits(1200)).float().mean() > 0.9
     return model
 

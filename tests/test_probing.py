@@ -5,8 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data
-from torch.nn import functional as F
+from tiny import digits, make, quiet, repair_data, trained_on_digits
 
 from timm_repair import probing
 from timm_repair.data import RepairData
@@ -98,17 +97,7 @@ def test_few_failures_and_no_retained_examples(case, count):
 
 def test_planted_fault(case):
     """The last stage is made to answer at random: no other stage can make up for it as well in a few steps."""
-    model = make(zero_init_last=False).train()
-    images = repair_data(model, digits(1200), None).failing
-    inputs = repair_data(model, digits(2), None).preprocessing.normalize(images.pixels(torch.arange(1200)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
-        for rows in torch.randperm(1200, generator=generator).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[rows]), images.labels[rows]).backward()
-            optimizer.step()
-    model.eval()
+    model, generator = trained_on_digits(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.layer4.parameters():
             parameter.copy_(parameter[torch.randperm(len(parameter), generator=generator)])

@@ -99,7 +99,7 @@ def refused(place: str | Path, case: Case, monkeypatch) -> None:
         raise AssertionError("it was built before it was refused")
 
     if not case.late:
-        monkeypatch.setattr(hub, "_created", built)
+        monkeypatch.setattr(hub, "created", built)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
     before = resident("VmRSS")
     with pytest.raises(RepairError) as caught:
@@ -133,13 +133,13 @@ def test_hostile_patches_of_a_real_base_are_refused(case, patched, copied, api, 
     folder = copied(patched)
     patch(revision=api.model_info(published_base).sha)(folder)
     case.change(folder)
-    created, made = hub._created, []
+    created, made = hub.created, []
 
     def build(*arguments):
         assert not made.append(1) and len(made) == 1, "the base alone may be built"
         return created(*arguments)
 
-    monkeypatch.setattr(hub, "_created", build)
+    monkeypatch.setattr(hub, "created", build)
     refused(folder, replace(case, late=True), monkeypatch)
 
 

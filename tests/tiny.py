@@ -5,6 +5,7 @@ import timm
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 
 from timm_repair.data import Preprocessing, RepairData, as_images
 from timm_repair.runtime import Runtime
@@ -25,6 +26,21 @@ def digits(count: int) -> list[tuple[np.ndarray, int]]:
     found = load_digits()
     pixels = (found.images[:count] * 15.9).astype(np.uint8).repeat(4, 1).repeat(4, 2)[..., None]
     return list(zip(pixels, map(int, found.target), strict=False))
+
+
+def trained_on_digits() -> nn.Module:
+    """A tiny ResNet that reads most digits."""
+    model = make(zero_init_last=False).train()
+    images = as_images(digits(1200), model)
+    inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(1200)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        for batch in torch.randperm(1200, generator=generator).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[batch]), images.labels[batch]).backward()
+            optimizer.step()
+    return model.eval()
 
 
 def repair_data(model: nn.Module, failing: list, retained: list | None) -> RepairData:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id, yaml_dump
+from huggingface_hub.utils import yaml_dump
 
 from timm_repair import licenses, suspects
+from timm_repair.connection import check_repo_id
 from timm_repair.errors import ConfigError, OptionError
 from timm_repair.wording import WIDTH, clean, escape, listed, markdown_table, p_text, points, quantity, signed, table, wrap
 
@@ -224,10 +225,9 @@ def _hub_model(name: str) -> str | None:
 def is_hub_id(value: str) -> bool:
     """Whether `value` is shaped like "user/name"."""
     try:
-        validate_repo_id(value)
-    except HFValidationError:
+        return bool(check_repo_id(value, owner=True))
+    except OptionError:
         return False
-    return value.count("/") == 1
 
 
 def short_name(model: str) -> str:

@@ -21,8 +21,8 @@ from timm_repair.trust import MAX_CONFIG, MAX_REPORT
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, PATCH, REPORT = "model.safetensors", "patch.safetensors", "repair.json"
-WANTED = ("config.json", WEIGHTS, PATCH, REPORT)
+CONFIG, WEIGHTS, PATCH, REPORT = "config.json", "model.safetensors", "patch.safetensors", "repair.json"
+WANTED = (CONFIG, WEIGHTS, PATCH, REPORT)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fetch(place: str | Path, *, revision: str | None = None, token: str | bool |
     scheme, _, rest = text.rpartition(":")
     if scheme == "local-dir" or (not scheme and Path(text).expanduser().is_dir()):
         folder = Path(rest if scheme else text).expanduser()
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise ModelError(f"{str(folder)!r} is not a folder saved by timm_repair or timm: it has no config.json")
         _require_weights({path.name for path in folder.iterdir()}, repr(str(folder)))
         return Snapshot(folder)
@@ -102,7 +102,7 @@ def _from_hub(repo_id: str, revision: str | None, token: str | bool | None, opti
     listed = {sibling.rfilename: sibling for sibling in info.siblings or ()} if info else {}
     if info:
         _require_weights(set(listed), repo_id)
-        for name, limit in (("config.json", MAX_CONFIG), (REPORT, MAX_REPORT)):
+        for name, limit in ((CONFIG, MAX_CONFIG), (REPORT, MAX_REPORT)):
             if name in listed and (listed[name].size or 0) > limit:
                 raise ConfigError(f"{name} of {repo_id} has {listed[name].size:,} bytes; more than {limit:,} is refused")
     else:  # what is in the cache will do
@@ -145,7 +145,7 @@ def _remember(folder: Path, revision: str) -> None:
 
 
 def _require_weights(names: set[str], where: str) -> None:
-    if "config.json" not in names:
+    if CONFIG not in names:
         raise ModelError(f"{where} has no config.json: it is no model saved by timm_repair or timm")
     if names & {WEIGHTS, PATCH}:
         return

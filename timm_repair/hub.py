@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
 from torch import nn
 
 from timm_repair.errors import ConfigError, HubError, ModelError
-from timm_repair.fetching import PATCH, REPORT, WEIGHTS, Snapshot, fetch
+from timm_repair.fetching import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot, fetch
 from timm_repair.lineage import Base, Lineage, edits_since, fingerprint
 from timm_repair.partition import Block
 from timm_repair.space import Genotype, build
@@ -51,7 +51,7 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Modu
         unknown = [p for p in paths if p not in modules or not p]
         if unknown or len({p.rpartition(".")[0] for p in paths}) > 1 or len(set(paths)) < len(paths):
             raise ConfigError(f"the edit's paths {list(paths)!r:.200} are not children of one module of this model")
-        block = Block(paths[0], tuple(paths), "body", None, None, (), 0, 0)
+        block = Block.at(paths)
         swap(model, block, build(genotype, extract(model, block)))
     return model
 
@@ -127,7 +127,7 @@ def from_pretrained(
     """
     download = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     found = fetch(name_or_path, revision=revision, force_download=force_download, **download)
-    config = read_config(found.file("config.json"))
+    config = read_config(found.file(CONFIG))
     origin, report = config.pop("patch", None), found.file(REPORT)
     if (found.file(PATCH) is None) != (origin is None) or None not in (found.file(PATCH), found.file(WEIGHTS)):
         raise ConfigError(f"{name_or_path} is neither a whole model nor a patch: it was not pushed whole")
@@ -159,11 +159,11 @@ def _whole(found: Snapshot, config: dict[str, Any], sandbox: Path, kwargs: Mappi
     weights = found.file(WEIGHTS)
     if weights is None:
         raise ConfigError(f"{found.source} has no {WEIGHTS}: the base of a patch must be a whole model")
-    (sandbox / "config.json").write_text(json.dumps(config))
+    (sandbox / CONFIG).write_text(json.dumps(config))
     expected = outline(sandbox, 20 * tensor_count(weights) + 1000).state_dict()
     check_weights(weights, expected)
     (sandbox / WEIGHTS).symlink_to(weights.resolve())
-    return _created(sandbox, kwargs)
+    return created(sandbox, kwargs)
 
 
 def load_base(repo_id: str, revision: str | None, token: str | bool | None = None, **download: Any) -> tuple[nn.Module, str]:
@@ -178,7 +178,7 @@ def load_base(repo_id: str, revision: str | None, token: str | bool | None = Non
     except (HubError, ModelError) as error:
         error.add_note("this is the base model of a patch, without which it is nothing")
         raise
-    config = read_config(found.file("config.json"))
+    config = read_config(found.file(CONFIG))
     if config.pop("patch", None):
         raise ConfigError(f"{repo_id}, the base of a patch, is a patch itself: refused")
     with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
@@ -195,7 +195,7 @@ def _base(origin: Mapping[str, Any], download: Mapping[str, Any]) -> nn.Module:
 
 def _patched(found: Snapshot, config: dict[str, Any], base: nn.Module, sandbox: Path, kwargs: Mapping[str, Any]) -> nn.Module:
     patch, known = found.file(PATCH), base.state_dict()
-    (sandbox / "config.json").write_text(json.dumps(config))
+    (sandbox / CONFIG).write_text(json.dumps(config))
     expected = outline(sandbox, 20 * (tensor_count(patch) + len(known)) + 1000).state_dict()
     check_weights(patch, expected, part=True)
     state = safetensors.torch.load_file(patch)
@@ -205,10 +205,15 @@ def _patched(found: Snapshot, config: dict[str, Any], base: nn.Module, sandbox: 
                 raise ConfigError(f"{name} is neither in the patch nor in its base: the patch is not whole")
             state[name] = known[name].contiguous()
     safetensors.torch.save_file(state, sandbox / WEIGHTS, metadata={"format": "pt"})
-    return _created(sandbox, kwargs)
+    return created(sandbox, kwargs)
 
 
-def _created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
+def created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The model that timm makes of a folder, with its weights unless `kwargs` say otherwise; the random state is left alone.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     try:
         with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
             return timm.create_model(f"local-dir:{folder}", **({"pretrained": True} | dict(kwargs)))

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
+from timm_repair.distributed import agreed
 from timm_repair.errors import OutputError, RepairError, ResumeError
 
 FOLDER = ".resume"
@@ -45,7 +46,7 @@ class Journal:
                 self._open(json.loads(json.dumps(identity)))
             except RepairError as error:  # all processes must hear of it, or they would wait for one that is gone
                 refusal = error
-        refusal = broadcast_object_list([refusal])[0] if accelerator.num_processes > 1 else refusal
+        refusal = agreed(refusal, accelerator)
         if refusal is not None:
             raise refusal
 

@@ -160,11 +160,10 @@ def revert(model: nn.Module) -> nn.Module:
                           "timm_repair.from_pretrained without another head or input; otherwise load the base model that its card names")
     reverted = deepcopy(model)
     for edit in reversed(known.edits):
-        paths = tuple(edit["paths"])
-        block = Block(paths[0], paths, "body", None, None, (), 0, 0)
+        block = Block.at(edit["paths"])
         cell = extract(reverted, block)
         if not isinstance(cell, Cell):
-            raise ConfigError(f"block {paths[0]!r} was changed since its repair: the original cannot be given back")
+            raise ConfigError(f"block {block.name!r} was changed since its repair: the original cannot be given back")
         restore(reverted, block, cell.unwrapped())
     state = reverted.state_dict()
     state = {name: known.original.get(name, tensor) for name, tensor in state.items()}

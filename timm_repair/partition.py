@@ -51,6 +51,11 @@ class Block:
     flops: int
     reason: str = ""
 
+    @classmethod
+    def at(cls, paths: Sequence[str]) -> "Block":
+        """A body block of which only the place is known, as an edit names it: enough to take it out and put it in."""
+        return cls(paths[0], tuple(paths), "body", None, None, (), 0, 0)
+
     @property
     def repairable(self) -> bool:
         """Whether a repair may choose it."""

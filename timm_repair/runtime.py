@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from timm_repair.errors import OptionError
-from timm_repair.journal import Journal
+
+if TYPE_CHECKING:
+    from timm_repair.journal import Journal
 
 # they spread or replace a model's parameters behind its back; a repair trains one part of the model and takes it out
 REFUSED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
@@ -55,7 +57,7 @@ class Runtime:
     progress: bool = True
     eval_batch_size: int = 256
     stages: list[Stage] = field(default_factory=list)
-    journal: Journal | None = None
+    journal: "Journal | None" = None
     logged: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self):

@@ -16,14 +16,14 @@ from typing import Any
 
 import psutil
 import safetensors.torch
-import timm
 import torch
 from timm.models._hub import save_config_for_hf  # not re-exported; timm.models.save_for_hf would also write weights
 from torch import nn
 
 from timm_repair import card, figures
 from timm_repair.errors import ConfigError, OutputError
-from timm_repair.fetching import PATCH, REPORT, WEIGHTS
+from timm_repair.fetching import CONFIG, PATCH, REPORT, WEIGHTS
+from timm_repair.hub import created
 from timm_repair.journal import FOLDER as JOURNAL
 from timm_repair.lineage import fingerprint, lineage, revert
 from timm_repair.report import Report
@@ -31,7 +31,6 @@ from timm_repair.trust import MAX_REPORT, read_json
 
 SCRATCH = ".saving-"
 REMOTE_CODE = "modeling_timm_repair.py"
-CONFIG = "config.json"
 # in the order in which they are moved into place: the report makes the folder ours, and without a config nothing loads it
 FILES = (REPORT, WEIGHTS, PATCH, "README.md", "figures", REMOTE_CODE, CONFIG)
 
@@ -74,7 +73,7 @@ def check_savable(model: nn.Module) -> None:
                           "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
     with tempfile.TemporaryDirectory() as folder:
         _write_config(model, Path(folder, CONFIG), {})
-        rebuilt = _load(Path(folder), pretrained=False).state_dict()
+        rebuilt = created(Path(folder), {"pretrained": False}).state_dict()
     shapes = {k: v.shape for k, v in model.state_dict().items()}
     if {k: v.shape for k, v in rebuilt.items()} != shapes:
         raise ConfigError("timm would not build this model again: it was changed after timm.create_model (a replaced head?). Make such "
@@ -108,7 +107,7 @@ def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool
         extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"}
     readme = _read_text(target / "README.md") if readme is None else readme
     _sweep(target)
-    with tempfile.TemporaryDirectory(dir=target, prefix=_scratch()) as scratch:
+    with tempfile.TemporaryDirectory(dir=target, prefix=_scratch(f"{os.getpid()}-")) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
         _write_config(model, folder / CONFIG, extra)
@@ -166,29 +165,21 @@ def read_report(path: Path) -> Report:
     return Report.from_dict(read_json(path, f"{str(path)!r}", MAX_REPORT))
 
 
-def _scratch() -> str:
-    """Begin of the names of this process's scratch folders."""
-    return f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-"
+def _scratch(owner: object = "") -> str:
+    """Begin of the names of scratch folders: those of process `owner` of this machine, or of all of its processes."""
+    return f"{SCRATCH}{socket.gethostname()}-{owner}"
 
 
 def _sweep(target: Path) -> None:
     """Clear away what saves of this machine that were killed have left; others may be at work."""
-    for scratch in target.glob(f"{SCRATCH}{socket.gethostname()}-*"):
-        owner = scratch.name.removeprefix(f"{SCRATCH}{socket.gethostname()}-").partition("-")[0]
+    for scratch in target.glob(f"{_scratch()}*"):
+        owner = scratch.name.removeprefix(_scratch()).partition("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _load(folder: Path, *, pretrained: bool) -> nn.Module:
-    try:
-        with torch.random.fork_rng(devices=[]):  # building a model draws weights that are thrown away
-            return timm.create_model(f"local-dir:{folder.resolve()}", pretrained=pretrained)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"timm cannot build the saved model again ({type(error).__name__}: {error})") from error
 
 
 def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
@@ -204,14 +195,16 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
 
 
 def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    name, tensors = (PATCH, lineage(model).patch(model)) if patch else (WEIGHTS, state)
+    if patch:
+        name, tensors = PATCH, lineage(model).patch(model)
+    else:
+        name, tensors = WEIGHTS, {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
     (folder / name).chmod((folder / CONFIG).stat().st_mode)  # safetensors would keep it to its owner
     if patch:
         return  # `_patch_base` has put it together again
-    loaded = _load(folder, pretrained=True).state_dict()
-    if loaded.keys() != state.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in state.items()):
+    loaded = created(folder, {}).state_dict()
+    if loaded.keys() != tensors.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in tensors.items()):
         raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
 
 
