@@ -98,7 +98,7 @@ def main() -> None:
 def train_only(model: torch.nn.Module, data: RepairData, training: Training, runtime: Runtime) -> None:
     """An epoch of whole-network fine-tuning and nothing else: no selection, no interpolation."""
     copy = deepcopy(model)
-    batches = Batches(data.failing, data.retained, data, training, runtime, "epoch")
+    batches = Batches(data, training, runtime, "epoch")
     descent = Descent(copy.parameters(), training, runtime)
     with training_mode(copy, copy):
         fit(lambda _: descent.step(batches.loss(copy)), steps=training.steps, stage="epoch", runtime=runtime)

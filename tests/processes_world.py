@@ -75,7 +75,7 @@ def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
 def trained(model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **options) -> tuple[dict, list]:
     """The whole of `model` after so many steps without any choosing, and the history."""
     options = Training(**PLAIN | options)
-    batches, parameters = Batches(data.failing, data.retained, data, options, runtime, "test"), dict(model.named_parameters())
+    batches, parameters = Batches(data, options, runtime, "test"), dict(model.named_parameters())
     origin = {name: p.detach().clone() for name, p in parameters.items()}
     descent = Descent(parameters.values(), options, runtime)
 

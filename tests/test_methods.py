@@ -112,15 +112,15 @@ def test_the_contract(label, classifier, given):
 @pytest.mark.parametrize("label", METHOD_CASES)
 def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given, monkeypatch):
     method, options = METHOD_CASES[label]
-    before, draws, draw = snapshot(unusual(classifier)), [], Batches.draw
+    before, draws, take = snapshot(unusual(classifier)), [], Batches.take
 
     def fail(self):
         draws.append(1)
         if len(draws) == 2:
             raise KeyboardInterrupt
-        return draw(self)
+        return take(self)
 
-    monkeypatch.setattr(Batches, "draw", fail)
+    monkeypatch.setattr(Batches, "take", fail)
     with pytest.raises(KeyboardInterrupt):
         repair(classifier, **given, method=method, **options)
     assert same(snapshot(classifier), before)
@@ -294,7 +294,7 @@ def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, giv
 
 @pytest.mark.parametrize("kept", [("layer1",), ("layer3",), ("layer1", "layer3"), ()])
 def test_each_block_keeps_the_raw_architecture_if_that_is_better(kept, classifier, given, monkeypatch):
-    def objective(model, data, runtime):
+    def objective(model, data, runtime, cache):
         """Higher for the wanted choice, block by block."""
         added = {name.partition(".")[0] for name, _ in model.named_parameters() if ".gains." in name}
         return float(sum((block in added) == (block not in kept) for block in ("layer1", "layer3")))

@@ -6,7 +6,7 @@ from tiny import make
 from torch import nn
 
 from timm_repair.partition import blocks
-from timm_repair.prefix import entrances, resumes_exactly, starting_at
+from timm_repair.prefix import Place, entrances, resumes_exactly, starting_at
 from timm_repair.surgery import only_trainable
 from timm_repair.tracing import trace
 
@@ -64,7 +64,7 @@ def test_a_model_that_cannot_be_entered_is_run_from_the_images():
     model, images = Doubling().eval(), torch.randn(3, 1, 32, 32)
     calls = trace(model, (1, 32, 32))
     (block,) = blocks(model, names=["second"], input_size=(1, 32, 32))
-    assert not resumes_exactly(model, block, calls, images)
+    assert not resumes_exactly(model, Place.at(block.paths[0], calls), images)
     way = entrances(model, [block], calls, lambda rows: images[rows], 3)["second"]
     assert way.maps is None
     with way.entered() as logits_of, torch.no_grad():
@@ -77,6 +77,6 @@ def test_the_budget_keeps_the_small_maps_and_an_error_the_model():
     sizes = {block.name: 4 * 4 * torch.Size(block.in_shape).numel() for block in found}
     ways = entrances(model, found, calls, lambda rows: images[rows], 4, budget=min(sizes.values()))
     assert [name for name, way in ways.items() if way.maps is not None] == [min(sizes, key=sizes.get)]
-    with pytest.raises(ZeroDivisionError), starting_at(model, found[-1], calls):
+    with pytest.raises(ZeroDivisionError), starting_at(model, Place.at(found[-1].paths[0], calls)):
         raise ZeroDivisionError
     assert model(images).shape == (4, 10)

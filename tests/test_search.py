@@ -35,15 +35,15 @@ def watched(monkeypatch, classifier, data, runtime):
     relaxed, seen, parts = relaxed_in(classifier, data), [], {}
 
     class Watched(Batches):
-        def __init__(self, failing, retained, data, options, runtime, purpose):
-            super().__init__(failing, retained, data, options, runtime, purpose)
+        def __init__(self, data, options, runtime, purpose, rows):
+            super().__init__(data, options, runtime, purpose, rows)
             self.purpose = purpose.removeprefix("search ")
-            parts[self.purpose] = (failing, retained)
+            parts[self.purpose] = (data.failing.subset(rows["failing"]), data.retained.subset(rows["retained"]))
 
-        def loss(self, model):
+        def loss(self, model, cache):
             now = [torch.cat([p.detach().flatten() for p in ps]) for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())]
             seen.append((self.purpose, *now))
-            return super().loss(model)
+            return super().loss(model, cache)
 
     monkeypatch.setattr(module, "Batches", Watched)
     outside = {k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")}

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_repair import methods
+from timm_repair.augmentation import Augmentation
 from timm_repair.batches import Batches
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.evaluation import predict
@@ -20,7 +21,7 @@ PLAIN = Training(**BUDGET)
 
 
 def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batches:
-    return Batches(data.failing, data.retained if retained else None, data, replace(PLAIN, **options), runtime, purpose)
+    return Batches(data if retained else replace(data, retained=None), replace(PLAIN, **options), runtime, purpose)
 
 
 # ---- batches
@@ -28,10 +29,10 @@ def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batch
 
 def test_two_classes_need_the_wrong_class(data, runtime):
     binary = replace(data, num_classes=2)
-    assert Batches(data.failing, data.retained, binary, PLAIN, runtime, "test").wrong_class_weight == 1
-    assert Batches(data.failing, data.retained, data, replace(PLAIN, wrong_class_weight=None), runtime, "test").wrong_class_weight == 0
+    assert Batches(binary, PLAIN, runtime, "test").wrong_class_weight == 1
+    assert Batches(data, replace(PLAIN, wrong_class_weight=None), runtime, "test").wrong_class_weight == 0
     with pytest.raises(OptionError, match="two classes"):
-        Batches(data.failing, data.retained, binary, replace(PLAIN, wrong_class_weight=0.0), runtime, "test")
+        Batches(binary, replace(PLAIN, wrong_class_weight=0.0), runtime, "test")
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16), (0.1, 2)])
@@ -48,10 +49,12 @@ def test_without_retained_examples_all_are_failures(data, runtime):
 
 def test_every_example_once_an_epoch(data, runtime):
     supply, seen = batches(data, runtime), []
-    (_, count, order), _ = supply.parts
+    (_, _, count, order), _ = supply.supplies
     epoch, several = len(data.failing), 3
     for _ in range(several * epoch):
-        seen += order.take(1)
+        (index,), (number,) = order.take(1).tolist()
+        assert number == len(seen) // epoch
+        seen.append(index)
     for start in range(0, several * epoch, epoch):
         assert sorted(seen[start : start + epoch]) == list(range(epoch))
     assert seen[:epoch] != seen[epoch : 2 * epoch] and count == 8
@@ -100,20 +103,24 @@ def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
 # ---- augmentation
 
 
+def augmented(pixels, runtime, **options):
+    return Augmentation.draw(len(pixels), pixels.shape[2:], replace(PLAIN, **options), runtime.generator("test"))(pixels)
+
+
 def test_no_augmentation_is_the_identity(data, runtime):
     pixels = data.failing.pixels(range(10))
-    assert torch.equal(batches(data, runtime)._augment(pixels), pixels)
+    assert torch.equal(augmented(pixels, runtime), pixels)
 
 
 def test_a_flip_is_a_mirror_image(data, runtime):
     pixels = data.failing.pixels(range(10))
-    assert torch.equal(batches(data, runtime, hflip=1.0)._augment(pixels), pixels.flip(3))
+    assert torch.equal(augmented(pixels, runtime, hflip=1.0), pixels.flip(3))
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 32, 32), (3, 16, 40)])
-def test_a_shift_moves_the_image_and_reflects_its_border(data, runtime, channels, height, width):
+def test_a_shift_moves_the_image_and_reflects_its_border(runtime, channels, height, width):
     pixels = torch.randint(256, (40, channels, height, width), dtype=torch.uint8)
-    shifted = batches(data, runtime, shift=0.125)._augment(pixels)
+    shifted = augmented(pixels, runtime, shift=0.125)
     assert shifted.shape == pixels.shape and shifted.dtype == torch.uint8
     dy, dx = round(0.125 * height), round(0.125 * width)
     padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(torch.uint8)

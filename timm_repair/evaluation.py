@@ -1,6 +1,6 @@
 """`predict`: what a model answers for every example of a set. All metrics are computed from this, elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from timm_repair.images import Images
 from timm_repair.preprocessing import Preprocessing
 from timm_repair.runtime import Runtime
 
-_BAR_FROM = 2000  # images; below, a progress bar is noise
+BAR_FROM = 2000  # images; below, a progress bar is noise
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,15 @@ def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runtime: Runtime) -> Prediction:
+def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runtime: Runtime, *,
+            inputs: Callable[[Tensor], Tensor] | None = None) -> Prediction:
     """Run `model` over all `images` once, in eval mode and without gradients.
 
     With several processes each takes a contiguous share, and all get the whole answer. The model comes back in the
     mode and on the device it was.
+
+    Args:
+        inputs: row numbers (n,) to what the model takes for them; None takes the normalized images.
 
     Raises:
         DataError: the model does not return logits of shape (N, classes), or has too few classes for the labels.
@@ -58,18 +62,18 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     share = -(-total // accelerator.num_processes)
     # the last shares are filled up by repeating the last example: gather needs equal sizes
     mine = (torch.arange(share) + share * accelerator.process_index).clamp(max=total - 1)
-    bar = runtime.bar(share, f"evaluate {images.name}") if total > _BAR_FROM else nullcontext()
+    bar = runtime.bar(share, f"evaluate {images.name}") if total > BAR_FROM else nullcontext()
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating_on(model, runtime.device), bar:
         for batch in mine.split(runtime.eval_batch_size) if total else ():
             labels = images.labels[batch].to(runtime.device)
-            inputs = preprocessing.normalize(images.pixels(batch), runtime.device)
+            given = preprocessing.normalize(images.pixels(batch), runtime.device) if inputs is None else inputs(batch)
             with accelerator.autocast():
-                logits = model(inputs)
+                logits = model(given)
             logits = _checked(logits, labels).float()
             losses = F.cross_entropy(logits, labels, reduction="none")
             answers.append((logits.argmax(1), losses, logits.isfinite().all(1)))
-            if total > _BAR_FROM:
+            if total > BAR_FROM:
                 bar.update(len(batch))
     if not answers:
         return Prediction(torch.zeros(0, dtype=torch.long), torch.zeros(0))

@@ -5,7 +5,7 @@ modules on the way to the block (a sum, a reshape) cannot be entered in the midd
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.partition import Block
-from timm_repair.surgery import capture_inputs, evaluating
+from timm_repair.surgery import capture_inputs, evaluating, is_dense
 from timm_repair.tracing import Trace
 
 CACHE_BYTES = 2**30
@@ -27,27 +27,53 @@ class _Passed(nn.Module):
         return x
 
 
+class _Joined(nn.Module):
+    """In the place of a dense layer that was run before: its features are among those that the model is entered with."""
+
+    def forward(self, features: Tensor | Sequence[Tensor], *ignored, **options) -> Tensor:
+        return (features if isinstance(features, Tensor) else features[0])[:, :0]
+
+
 class _AllArrived(Exception):
     """Stops a forward pass of which no more is wanted."""
 
 
-@contextmanager
-def starting_at(model: nn.Module, block: Block, calls: Trace) -> Iterator[None]:
-    """For a while `model(x)` takes what arrives at `block`, (N, C, H, W), instead of images; parameters keep their names.
+@dataclass(frozen=True)
+class Place:
+    """A place in a model where it can be entered.
 
     Args:
-        calls: `trace(model)`.
+        path: the module that is run first.
+        before: the outermost of the modules that have been run by then.
+        flops: of these, for one image.
     """
-    start = calls[block.paths[0]][0].start
-    done = [path for path, made in calls.items() if path and all(call.end < start for call in made)]
-    outermost = [path for path in done if path.rpartition(".")[0] not in done]
+
+    path: str
+    before: tuple[str, ...]
+    flops: int
+
+    @classmethod
+    def at(cls, path: str, calls: Trace) -> "Place":
+        """That of the module at `path`; `calls` is `trace(model)`."""
+        start = calls[path][0].start
+        done = {name for name, made in calls.items() if name and all(call.end < start for call in made)}
+        before = tuple(name for name in calls if name in done and name.rpartition(".")[0] not in done)
+        return cls(path, before, sum(call.flops for name in before for call in calls[name]))
+
+
+@contextmanager
+def starting_at(model: nn.Module, place: Place) -> Iterator[None]:
+    """For a while `model(x)` takes what arrives at `place`, (N, …), instead of images; parameters keep their names.
+
+    Inside a dense block that is all features so far, joined along the channels.
+    """
     replaced = []
     try:
-        for path in outermost:
+        for path in place.before:
             parent, _, key = path.rpartition(".")
-            modules = model.get_submodule(parent)._modules
-            replaced.append((modules, key, modules[key]))
-            modules[key] = _Passed()
+            owner = model.get_submodule(parent)
+            replaced.append((owner._modules, key, owner._modules[key]))
+            owner._modules[key] = _Joined() if is_dense(owner) else _Passed()
         yield
     finally:
         for modules, key, module in replaced:
@@ -55,16 +81,17 @@ def starting_at(model: nn.Module, block: Block, calls: Trace) -> Iterator[None]:
 
 
 @torch.no_grad()
-def arriving(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """What arrives at each of `blocks` for all images of `batches`, (N, C, H, W) by block name, in eval mode.
+def arriving(model: nn.Module, places: Sequence[Place], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """What arrives at each of `places` for all images of `batches`, (N, …) by path, in eval mode.
 
-    One forward pass for all blocks, up to the last of them. Takes N times the size of the maps in memory.
+    One forward pass for all places, up to the last of them. Takes N times the size of the maps in memory.
     """
-    found: dict[str, list[Tensor]] = {block.name: [] for block in blocks}
+    found: dict[str, list[Tensor]] = {place.path: [] for place in places}
 
-    def keep(name: str, last: int):
+    def keep(path: str, last: int):
         def hook(module: nn.Module, inputs: tuple) -> None:
-            found[name].append(inputs[0].clone())  # an in-place layer may overwrite it
+            x = inputs[0]
+            found[path].append(x.clone() if isinstance(x, Tensor) else torch.cat(list(x), 1))  # an in-place layer may overwrite it
             if all(len(parts) == last for parts in found.values()):
                 raise _AllArrived
 
@@ -72,24 +99,22 @@ def arriving(model: nn.Module, blocks: Sequence[Block], batches: Iterable[Tensor
 
     with evaluating(model):
         for number, images in enumerate(batches, start=1):
-            with ExitStack() as hooks:
-                for block in blocks:
-                    hooks.enter_context(capture_inputs(model, {block.paths[0]: keep(block.name, number)}))
+            with capture_inputs(model, {place.path: keep(place.path, number) for place in places}):
                 try:
                     model(images)
                 except _AllArrived:
                     pass
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {path: torch.cat(parts) if len(parts) > 1 else parts[0] for path, parts in found.items()}
 
 
 @torch.no_grad()
-def resumes_exactly(model: nn.Module, block: Block, calls: Trace, images: Tensor) -> bool:
-    """Whether `model` entered at `block` gives the logits of the whole model, bit for bit, for `images`."""
+def resumes_exactly(model: nn.Module, place: Place, images: Tensor) -> bool:
+    """Whether `model` entered at `place` gives the logits of the whole model, bit for bit, for `images`."""
     with evaluating(model):
         try:
             whole = model(images)
-            arrived = arriving(model, [block], [images])[block.name]
-            with starting_at(model, block, calls):
+            arrived = arriving(model, [place], [images])[place.path]
+            with starting_at(model, place):
                 return torch.equal(model(arrived), whole)
         except (RuntimeError, TypeError, AttributeError, ValueError):
             return False
@@ -106,7 +131,7 @@ class Entrance:
 
     model: nn.Module
     block: Block
-    calls: Trace
+    place: Place
     images: Callable[[Tensor], Tensor]
     maps: Tensor | None = None
 
@@ -116,7 +141,7 @@ class Entrance:
         if self.maps is None:
             yield lambda rows: self.model(self.images(rows))
             return
-        with starting_at(self.model, self.block, self.calls):
+        with starting_at(self.model, self.place):
             yield lambda rows: self.model(self.maps[rows])
 
 
@@ -132,10 +157,12 @@ def entrances(model: nn.Module, blocks: Sequence[Block], calls: Trace, images: C
             model cannot be entered, it is run from the images.
     """
     rows, kept = torch.arange(count), []
+    places = {block.name: Place.at(block.paths[0], calls) for block in blocks}
     sizes = {block.name: 4 * count * prod(block.in_shape or (budget,)) for block in blocks}
     for block in sorted(blocks, key=lambda block: sizes[block.name]):
-        if sizes[block.name] <= budget and resumes_exactly(model, block, calls, images(rows[:2])):
+        if sizes[block.name] <= budget and resumes_exactly(model, places[block.name], images(rows[:2])):
             budget -= sizes[block.name]
-            kept.append(block)
+            kept.append(places[block.name])
     maps = arriving(model, kept, (images(part) for part in rows.split(_BATCH))) if kept else {}
-    return {block.name: Entrance(model, block, calls, images, maps.get(block.name)) for block in blocks}
+    return {block.name: Entrance(model, block, place, images, maps.get(place.path))
+            for block, place in zip(blocks, places.values(), strict=True)}

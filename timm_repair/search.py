@@ -7,10 +7,11 @@ architecture step counts as a step. Several blocks are searched at once: a step 
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from timm_repair.batches import Batches, Drawn
-from timm_repair.data import Images, RepairData
+from timm_repair.caching import PrefixCache
+from timm_repair.data import RepairData
 from timm_repair.distributed import sharded
 from timm_repair.relax import RelaxedBlock
 from timm_repair.runtime import Runtime
@@ -31,21 +32,20 @@ ARCHITECTURE_SHARE = 0.2  # of the repair data
 ALPHA_REACH = 2.0  # how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on CIFAR-10
 
 
-def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, options: Training, runtime: Runtime, *, steps: int
-           ) -> tuple[list[Row], int]:
+def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, options: Training, runtime: Runtime, *, steps: int,
+           cache: PrefixCache | None = None) -> tuple[list[Row], int]:
     """Train the blocks in `relaxed`, which are in place in `model`, for `steps` steps in all; nothing else in the model changes.
 
     Args:
         relaxed: blocks of one strategy.
+        cache: of what arrives at the first of them; None runs the model from the images.
 
     Returns:
         The history, and how many of the steps trained weights. The history's last row has α, the edges of one block after those of
         the other, and under "edges" how many each block has.
     """
-    parts = _parts(data, runtime)
     for_weights, for_architecture = (
-        Batches(failing, retained, data, options, runtime, f"search {purpose}")
-        for (failing, retained), purpose in zip(parts, ("weights", "architecture"), strict=True))
+        Batches(data, options, runtime, f"search {purpose}", rows) for purpose, rows in _parts(data, runtime).items())
     strategy, architecture = relaxed[0].strategy, [p for each in relaxed for p in each.architecture_parameters()]
     warm = round(strategy.warmup * steps)
     turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
@@ -63,7 +63,7 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
     def step(i: int) -> Row:
         for each in relaxed:
             each.progress = i / max(steps - 1, 1)
-        loss = (for_architecture if turns[i] else for_weights).loss(model)
+        loss = (for_architecture if turns[i] else for_weights).loss(model, cache)
         if not turns[i]:
             return descent.step(loss + anchor_penalty(weights, origin, anchor))
         return {"loss": gradient_step(adam, architecture, loss, runtime), "lr": rate, "architecture": True}
@@ -80,20 +80,17 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
     return history, descent.done
 
 
-def _parts(data: RepairData, runtime: Runtime) -> tuple[tuple[Images, Images | None], tuple[Images, Images | None]]:
-    """Disjoint parts for weights and for the architecture, with failures and retained examples in both.
+def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
+    """Disjoint rows for "weights" and for "architecture", by population, with failures and retained examples in both.
 
     The second is the smaller one: an architecture has some dozens of parameters, a block's weights have millions.
     """
     generator = runtime.generator("search parts")
-    weights, architecture = [], []
-    for images in (data.failing, data.retained):
-        if images is None:
-            weights.append(None)
-            architecture.append(None)
-            continue
-        order = torch.randperm(len(images), generator=generator)
-        cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
-        architecture.append(images.subset(order[:cut]))
-        weights.append(images.subset(order[cut:] if len(images) > 1 else order))
-    return tuple(weights), tuple(architecture)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "architecture": {}}
+    for name, images in (("failing", data.failing), ("retained", data.retained)):
+        if images is not None:
+            order = torch.randperm(len(images), generator=generator)
+            cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
+            parts["architecture"][name] = order[:cut]
+            parts["weights"][name] = order[cut:] if len(images) > 1 else order
+    return parts

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from timm_repair.data import Images, RepairData
 from timm_repair.distributed import average
 from timm_repair.errors import NonFiniteError, OptionError
-from timm_repair.evaluation import predict
+from timm_repair.evaluation import Prediction, predict
 from timm_repair.journal import CHECKPOINTS
 from timm_repair.options import check_types
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating, snapshot
 
+if TYPE_CHECKING:
+    from timm_repair.caching import PrefixCache
+
 Row = dict[str, object]
+INTERPOLATIONS = (0.25, 0.5, 0.75)  # between the original weights and the repaired ones, see `methods.tuning`
+_CHOICES = {"batch_norm": ("train", "frozen"), "cache": ("auto", "always", "never"), "cache_precision": ("same", "bf16")}
 
 
 class Resumable(Protocol):
@@ -53,6 +58,11 @@ class Training:
         batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of all other parts are always kept.
         hflip: probability of a horizontal flip (0 for digits and other images that have a left and a right).
         shift: largest random shift as a share of the image's side.
+        views: fixed augmentations of each example, in turn; None augments anew each time. Where a late block is repaired, and examples come
+            again more often than they have views, what the model computes before the block is then computed once per view.
+        cache: "auto" keeps what arrives at the repaired part where that pays, "always" wherever it can, "never" not; see `caching`.
+        cache_memory, cache_disk: GiB that it may take, per process, on the device and in temporary files.
+        cache_precision: "same" keeps what was computed, "bf16" rounds it, for half the room.
         evaluations: how often the selection split is measured on the way; the best state is what remains.
         patience: stop early after so many measurements without a better one; None spends all steps.
     """
@@ -71,24 +81,30 @@ class Training:
     batch_norm: str = "train"
     hflip: float = 0.5
     shift: float = 0.125
+    views: int | None = None
+    cache: str = "auto"
+    cache_memory: float = 1.0
+    cache_disk: float = 16.0
+    cache_precision: str = "same"
     evaluations: int = 6
     patience: int | None = None
 
     def __post_init__(self):
         check_types(self)
-        for name in ("steps", "batch_size", "evaluations", "patience"):
+        for name in ("steps", "batch_size", "evaluations", "patience", "views"):
             if (1 if (value := getattr(self, name)) is None else value) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("failing_share", "wrong_class_weight", "warmup", "hflip", "shift"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
-        if self.batch_norm not in ("train", "frozen"):
-            raise OptionError(f"batch_norm is 'train' or 'frozen', got {self.batch_norm!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise OptionError(f"{name} is {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}")
         for name in ("learning_rate", "clip", "fresh_rate"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1 or self.weight_decay < 0 or (self.anchor or 0) < 0:
-            raise OptionError("momentum must be from 0 to below 1; weight_decay and anchor must not be negative")
+        if not 0 <= self.momentum < 1 or min(self.weight_decay, self.anchor or 0, self.cache_memory, self.cache_disk) < 0:
+            raise OptionError("momentum must be from 0 to below 1; weight_decay, anchor, cache_memory and cache_disk must not be negative")
         if self.shift >= 0.5:
             raise OptionError(f"shift must be below 0.5, got {self.shift}: the border is filled by reflection")
 
@@ -238,21 +254,23 @@ def _resumed(stage: str, state: Mapping[str, Resumable] | None, runtime: Runtime
     return list(kept["history"]), kept["ended"]
 
 
-def objective(model: nn.Module, data: RepairData, runtime: Runtime) -> float:
+def objective(model: nn.Module, data: RepairData, runtime: Runtime, cache: "PrefixCache | None" = None) -> float:
     """What selection maximizes: estimated accuracy in production, from the selection split; ties go to the lower loss.
 
     The model's error rate in production weighs the failing examples against the retained ones (`collect_failures` knows it; 1/2
     where it is unknown): fixing a failure of a model that is wrong 20 % of the time must not cost a quarter of an example it had right.
     """
-    values = {name: _accuracy(model, images, data, runtime) for name, images in data.selection.items()}
+    values = {}
+    for name, images in data.selection.items():
+        found = predict(model, images, data.preprocessing, runtime) if cache is None else cache.predict(name)
+        values[name] = _accuracy(found, images)
     if "retained" not in values:
         return values["failing"]
     rate = 0.5 if data.error_rate is None else data.error_rate
     return rate * values["failing"] + (1 - rate) * values["retained"]
 
 
-def _accuracy(model: nn.Module, images: Images, data: RepairData, runtime: Runtime) -> float:
-    prediction = predict(model, images, data.preprocessing, runtime)
+def _accuracy(prediction: Prediction, images: Images) -> float:
     loss = prediction.losses.double().mean().item()
     # the loss decides among equal accuracies only: it takes off less than half an example
     return (prediction.predictions == images.labels).double().mean().item() - 0.5 / len(images) * loss / (1 + loss)

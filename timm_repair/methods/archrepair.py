@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair import strategies
+from timm_repair.caching import PrefixCache, prefix_cache
 from timm_repair.data import RepairData
 from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.methods.outcome import Outcome
-from timm_repair.methods.selecting import Target
+from timm_repair.methods.selecting import Target, part_of
 from timm_repair.methods.tuning import recalibrate, tune
 from timm_repair.options import check_types
 from timm_repair.partition import Block
@@ -70,6 +71,7 @@ class ArchRepair:
         training, strategy = self.training, strategies.get(self.strategy)
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
+        cache = prefix_cache(model, part_of(model, *chosen), data, training, runtime)
         sites = [self._open(model, block, strategy) for block in chosen]
 
         history, trained, notes = [], 0, ()
@@ -79,8 +81,8 @@ class ArchRepair:
             _place(sites, relaxed)
             with runtime.stage("search"):
                 steps = round(self.search_share * training.steps)
-                history, trained = search(model, relaxed, data, training, runtime, steps=steps)
-                notes = _install_best(model, sites, relaxed, data, training, runtime, self.recalibration)
+                history, trained = search(model, relaxed, data, training, runtime, steps=steps, cache=cache)
+                notes = _install_best(model, sites, relaxed, data, training, runtime, self.recalibration, cache)
         else:
             for index, site in enumerate(sites):
                 raw = replace(site.skeleton, edges=())
@@ -91,7 +93,7 @@ class ArchRepair:
         fresh = [p for cell in cells for p in added_parameters(cell)]
         with runtime.stage("finetune"):
             rows, more = tune(model, cells, data, training, runtime, first=trained, total=training.steps - (len(history) - trained),
-                              original=_original_state(sites), fresh=fresh)
+                              original=_original_state(sites), fresh=fresh, cache=cache)
         for site, cell in zip(sites, cells, strict=True):
             if not cell.genotype.edges:  # nothing was added: give back the plain block
                 restore(model, site.block, cell.unwrapped())
@@ -148,7 +150,7 @@ def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Gen
 
 
 def _install_best(model: nn.Module, sites: Sequence[_Site], relaxed: Sequence[RelaxedBlock], data: RepairData, training: Training,
-                  runtime: Runtime, batches: int) -> tuple[str, ...]:
+                  runtime: Runtime, batches: int, cache: PrefixCache) -> tuple[str, ...]:
     """Put the discretized blocks in place; block by block, the raw one with its searched weights if the selection split prefers that."""
     weights = [each.final_weights() for each in relaxed]
 
@@ -158,7 +160,7 @@ def _install_best(model: nn.Module, sites: Sequence[_Site], relaxed: Sequence[Re
             inherit(cell, each, final)
         _place(sites, cells)
         recalibrate(model, nn.ModuleList(cells), data, training, runtime, batches=batches)
-        return objective(model, data, runtime), cells
+        return objective(model, data, runtime, cache), cells
 
     genotypes = [discretize(each) for each in relaxed]
     best, cells = measured(genotypes)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.batches import Batches
+from timm_repair.caching import PrefixCache, prefix_cache
 from timm_repair.data import RepairData
 from timm_repair.distributed import sharded
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
+    INTERPOLATIONS,
     Descent,
     Monitor,
     Row,
@@ -22,12 +24,10 @@ from timm_repair.training import (
     training_mode,
 )  # fmt: skip
 
-INTERPOLATIONS = (0.25, 0.5, 0.75)
-
 
 def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime, *, stage: str = "finetune",
-         first: int = 0, total: int | None = None, original: dict[str, Tensor] | None = None, fresh: Iterable[nn.Parameter] = ()
-         ) -> tuple[list[Row], tuple[str, ...]]:
+         first: int = 0, total: int | None = None, original: dict[str, Tensor] | None = None, fresh: Iterable[nn.Parameter] = (),
+         cache: PrefixCache | None = None) -> tuple[list[Row], tuple[str, ...]]:
     """Train the weights of `part`, a submodule of `model` (or all of it), on all failing and retained examples.
 
     What remains is the best state by the selection split: of those met on the way, the start included, and of those between the
@@ -37,26 +37,27 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
         first, total: this is steps `first` … `total` of one schedule.
         original: state dict of `part` that computes the original function; None means its present one.
         fresh: those of its parameters that start from nothing, see `Descent`.
+        cache: of what arrives at `part`; None makes one where it pays.
 
     Returns:
         The history, and notes for the user.
     """
     total = total or options.steps
     original = original or snapshot(part)
-    batches = Batches(data.failing, data.retained, data, options, runtime, stage)
+    batches, cache = Batches(data, options, runtime, stage), cache or prefix_cache(model, part, data, options, runtime)
     anchor = anchor_strength(options, data)
     parameters = dict(part.named_parameters())
     descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
-        return descent.step(batches.loss(model) + anchor_penalty(parameters, original, anchor))
+        return descent.step(batches.loss(model, cache) + anchor_penalty(parameters, original, anchor))
 
     trains = training_mode(model, part, batch_norm=options.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
-        monitor = Monitor(part, lambda: objective(model, data, runtime), total - first, options.evaluations, options.patience)
+        monitor = Monitor(part, lambda: objective(model, data, runtime, cache), total - first, options.evaluations, options.patience)
         state = {"part": part, "descent": descent, "batches": batches}
         history = fit(step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state)
-        share = interpolate(model, part, original, data, runtime, reached=monitor.restore())
+        share = interpolate(model, part, original, data, runtime, reached=monitor.restore(), cache=cache)
     notes = ()
     if share == 0:
         notes = ("no state of the repair was better than the original on the selection split: the original weights were kept",)
@@ -76,7 +77,7 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
     norms = batch_norms(part)
     if not norms:
         return
-    supply = Batches(data.failing, data.retained, data, options, runtime, "recalibration")
+    supply = Batches(data, options, runtime, "recalibration")
     momenta = [m.momentum for m in norms]
     try:
         with evaluating(model), sharded(part, runtime, "recalibration"):
@@ -93,7 +94,7 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
 
 
 def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], data: RepairData, runtime: Runtime,
-                reached: float | None = None) -> float:
+                reached: float | None = None, cache: PrefixCache | None = None) -> float:
     """WiSE-FT: put `part` at θ_original + a · (θ - θ_original) for the a that the selection split prefers; returns a.
 
     Tried are 0, 1 and INTERPOLATIONS. Without retained data the failures alone would always ask for all of it; there the smallest a
@@ -106,7 +107,7 @@ def interpolate(model: nn.Module, part: nn.Module, original: dict[str, Tensor], 
     values = {} if reached is None else {1.0: reached}
     for share in {0.0, *INTERPOLATIONS, 1.0} - values.keys():
         part.load_state_dict(_between(original, repaired, share))
-        values[share] = objective(model, data, runtime)
+        values[share] = objective(model, data, runtime, cache)
     best = max(values.values())
     if data.retained is None:
         share = min(max(best, 0.0), 1.0)  # the objective's tie-break can take it below zero

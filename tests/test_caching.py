@@ -1,0 +1,286 @@
+"""The prefix cache: a repair with it is the repair without it, it keeps to its budget, and it is used only where it pays."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BUDGET
+from tiny import digits, make, quiet, repair_data
+from torch import nn
+
+from timm_repair import caching
+from timm_repair.batches import Batches
+from timm_repair.caching import BYTE_FLOPS, LEAST_GAIN, Costs, Demand, PrefixCache, Room, demands, prefix_cache, worthwhile
+from timm_repair.evaluation import predict
+from timm_repair.examples import SELECTION, Examples, Part
+from timm_repair.methods import get
+from timm_repair.methods.selecting import part_of
+from timm_repair.partition import blocks
+from timm_repair.prefix import arriving
+from timm_repair.surgery import evaluating
+from timm_repair.training import Training
+
+FAMILIES = {"test_resnet": {}, "vgg11_bn": {"mlp_ratio": 0.02}, "densenet121": {}, "efficientnet_b0": {}}
+AUGMENTED = {"hflip": 0.5, "shift": 0.1, "views": 2, "cache": "always"}
+MIB = 2**-10  # of a GiB
+
+
+def prepared(model: nn.Module):
+    everything = digits(120)
+    training, choosing = (repair_data(model, everything[i : i + 20], everything[i + 20 : i + 60]) for i in (0, 60))
+    return replace(training, selection={"failing": choosing.failing, "retained": choosing.retained})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepared(make(zero_init_last=False))
+
+
+def options(**given) -> Training:
+    return Training(**BUDGET | AUGMENTED | given)
+
+
+def last_block(model: nn.Module):
+    return [block for block in blocks(model) if block.repairable][-1]
+
+
+def cached(model, data, runtime, block=None, **given) -> PrefixCache:
+    return prefix_cache(model, part_of(model, block or last_block(model)), data, options(**given), runtime)
+
+
+# ---- what it gives
+
+
+@pytest.mark.parametrize(("name", "made"), FAMILIES.items())
+def test_logits_are_those_of_the_images(name, made):
+    model, runtime = make(name, **made), quiet()
+    data = prepared(model)
+    supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
+    assert set(cache.kept) == {"failing", "retained"} | {SELECTION + population for population in data.selection}
+    with torch.no_grad(), evaluating(model):
+        for _ in range(5):
+            batch = supply.take()
+            torch.testing.assert_close(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+    for population, images in data.selection.items():
+        found, expected = cache.predict(population), predict(model, images, data.preprocessing, runtime)
+        assert torch.equal(found.predictions, expected.predictions)
+        torch.testing.assert_close(found.losses, expected.losses)
+
+
+def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
+    model, runtime, computed = make(), quiet(), []
+    supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
+    images = Examples.images
+
+    def counted(self, *parts: Part):
+        computed.extend((part.name, row, view) for part in parts for row, view in zip(part.rows.tolist(), part.views.tolist(), strict=True))
+        return images(self, *parts)
+
+    monkeypatch.setattr(Examples, "images", counted)
+    for _ in range(60):
+        batch = supply.take()
+        cache.logits(batch.parts, batch.views)
+    expected = 2 * len(data.failing) + 2 * len(data.retained)
+    assert len(computed) == len(set(computed)) == expected, "none twice, of both views"
+
+
+def test_views_take_turns(data):
+    supply = Batches(data, options(views=3, failing_share=1.0, batch_size=len(data.failing)), quiet(), "test")
+    seen = [supply.take().parts[0] for _ in range(4)]
+    assert [part.views.unique().tolist() for part in seen] == [[0], [1], [2], [0]]
+    flips = [part.augmentation.flipped[part.rows.argsort()] for part in seen]
+    assert torch.equal(flips[0], flips[3]) and not torch.equal(flips[0], flips[1])
+
+
+def test_what_does_not_fit_is_computed_again(data):
+    model, runtime = make(), quiet()
+    whole = cached(model, data, runtime)
+    budget = 25 * 4 * torch.Size(whole.layout.shape).numel()
+    part = cached(model, data, runtime, cache_memory=budget / 2**30, cache_disk=0.0)
+    assert any(0 < rows < whole.kept[name] for name, rows in part.kept.items()), "some of a population fits"
+    supply = Batches(data, options(), runtime, "test")
+    for _ in range(5):
+        batch = supply.take()
+        torch.testing.assert_close(part.logits(batch.parts, batch.views), whole.logits(batch.parts, batch.views))
+    for population in data.selection:
+        torch.testing.assert_close(part.predict(population).losses, whole.predict(population).losses)
+    kept = [view for view in part.views.values() if view is not None]
+    assert kept and sum(view.numel() * 4 for view in kept) <= budget
+
+
+def test_it_spills_to_a_file_that_leaves_nothing_behind(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model, runtime = make(), quiet()
+    supply = Batches(data, options(), runtime, "test")
+    in_memory, on_disk = cached(model, data, runtime), cached(model, data, runtime, cache_memory=0.0, cache_disk=64 * MIB)
+    for _ in range(5):
+        batch = supply.take()
+        assert torch.equal(on_disk.logits(batch.parts, batch.views), in_memory.logits(batch.parts, batch.views))
+    assert on_disk.room.disk < 2**26 and in_memory.room.disk == 2**34
+    assert not list(tmp_path.iterdir()), "the file has no name, so a killed process leaves none"
+
+
+def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    monkeypatch.setattr("os.truncate", full)
+    model, runtime = make(), quiet()
+    cache, supply = cached(model, data, runtime, cache_memory=0.0), Batches(data, options(), runtime, "test")
+    with caplog.at_level(logging.WARNING, "timm_repair"):
+        batch = supply.take()
+        found = cache.logits(batch.parts, batch.views)
+    with evaluating(model):
+        torch.testing.assert_close(found, model(supply.examples.images(*batch.parts)))
+    assert "No space left" in caplog.text and "cache_disk" in caplog.text
+
+
+def test_half_precision_takes_half_the_room(data):
+    model, runtime = make(), quiet()
+    exact, rounded = cached(model, data, runtime), cached(model, data, runtime, cache_precision="bf16")
+    batch = Batches(data, options(), runtime, "test").take()
+    with torch.no_grad():
+        one, other = (cache.logits(batch.parts, batch.views) for cache in (exact, rounded))
+    assert rounded.room.memory - 2**30 == (exact.room.memory - 2**30) / 2
+    assert one.dtype == other.dtype and 0 < (one - other).abs().max() < 1e-2
+
+
+# ---- a repair with it
+
+
+@pytest.mark.parametrize("method", ["archrepair", "finetune"])
+def test_a_repair_is_the_same_with_it(data, method):
+    given = BUDGET | AUGMENTED | {"block": "layer4", "steps": 12} | ({"level": "block"} if method == "finetune" else {})
+    found = {}
+    for cache in ("always", "never"):
+        model = make(zero_init_last=False)
+        outcome = get(method, **given | {"cache": cache}).repair(model, data, quiet())
+        found[cache] = [row["loss"] for row in outcome.history], outcome.genotypes, model.state_dict()
+    losses, genotypes, states = zip(*found.values(), strict=True)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and genotypes[0] == genotypes[1]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+# ---- when it is used
+
+
+def test_gain_by_hand():
+    costs = Costs(prefix=1000, part=100, suffix=50, bytes=2)
+    assert costs.step == 400 and costs.measurement == 150
+    demand = Demand("failing", 10, 2, 200, costs.step)
+    assert costs.saved(demand, 10) == (200 - 20) * 1000 - 220 * 2 * BYTE_FLOPS
+    assert worthwhile([demand], costs, budget=10**6) == {"failing": 10}
+    assert worthwhile([demand], costs, budget=5 * 2 * 2) == {"failing": 5}
+    assert worthwhile([demand], costs, budget=0) == {}
+
+
+def test_what_is_read_once_is_not_kept():
+    costs = Costs(prefix=1000, part=100, suffix=50, bytes=2)
+    once, often = Demand("retained", 100, 1, 100, costs.step), Demand("failing", 10, 1, 100, costs.step)
+    assert worthwhile([once, often], costs, budget=10**6) == {"failing": 10}
+    assert worthwhile([once, often], costs, budget=10**6, always=True) == {"failing": 10, "retained": 100}
+
+
+def test_a_cheap_prefix_is_not_kept():
+    costs = Costs(prefix=10, part=1000, suffix=1000, bytes=1)
+    demand = Demand("failing", 10, 1, 1000, costs.step)
+    assert 0 < costs.prefix / (costs.step + costs.prefix) < LEAST_GAIN
+    assert worthwhile([demand], costs, budget=10**6) == {}
+
+
+def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
+    reads, model, runtime = {}, make(), quiet()
+    arrived = PrefixCache._arrived
+
+    def counted(self, part: Part):
+        reads[part.name] = reads.get(part.name, 0) + len(part.rows)
+        return arrived(self, part)
+
+    monkeypatch.setattr(PrefixCache, "_arrived", counted)
+    chosen = options(steps=12, evaluations=3)
+    method = replace(get("finetune", level="block", block="layer4"), training=chosen)
+    method.repair(model, data, runtime)
+    said = demands(Examples(data, chosen, runtime), data, chosen, Costs(1, 1, 1, 1))
+    assert reads == {demand.name: demand.reads for demand in said}
+
+
+def test_fresh_augmentations_are_never_kept(data):
+    cache = cached(make(), data, quiet(), views=None)
+    assert cache.kept and all(name.startswith(SELECTION) for name in cache.kept)
+    still = cached(make(), data, quiet(), views=None, hflip=0.0, shift=0.0)
+    assert {"failing", "retained"} <= still.kept.keys(), "without augmentation there is one view"
+
+
+@pytest.mark.parametrize("given", [{"cache": "never"}, {"cache_memory": 0.0, "cache_disk": 0.0}])
+def test_it_can_be_switched_off(data, given):
+    model, runtime = make(), quiet()
+    cache, supply = cached(model, data, runtime, **given), Batches(data, options(), runtime, "test")
+    batch = supply.take()
+    assert not cache.kept
+    assert torch.equal(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+
+
+def test_the_whole_network_has_no_prefix(data):
+    model = make()
+    assert not prefix_cache(model, model, data, options(), quiet()).kept
+    assert not prefix_cache(model, model.conv1, data, options(), quiet()).kept
+
+
+def test_a_layer_beside_a_shortcut_is_entered_with_its_unit(data):
+    model = make(zero_init_last=False)
+    cache = prefix_cache(model, model.layer3[0].conv2, data, options(), quiet())
+    assert cache.place.path == "layer3.0"
+    head = prefix_cache(model, model.get_classifier(), data, options(), quiet())
+    assert head.place.path == "fc" and len(head.layout.shape) == 1
+
+
+def test_layers_of_a_dense_block_are_entered_with_all_features():
+    model, runtime = make("densenet121"), quiet()
+    data = prepared(model)
+    found = [block for block in blocks(model, granularity="pair") if block.repairable]
+    block = next(block for block in found if block.paths[0].endswith("denseblock3.denselayer9"))
+    cache = cached(model, data, runtime, block)
+    assert cache.place.path == block.paths[0] and cache.layout.shape == block.in_shape
+    batch = (supply := Batches(data, options(), runtime, "test")).take()
+    with evaluating(model):
+        torch.testing.assert_close(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+
+
+class Tied(nn.Module):
+    """Its second part has the weights of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3), nn.Linear(1, 10)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+def test_weights_that_come_before_the_part_too_are_not_cached(data):
+    model = Tied().eval()
+    assert not prefix_cache(model, model.second, data, options(), quiet()).kept
+    model.second.weight = nn.Parameter(torch.ones(1, 1, 3, 3))
+    assert prefix_cache(model, model.second, data, options(), quiet()).kept
+
+
+def test_room_is_counted():
+    room = Room(100, 1000, torch.device("cpu"))
+    assert room.empty(5, (5,), torch.float32).shape == (5, 5) and room.memory == 0
+    assert room.empty(2, (3, 4), torch.float32).shape == (2, 3, 4) and room.disk == 1000 - 96
+    assert room.empty(1000, (1,), torch.float32) is None
+
+
+def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):
+    """So that a run that goes on after a kill reads the bits that it would have read."""
+    sizes = []
+    monkeypatch.setattr(caching, "arriving", lambda model, places, batches: sizes.append(len(batches[0])) or arriving(model, places, batches))
+    for batch_size in (4, 16):
+        model, runtime = make(), quiet()
+        batch = Batches(data, options(batch_size=batch_size), runtime, "test").take()
+        cached(model, data, runtime).logits(batch.parts, batch.views)
+    assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
