@@ -11,7 +11,8 @@ from torch import nn
 
 from timm_repair import caching
 from timm_repair.batches import Batches
-from timm_repair.caching import BYTE_FLOPS, LEAST_GAIN, Costs, Demand, PrefixCache, Room, demands, prefix_cache, worthwhile
+from timm_repair.caching import PrefixCache, prefix_cache
+from timm_repair.costs import BYTE_FLOPS, LEAST_GAIN, Costs, Demand, Room, demands, worthwhile
 from timm_repair.evaluation import predict
 from timm_repair.examples import SELECTION, Examples, Part
 from timm_repair.methods import get
@@ -278,7 +279,12 @@ def test_room_is_counted():
 def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):
     """So that a run that goes on after a kill reads the bits that it would have read."""
     sizes = []
-    monkeypatch.setattr(caching, "arriving", lambda model, places, batches: sizes.append(len(batches[0])) or arriving(model, places, batches))
+
+    def noted(model, places, batches):
+        sizes.append(len(batches[0]))
+        return arriving(model, places, batches)
+
+    monkeypatch.setattr(caching, "arriving", noted)
     for batch_size in (4, 16):
         model, runtime = make(), quiet()
         batch = Batches(data, options(batch_size=batch_size), runtime, "test").take()

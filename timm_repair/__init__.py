@@ -10,6 +10,7 @@ from timm_repair.errors import (
     DataError,
     HubError,
     LabelError,
+    MemoryExceededError,
     ModelError,
     NoEffectWarning,
     NoFailuresError,
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block", "CORRUPTIONS", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "HubError", "LabelError",
-    "Localization", "ModelError", "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError", "OutputError",
-    "PartitionError", "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks", "collect_failures",
-    "compare", "corrupt", "export", "from_pretrained", "localize", "push_to_hub", "repair", "revert", "save_pretrained",
+    "Localization", "MemoryExceededError", "ModelError", "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError",
+    "OutputError", "PartitionError", "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks",
+    "collect_failures", "compare", "corrupt", "export", "from_pretrained", "localize", "push_to_hub", "repair", "revert", "save_pretrained",
 ]  # fmt: skip

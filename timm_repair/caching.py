@@ -2,24 +2,20 @@
 
 Nothing before the part changes, from the first step of the search to the last measurement of the selection split, so one cache serves
 all stages. It is filled view by view, always in the same batches: a run that was killed and goes on reads the same bits. What exceeds
-the budget is computed again each time. Whether keeping pays at all is decided by FLOPs and bytes (`worthwhile`), never by a clock, for
-the same reason.
+the budget is computed again each time.
 """
 
-import logging
-import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from timm_repair.batches import counts
+from timm_repair.costs import GIB, Costs, Room, demands, worthwhile
 from timm_repair.data import RepairData
-from timm_repair.distributed import agreed
 from timm_repair.errors import PartitionError
 from timm_repair.evaluation import BAR_FROM, Prediction, predict
 from timm_repair.examples import SELECTION, Examples, Part
@@ -27,128 +23,9 @@ from timm_repair.prefix import Place, arriving, resumes_exactly, starting_at
 from timm_repair.runtime import Runtime
 from timm_repair.surgery import evaluating
 from timm_repair.tracing import trace
-from timm_repair.training import INTERPOLATIONS, Training
+from timm_repair.training import Training
 
-logger = logging.getLogger(__name__)
-
-BYTE_FLOPS = 16  # moving a byte of a kept map takes about as long as so many FLOPs
-LEAST_GAIN = 0.03  # of the cost of the run; below, keeping is not worth its memory
 _CHUNK = 256  # examples run at once to fill a view
-_GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Demand:
-    """How often a run reads the examples of one population.
-
-    Args:
-        rows: number of examples.
-        views: fixed views of each that are read.
-        reads: of an example in one of its views, over the run and all processes.
-        flops: per read, of all that is computed with or without a cache.
-    """
-
-    name: str
-    rows: int
-    views: int
-    reads: int
-    flops: float
-
-
-@dataclass(frozen=True)
-class Costs:
-    """FLOPs of one image's forward pass, before the part that is trained, in it, and behind it; bytes of what arrives there.
-
-    A step costs `prefix` + 3 `part` + 2 `suffix`: the prefix takes no gradient, the suffix none for its weights.
-    """
-
-    prefix: int
-    part: int
-    suffix: int
-    bytes: int
-
-    @property
-    def step(self) -> int:
-        """FLOPs of a training step for one example, but for the prefix."""
-        return 3 * self.part + 2 * self.suffix
-
-    @property
-    def measurement(self) -> int:
-        """FLOPs of one forward pass, but for the prefix."""
-        return self.part + self.suffix
-
-    def saved(self, demand: Demand, rows: int) -> float:
-        """FLOPs that keeping `rows` of its examples saves; the copies count as `BYTE_FLOPS` per byte."""
-        reads, entries = demand.reads * rows / demand.rows, demand.views * rows
-        return (reads - entries) * self.prefix - (reads + entries) * self.bytes * BYTE_FLOPS
-
-
-def demands(examples: Examples, data: RepairData, options: Training, costs: Costs) -> list[Demand]:
-    """What a repair of `options.steps` steps reads. Fresh augmentations never come again: of those there is no demand."""
-    found = []
-    for name, count in counts(options, data).items():
-        rows, reads = len(examples.populations[name]), count * options.steps
-        if count and examples.views is not None:
-            found.append(Demand(name, rows, min(examples.views, ceil(reads / rows)), reads, costs.step))
-    for name, images in examples.populations.items():
-        if name.startswith(SELECTION) and len(images):
-            # at the start and on the way, then the mixtures with the original
-            found.append(Demand(name, len(images), 1, len(images) * (options.evaluations + 2 + len(INTERPOLATIONS)), costs.measurement))
-    return found
-
-
-def worthwhile(wanted: Iterable[Demand], costs: Costs, budget: int, *, always: bool = False) -> dict[str, int]:
-    """How many examples of each population to keep: those first that save most per byte, as long as `budget` bytes last.
-
-    Empty if all together would save less than `LEAST_GAIN` of the run, unless `always`, which keeps whatever fits.
-    """
-    wanted, kept, saved = list(wanted), {}, 0.0
-    for demand in sorted(wanted, key=lambda demand: demand.reads / (demand.rows * demand.views), reverse=True):
-        rows = min(demand.rows, budget // (demand.views * costs.bytes))
-        gain = costs.saved(demand, rows)
-        if rows and (always or gain > 0):
-            kept[demand.name] = rows
-            budget -= rows * demand.views * costs.bytes
-            saved += gain
-    whole = sum(demand.reads * (demand.flops + costs.prefix) for demand in wanted)
-    return kept if always or saved >= LEAST_GAIN * whole else {}
-
-
-class Room:
-    """Where maps are kept: on the device as long as `memory` bytes last, then in memory-mapped files as long as `disk` bytes do."""
-
-    def __init__(self, memory: int, disk: int, device: torch.device):
-        self.memory, self.disk, self.device = memory, disk, device
-
-    def empty(self, rows: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
-        """Uninitialized (rows, *shape); None if there is no room."""
-        size = rows * prod(shape) * dtype.itemsize
-        if size <= self.memory:
-            self.memory -= size
-            return torch.empty(rows, *shape, dtype=dtype, device=self.device)
-        if size <= self.disk:
-            self.disk -= size
-            kept = _mapped(size, dtype)
-            return None if kept is None else kept.view(rows, *shape)
-        return None
-
-
-def _mapped(size: int, dtype: torch.dtype) -> Tensor | None:
-    """A flat tensor in a file that goes when it does, also if the process is killed; None, with a warning, if the disk is full."""
-    handle, path = tempfile.mkstemp(prefix="timm_repair-")
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, size)  # a page that finds no room later would kill the process
-        else:
-            os.truncate(handle, size)
-        return torch.from_file(path, shared=True, size=size // dtype.itemsize, dtype=dtype)
-    except OSError as error:
-        logger.warning("no room for %.1f GiB of the prefix cache in %r (%s): computed anew each time instead; set TMPDIR to a larger "
-                       "disk, or cache_disk lower", size / _GIB, tempfile.gettempdir(), error)
-        return None
-    finally:
-        os.close(handle)
-        os.unlink(path)
 
 
 class _Entered(nn.Module):
@@ -206,7 +83,8 @@ class PrefixCache:
         if not self.kept.keys() & views:
             return self.model(self.examples.images(*parts))
         for name, needed in views.items():
-            self._fill(name, needed)
+            for view in needed:
+                self._fill(name, view)
         return self.entered(torch.cat([self._arrived(part) for part in parts if len(part.rows)]))
 
     def predict(self, population: str) -> Prediction:
@@ -215,7 +93,7 @@ class PrefixCache:
         images, preprocessing = self.examples.populations[name], self.examples.preprocessing
         if name not in self.kept:
             return predict(self.model, images, preprocessing, self.runtime)
-        self._fill(name, (0,))
+        self._fill(name, 0)
         return predict(self.entered, images, preprocessing, self.runtime,
                        inputs=lambda rows: self._arrived(self.examples.view(name, rows, torch.zeros_like(rows))))
 
@@ -242,26 +120,27 @@ class PrefixCache:
             return arriving(self.model, [self.place], [self.examples.images(part)])[self.place.path].to(self.layout.arrives)
 
     @torch.no_grad()
-    def _fill(self, name: str, views: Iterable[int]) -> None:
-        """Compute what arrives for the kept rows in these views, unless it was; each process a share."""
-        for view in views:
-            if (name, view) in self.views or name not in self.kept:
-                continue
-            rows, accelerator = self.kept[name], self.runtime.accelerator
-            self.views[name, view] = kept = self.room.empty(rows, self.layout.packed, self.layout.kept)
-            if agreed(kept is None, accelerator):
-                self.views[name, view] = None
-                continue
-            share = min(_CHUNK, ceil(rows / accelerator.num_processes))
-            with self.runtime.bar(rows, f"prefix of {name}, view {view + 1}") if rows > BAR_FROM else nullcontext() as bar:
-                for start in range(0, rows, share * accelerator.num_processes):
-                    # equal shares to gather: the last are filled up with the last example
-                    mine = (start + accelerator.process_index * share + torch.arange(share)).clamp(max=rows - 1)
-                    computed = self.layout.pack(self._computed(self.examples.view(name, mine, torch.full_like(mine, view))))
-                    all_shares = accelerator.gather(computed.contiguous())[: rows - start]
-                    kept[start : start + len(all_shares)] = all_shares
-                    if bar is not None:
-                        bar.update(len(all_shares))
+    def _fill(self, name: str, view: int) -> None:
+        """Compute what arrives for the kept rows in this view, unless it was; each process a share."""
+        if (name, view) in self.views or name not in self.kept:
+            return
+        rows, runtime, accelerator = self.kept[name], self.runtime, self.runtime.accelerator
+        kept = self.room.empty(rows, self.layout.packed, self.layout.kept)
+        fits = all(gather_object([kept is not None]))  # a disk may be full for one process and not for another
+        self.views[name, view] = kept if fits else None
+
+        def computed(these: Tensor) -> Tensor:
+            return self.layout.pack(self._computed(self.examples.view(name, these, torch.full_like(these, view)))).contiguous()
+
+        share = min(_CHUNK, ceil(rows / accelerator.num_processes))
+        with runtime.bar(rows, f"prefix of {name}, view {view + 1}") if rows > BAR_FROM else nullcontext() as bar:
+            for start in range(0, rows if fits else 0, share * accelerator.num_processes):
+                # equal shares to gather: the last are filled up with the last example
+                mine = (start + accelerator.process_index * share + torch.arange(share)).clamp(max=rows - 1)
+                found = accelerator.gather(torch.cat(list(runtime.in_batches(computed, mine))))[: rows - start]
+                kept[start : start + len(found)] = found
+                if bar is not None:
+                    bar.update(len(found))
 
 
 def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime) -> PrefixCache:
@@ -280,7 +159,7 @@ def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: T
     if options.cache_precision == "bf16":
         layout = replace(layout, kept=torch.bfloat16)
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
-    memory, disk = (round(gib * _GIB) for gib in (options.cache_memory, options.cache_disk))
+    memory, disk = (round(gib * GIB) for gib in (options.cache_memory, options.cache_disk))
     kept = worthwhile(demands(examples, data, options, costs), costs, memory + disk, always=options.cache == "always")
     return PrefixCache(model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device)) if kept else nothing
 

@@ -39,6 +39,10 @@ class NonFiniteError(RepairError, ArithmeticError):
     """Weights, logits or a loss are NaN or infinite."""
 
 
+class MemoryExceededError(RepairError, MemoryError):
+    """Not even the smallest piece of work fits in the memory of the accelerator or of the host."""
+
+
 class OutputError(RepairError, OSError):
     """The output directory cannot be written, or holds something that would be lost."""
 

@@ -49,7 +49,7 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     """Run `model` over all `images` once, in eval mode and without gradients.
 
     With several processes each takes a contiguous share, and all get the whole answer. The model comes back in the
-    mode and on the device it was.
+    mode and on the device it was. Where a batch does not fit in memory, smaller ones are taken.
 
     Args:
         inputs: row numbers (n,) to what the model takes for them; None takes the normalized images.
@@ -57,6 +57,7 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     Raises:
         DataError: the model does not return logits of shape (N, classes), or has too few classes for the labels.
         NonFiniteError: logits are NaN or infinite.
+        MemoryExceededError: not even one image fits in memory.
     """
     accelerator, total = runtime.accelerator, len(images)
     share = -(-total // accelerator.num_processes)
@@ -64,17 +65,20 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     mine = (torch.arange(share) + share * accelerator.process_index).clamp(max=total - 1)
     bar = runtime.bar(share, f"evaluate {images.name}") if total > BAR_FROM else nullcontext()
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def ask(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        labels = images.labels[batch].to(runtime.device)
+        given = preprocessing.normalize(images.pixels(batch), runtime.device) if inputs is None else inputs(batch)
+        with accelerator.autocast():
+            logits = model(given)
+        logits = _checked(logits, labels).float()
+        return logits.argmax(1), F.cross_entropy(logits, labels, reduction="none"), logits.isfinite().all(1)
+
     with evaluating_on(model, runtime.device), bar:
-        for batch in mine.split(runtime.eval_batch_size) if total else ():
-            labels = images.labels[batch].to(runtime.device)
-            given = preprocessing.normalize(images.pixels(batch), runtime.device) if inputs is None else inputs(batch)
-            with accelerator.autocast():
-                logits = model(given)
-            logits = _checked(logits, labels).float()
-            losses = F.cross_entropy(logits, labels, reduction="none")
-            answers.append((logits.argmax(1), losses, logits.isfinite().all(1)))
+        for found in runtime.in_batches(ask, mine):
+            answers.append(found)
             if total > BAR_FROM:
-                bar.update(len(batch))
+                bar.update(len(found[0]))
     if not answers:
         return Prediction(torch.zeros(0, dtype=torch.long), torch.zeros(0))
     # gathered before it is judged: a process that raised alone would leave the others waiting

@@ -18,7 +18,7 @@ from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
 from timm_repair.scoring import BlockScores
 from timm_repair.surgery import only_trainable
-from timm_repair.sweep import accumulator, all_processes, batches, layers_of, require_usable
+from timm_repair.sweep import accumulator, all_processes, inputs_of, layers_of, require_usable, share_of
 from timm_repair.training import Training
 
 FOLDS = 4
@@ -58,15 +58,22 @@ def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, r
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
+        MemoryExceededError: not even one image fits in memory.
     """
     kept, counts, broken = [], [], 0
+
+    def compute(batch: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        return _gradients(model, *inputs_of(data.failing, batch, data, runtime), weights, wrong_class_weight, runtime)
+
     with evaluating_on(model, runtime.device), only_trainable(model, names):
         weights = [model.get_parameter(name) for name in names]
         sizes = [weight.numel() for weight in weights]
         for part in range(FOLDS):
             sums = accumulator(sum(sizes) + 2, runtime)  # gradients, then failing, non-finite
-            for images, labels in batches(data.failing, torch.arange(len(data.failing))[part::FOLDS], data, runtime, gradients=True):
-                _add_gradients(model, images, labels, weights, sums, wrong_class_weight, runtime)
+            mine = share_of(torch.arange(len(data.failing))[part::FOLDS], runtime)
+            for found in runtime.in_batches(compute, mine, gradients=True):
+                _add(sums, sizes, *found)
+                del found  # the next batch needs the memory
             sums = all_processes(sums, runtime)
             broken += int(sums[-1])
             if sums[-2] > 0:
@@ -80,19 +87,25 @@ def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, r
     return FoldedGradients(grams, torch.tensor(counts, dtype=torch.float64))
 
 
-def _add_gradients(model: nn.Module, images: Tensor, labels: Tensor, weights: list[Tensor], sums: Tensor, wrong_class_weight: float,
-                   runtime: Runtime) -> None:
+def _gradients(model: nn.Module, images: Tensor, labels: Tensor, weights: list[Tensor], wrong_class_weight: float, runtime: Runtime
+               ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """How many images the model gets wrong, for how many it gives no finite logits, and the gradients of the former's summed loss."""
     with runtime.accelerator.autocast():
         logits = model(images)
     answers = logits.argmax(1)
     wrong = answers != labels
-    sums[-2] += wrong.sum()
-    sums[-1] += (~logits.isfinite().all(1)).sum()
+    gradients = (None,) * len(weights)
     if wrong.any():
         loss = repair_loss(logits[wrong], labels[wrong], answers[wrong], wrong_class_weight) * wrong.sum()
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-        for total, gradient in zip(sums[:-2].split([weight.numel() for weight in weights]), found, strict=True):
-            total += 0 if gradient is None else gradient.flatten()
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return wrong.sum(), (~logits.isfinite().all(1)).sum(), gradients
+
+
+def _add(sums: Tensor, sizes: list[int], failing: Tensor, broken: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    sums[-2] += failing
+    sums[-1] += broken
+    for total, gradient in zip(sums[:-2].split(sizes), gradients, strict=True):
+        total += 0 if gradient is None else gradient.flatten()
 
 
 def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime) -> BlockScores:

@@ -12,7 +12,7 @@ from timm_repair.data import Images, RepairData
 from timm_repair.gradients import gain_and_rgn
 from timm_repair.partition import Block
 from timm_repair.prefix import Entrance, entrances
-from timm_repair.runtime import Runtime
+from timm_repair.runtime import Runtime, out_of_memory_explained
 from timm_repair.scoring import BlockScores
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.sweep import require_usable
@@ -25,6 +25,7 @@ BATCH = 32  # half failures, half retained
 EPOCHS = 2.5  # over the failures, at most
 FORGOTTEN = 0.95  # of the original batch-norm statistics by the end; in fewer steps than `STEPS` they would lag behind the weights
 JUDGES = 256  # examples of each population at most
+SMALLER_PROBE = "choose a score that trains nothing, such as 'rgn', or use mixed precision"
 
 
 class _Examples:
@@ -107,6 +108,7 @@ def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: 
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
+        MemoryExceededError: a training step does not fit in memory, or judging a single image.
     """
     tried = _promising(model, blocks, data, runtime, training)
     examples, weight = _Examples(data, runtime), training.wrong_class_weight_for(data.num_classes)
@@ -119,8 +121,8 @@ def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: 
     verdicts = {}
     with evaluating(working), runtime.bar(len(tried), "probe") as bar:
         ways = entrances(working, tried, trace(working, data.preprocessing.input_size), examples.images, len(examples))
-        _require_failures(working, examples)
-        before = _losses(next(iter(ways.values())), examples, weight)
+        _require_failures(working, examples, runtime)
+        before = _losses(next(iter(ways.values())), examples, weight, runtime)
         for block in tried:
             after = _repaired_losses(ways[block.name], examples, options, weight, runtime)
             gone = (old - new for old, new in zip(before, after, strict=True))
@@ -149,8 +151,8 @@ def _promising(model: nn.Module, blocks: Sequence[Block], data: RepairData, runt
 
 
 @torch.no_grad()
-def _require_failures(model: nn.Module, examples: _Examples) -> None:
-    logits = torch.cat([model(examples.images(rows)) for rows in examples.rows["judging failing"].split(JUDGES)])
+def _require_failures(model: nn.Module, examples: _Examples, runtime: Runtime) -> None:
+    logits = torch.cat(list(runtime.in_batches(lambda rows: model(examples.images(rows)), examples.rows["judging failing"])))
     wrong = logits.argmax(1) != examples.labels[examples.rows["judging failing"]]
     require_usable(int(wrong.sum()), int((~logits.isfinite().all(1)).sum()))
 
@@ -164,21 +166,23 @@ def _repaired_losses(entrance: Entrance, examples: _Examples, options: Training,
         with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
             for step in range(options.steps):
                 rows = examples.batch(step)
-                descent.step(repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight))
-    losses = _losses(entrance, examples, weight)
+                with out_of_memory_explained(f"a probe's step on {BATCH} images", SMALLER_PROBE):
+                    descent.step(repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight))
+    losses = _losses(entrance, examples, weight, runtime)
     part.load_state_dict(original)
     return losses
 
 
 @torch.no_grad()
-def _losses(entrance: Entrance, examples: _Examples, weight: float) -> tuple[Tensor, Tensor]:
+def _losses(entrance: Entrance, examples: _Examples, weight: float, runtime: Runtime) -> tuple[Tensor, Tensor]:
     """Losses of the judging failures (n,) and retained examples (m,), float64 on the CPU."""
     losses = []
     with entrance.entered() as logits_of:
+
+        def judge(rows: Tensor) -> Tensor:
+            return repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight, reduction="none").double().cpu()
+
         for name in ("judging failing", "judging retained"):
-            parts = [
-                repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight, reduction="none").double().cpu()
-                for rows in examples.rows[name].split(JUDGES) if len(rows)
-            ]  # fmt: skip
+            parts = list(runtime.in_batches(judge, examples.rows[name]))
             losses.append(torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64))
     return tuple(losses)

@@ -1,30 +1,41 @@
-"""Runtime: where a run computes (the Accelerator), how it is seeded, and what each of its stages cost.
+"""Runtime: where a run computes (the Accelerator), how it is seeded, how much fits in memory, and what each of its stages cost.
 
 One Runtime is made in `pipeline.repair()` (around the caller's Accelerator, or a new one) and handed down.
 """
 
 import hashlib
 import itertools
+import logging
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from timm_repair.errors import OptionError
+from timm_repair.errors import MemoryExceededError, OptionError
 
 if TYPE_CHECKING:
     from timm_repair.journal import Journal
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 # they spread or replace a model's parameters behind its back; a repair trains one part of the model and takes it out
 REFUSED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+SMALLER_TRAINING = (
+    "lower batch_size, repair a block nearer to the output, or use mixed precision. With output_dir, the same call goes on from the last "
+    "checkpoint where more memory is free"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,10 @@ class Runtime:
         accelerator: device, precision and processes; None makes a plain `Accelerator()`.
         seed: every random choice of the run follows from it.
         progress: show progress bars (on the main process, on standard error).
-        eval_batch_size: images per forward pass where no gradient is taken.
+        eval_batch_size: images per forward pass where no gradient is taken, if as many fit in memory.
         journal: where the run notes what it has done, to go on after being killed; None notes nothing.
         logged: counts the rows of the histories, for the accelerator's trackers.
+        fitting: how many images were found to fit in memory, without gradients and with; empty until some did not.
 
     Raises:
         OptionError: the accelerator cannot be had as it was asked for, or is set up for what a repair does not do.
@@ -59,6 +71,7 @@ class Runtime:
     stages: list[Stage] = field(default_factory=list)
     journal: "Journal | None" = None
     logged: Iterator[int] = field(default_factory=itertools.count)
+    fitting: dict[bool, int] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.accelerator is None:
@@ -93,6 +106,30 @@ class Runtime:
         """A progress bar on the main process; `with runtime.bar(n, "search") as bar: bar.update()`."""
         hidden = not self.progress or not self.accelerator.is_main_process
         return tqdm(total=total, desc=description, disable=hidden, leave=True, dynamic_ncols=True)
+
+    def in_batches(self, compute: Callable[[Tensor], T], indices: Tensor, *, gradients: bool = False) -> Iterator[T]:
+        """`compute(part)` for one part of `indices` (n,) after the other, each as large as `eval_batch_size` allows and as fits in memory.
+
+        A part that does not fit is computed anew in halves, and no later part is larger. Each index is in one result and no more; so
+        `compute` must leave nothing behind but its result, and wait for no other process, since each may meet its own limit.
+
+        Args:
+            gradients: activations are kept for a backward pass, so a quarter as many are taken.
+
+        Raises:
+            MemoryExceededError: a single index does not fit.
+        """
+        while len(indices):
+            asked = max(self.eval_batch_size // 4, 1) if gradients else self.eval_batch_size
+            size = min(self.fitting.get(gradients, asked), len(indices))
+            found, count = _as_many_as_fit(compute, indices[:size])
+            if count < size:
+                self.fitting[gradients] = count
+                logger.warning("%d images at once do not fit in memory: from here on %d are evaluated at once%s", size, count,
+                               " where gradients are taken" if gradients else "")
+            indices = indices[count:]
+            yield found
+            del found  # the next part needs the memory
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -134,6 +171,43 @@ def _refuse(accelerator: Accelerator) -> None:
     if steps > 1:
         raise OptionError(f"gradient_accumulation_steps={steps} is not supported: leave it at 1 and set batch_size, which counts the "
                           "examples of a step over all processes")
+
+
+def _as_many_as_fit(compute: Callable[[Tensor], T], indices: Tensor) -> tuple[T, int]:
+    """`compute` of the first of `indices`, and of how many: all, or the first half, quarter, … that fits in memory."""
+    def attempt(size: int) -> tuple[T, int]:
+        remedy = "use a device with more memory, a model for images of fewer pixels, or a smaller model"
+        with out_of_memory_explained("the evaluation of a single image", remedy) if size == 1 else nullcontext():
+            return compute(indices[:size]), size
+
+    # accelerate's loop starts with a garbage collection, which takes as long as many batches: only where memory ran out
+    try:
+        return attempt(len(indices))
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+    sizes = (len(indices) >> halvings for halvings in itertools.count(1))
+    # passed directly: its decorator form with arguments has lost reduce_batch_size_fn in some versions
+    return find_executable_batch_size(attempt, starting_batch_size=next(sizes), reduce_batch_size_fn=sizes.__next__)()
+
+
+@contextmanager
+def out_of_memory_explained(what: str, remedy: str = SMALLER_TRAINING) -> Iterator[None]:
+    """Say what to do where the enclosed work runs out of memory, and must not be cut because its result would be another.
+
+    Args:
+        what: does not fit, such as "batch_size=128".
+        remedy: what to do; the default is for training.
+
+    Raises:
+        MemoryExceededError: from the error that was met.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise MemoryExceededError(f"{what} does not fit in memory: {remedy}") from error
 
 
 @contextmanager

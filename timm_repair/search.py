@@ -14,7 +14,7 @@ from timm_repair.caching import PrefixCache
 from timm_repair.data import RepairData
 from timm_repair.distributed import sharded
 from timm_repair.relax import RelaxedBlock
-from timm_repair.runtime import Runtime
+from timm_repair.runtime import Runtime, out_of_memory_explained
 from timm_repair.space import added_parameters
 from timm_repair.surgery import names_in, only_trainable
 from timm_repair.training import (
@@ -63,10 +63,11 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
     def step(i: int) -> Row:
         for each in relaxed:
             each.progress = i / max(steps - 1, 1)
-        loss = (for_architecture if turns[i] else for_weights).loss(model, cache)
-        if not turns[i]:
-            return descent.step(loss + anchor_penalty(weights, origin, anchor))
-        return {"loss": gradient_step(adam, architecture, loss, runtime), "lr": rate, "architecture": True}
+        with out_of_memory_explained(f"batch_size={options.batch_size}"):
+            loss = (for_architecture if turns[i] else for_weights).loss(model, cache)
+            if not turns[i]:
+                return descent.step(loss + anchor_penalty(weights, origin, anchor))
+            return {"loss": gradient_step(adam, architecture, loss, runtime), "lr": rate, "architecture": True}
 
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=options.batch_norm)

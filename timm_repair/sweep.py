@@ -1,7 +1,7 @@
 """The sweep: what localization measures in one pass over the failures and a sample of the retained examples.
 
 Where a neuron is tapped is decided beforehand on a trace (`find_taps`); the pass itself keeps sums per neuron only. All
-sums are float64 and are added over processes, so neither the batch size nor the number of processes changes a score.
+sums are float64 and are added over batches and processes, so neither the batch size nor the number of processes changes a score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -161,34 +161,50 @@ def gather(
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
+        MemoryExceededError: not even one image fits in memory.
     """
     recorder = _Recorder(taps, runtime)
+    total = recorder.empty()
+
+    def failures(batch: Tensor) -> Tensor:
+        images, labels = inputs_of(data.failing, batch, data, runtime)
+        logits = recorder.forward(model, images.requires_grad_(gradients), labels)
+        wrong = logits.argmax(1) != labels
+        recorder.sums[-2] += wrong.sum()
+        if gradients and wrong.any():
+            loss = F.cross_entropy(logits[wrong].float(), labels[wrong], reduction="sum")
+            torch.autograd.grad(loss, images)  # the hooks take what passes by
+        return recorder.sums
+
+    def others(batch: Tensor) -> Tensor:
+        recorder.forward(model, *inputs_of(data.retained, batch, data, runtime))
+        return recorder.sums
+
     with only_trainable(model, ()), evaluating_on(model, runtime.device), recorder.attached(model):
-        for images, labels in batches(data.failing, torch.arange(len(data.failing)), data, runtime, gradients):
-            logits = recorder.forward(model, images.requires_grad_(gradients), labels)
-            wrong = logits.argmax(1) != labels
-            recorder.sums[-2] += wrong.sum()
-            if gradients and wrong.any():
-                loss = F.cross_entropy(logits[wrong].float(), labels[wrong], reduction="sum")
-                torch.autograd.grad(loss, images)  # the hooks take what passes by
-        for images, labels in batches(data.retained, retained, data, runtime) if len(retained) else ():
-            recorder.forward(model, images, labels)
-    return recorder.evidence()
+        for sums in runtime.in_batches(failures, share_of(torch.arange(len(data.failing)), runtime), gradients=gradients):
+            total += sums
+        for sums in runtime.in_batches(others, share_of(retained, runtime)):
+            total += sums
+    return recorder.evidence(total)
 
 
 _ROWS = ("active_wrong", "active_right", "gradient", "sum_wrong", "sum_right", "squares_right")
 
 
 class _Recorder:
-    """Sums per neuron in one tensor: those of `_ROWS` x neurons, then wrong, right, failing, non-finite examples."""
+    """Sums per neuron over one batch, in one tensor: those of `_ROWS` x neurons, then wrong, right, failing, non-finite examples."""
 
     def __init__(self, taps: tuple[Tap, ...], runtime: Runtime):
         self.taps, self.runtime = taps, runtime
         self.neurons = sum(tap.channels for tap in taps)
-        self.sums = accumulator(len(_ROWS) * self.neurons + 4, runtime)
+        self.sums = self.empty()
         self.seen: dict[str, list[Tensor]] | None = None  # layer -> its (N, C), one a call, of the batch in its forward pass
         starts = torch.tensor([0] + [tap.channels for tap in taps]).cumsum(0).tolist()
         self.start = {tap.layer: start for tap, start in zip(taps, starts, strict=False)}
+
+    def empty(self) -> Tensor:
+        """The sums over no example."""
+        return accumulator(len(_ROWS) * self.neurons + 4, self.runtime)
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
@@ -213,8 +229,9 @@ class _Recorder:
         self.sums[begin : begin + tap.channels] += values.sum(0, dtype=self.sums.dtype)
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Logits of a batch, its activations counted by their correctness."""
-        self.seen = {}
+        """Logits of a batch, its activations counted by their correctness. What was counted before is forgotten: it may be half a batch,
+        for which memory ran out."""
+        self.sums, self.seen = self.empty(), {}
         with torch.set_grad_enabled(images.requires_grad), self.runtime.accelerator.autocast():
             logits = model(images)
         seen, self.seen = self.seen, None
@@ -232,8 +249,8 @@ class _Recorder:
         self.sums[-1] += (~logits.isfinite().all(1)).sum()
         return logits
 
-    def evidence(self) -> Evidence:
-        sums = all_processes(self.sums, self.runtime).cpu()
+    def evidence(self, sums: Tensor) -> Evidence:
+        sums = all_processes(sums, self.runtime).cpu()
         active_wrong, active_right, gradient, sum_wrong, sum_right, squares_right = sums[:-4].view(len(_ROWS), -1)
         wrong, right, failing, broken = (int(value) for value in sums[-4:])
         require_usable(failing, broken)
@@ -243,16 +260,14 @@ class _Recorder:
                         variance_right, wrong, right, failing)
 
 
-def batches(
-    images: Images, indices: Tensor, data: RepairData, runtime: Runtime, gradients: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of `images[indices]`: normalized images (n, C, H, W) and labels (n,) on the device."""
-    accelerator = runtime.accelerator
-    mine = indices[accelerator.process_index :: accelerator.num_processes]
-    size = max(runtime.eval_batch_size // 4, 1) if gradients else runtime.eval_batch_size  # activations are kept
-    for batch in mine.split(size) if len(mine) else ():
-        inputs = data.preprocessing.normalize(images.pixels(batch), runtime.device)
-        yield inputs, images.labels[batch].to(runtime.device)
+def share_of(indices: Tensor, runtime: Runtime) -> Tensor:
+    """Those of `indices` (n,) that this process reads."""
+    return indices[runtime.accelerator.process_index :: runtime.accelerator.num_processes]
+
+
+def inputs_of(images: Images, batch: Tensor, data: RepairData, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """What the model takes for `images[batch]`, (n, C, H, W), and their labels (n,), on the device."""
+    return data.preprocessing.normalize(images.pixels(batch), runtime.device), images.labels[batch].to(runtime.device)
 
 
 def accumulator(size: int, runtime: Runtime) -> Tensor:

@@ -9,7 +9,7 @@ from timm_repair.batches import Batches
 from timm_repair.caching import PrefixCache, prefix_cache
 from timm_repair.data import RepairData
 from timm_repair.distributed import sharded
-from timm_repair.runtime import Runtime
+from timm_repair.runtime import Runtime, out_of_memory_explained
 from timm_repair.surgery import evaluating, names_in, only_trainable, snapshot
 from timm_repair.training import (
     INTERPOLATIONS,
@@ -50,7 +50,8 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
     descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
-        return descent.step(batches.loss(model, cache) + anchor_penalty(parameters, original, anchor))
+        with out_of_memory_explained(f"batch_size={options.batch_size}"):
+            return descent.step(batches.loss(model, cache) + anchor_penalty(parameters, original, anchor))
 
     trains = training_mode(model, part, batch_norm=options.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
@@ -86,7 +87,7 @@ def recalibrate(model: nn.Module, part: nn.Module, data: RepairData, options: Tr
                 norm.momentum = None  # cumulative average
                 norm.train()
             for _ in range(batches):
-                with runtime.accelerator.autocast():
+                with runtime.accelerator.autocast(), out_of_memory_explained(f"batch_size={options.batch_size}"):
                     model(supply.draw()[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
