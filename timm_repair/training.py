@@ -222,7 +222,7 @@ def fit(step: Callable[[int], Row], *, steps: int, stage: str, runtime: Runtime,
     state = (dict(state) | ({"monitor": monitor} if monitor else {})) if state and runtime.journal else None
     history, ended = _resumed(stage, state, runtime)
     runtime.skip_logged(len(history))
-    every = max(steps // CHECKPOINTS, 1)
+    every = math.ceil(steps / CHECKPOINTS)
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
         for i in range(len(history), 0 if ended else steps):

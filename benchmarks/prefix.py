@@ -1,0 +1,170 @@
+"""What a step of a block's repair costs, as ratio to a step of whole-network fine-tuning, beside what its FLOPs allow.
+
+    python benchmarks/prefix.py                                  # all models; about half an hour on two cores
+    python benchmarks/prefix.py --models resnet18 --blocks layer4
+
+For each block: a step of fine-tuning it with and without the prefix cache, and a pair of search steps (architecture, weights), each
+divided by a step of fine-tuning the whole network that was measured right before and after it. Weights and images are random: neither
+changes what a step costs. The bound counts FLOPs of convolutions and linear layers: 3 F - F_first for the whole network, F_prefix +
+3 F_block + 2 F_suffix without and 3 F_block + 2 F_suffix with the cache; 5 F_block + 4 F_suffix for a pair of the search, without what
+its added paths cost. `predicted` is what the cost model that decides about caching expects of a cached step, relative to one that is
+not. Rows that are in the result file are kept. Writes benchmarks/results/prefix.json.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import timm
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from timm_repair import pipeline, strategies
+from timm_repair.batches import Batches
+from timm_repair.caching import PrefixCache, prefix_cache
+from timm_repair.costs import BYTE_FLOPS, Costs
+from timm_repair.data import Preprocessing, RepairData, as_images
+from timm_repair.methods.selecting import part_of
+from timm_repair.partition import Block, blocks
+from timm_repair.relax import plan, relax
+from timm_repair.runtime import Runtime
+from timm_repair.search import search
+from timm_repair.surgery import extract, names_in, only_trainable, swap
+from timm_repair.tracing import trace
+from timm_repair.training import Descent, Training, training_mode
+
+RESULT = Path(__file__).parent / "results" / "prefix.json"
+# stages, and of DenseNet-121 two of the paper's blocks from its last third
+MODELS = {"resnet18": (), "resnet50": (), "vgg16_bn": (), "efficientnet_b0": (),
+          "densenet121": ("features.denseblock3.denselayer23-denselayer24", "features.denseblock4.denselayer15-denselayer16")}
+CIFAR = "_cifar_stem"  # after a ResNet's name: a 3x3 convolution and no pooling at its start, images of 32 pixels
+
+
+@dataclass(frozen=True)
+class Case:
+    model: nn.Module
+    data: RepairData
+    options: Training
+    runtime: Runtime
+
+    def copy(self) -> nn.Module:
+        return deepcopy(self.model).to(memory_format=torch.channels_last)
+
+
+def make_case(name: str, batch_size: int, precision: str) -> Case:
+    model = timm.create_model(name.removesuffix(CIFAR), num_classes=10)
+    side = 224
+    if name.endswith(CIFAR):
+        model.conv1, model.maxpool, side = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity(), 32
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
+    pixels = torch.randint(256, (2 * batch_size, side, side, 3), dtype=torch.uint8).numpy()
+    pairs = [(Image.fromarray(image), i % 10) for i, image in enumerate(pixels)]
+    failing, retained = (as_images(part, model) for part in (pairs[:batch_size], pairs[batch_size:]))
+    data = RepairData(failing, retained, {}, {}, Preprocessing.of(model), 10, None, None, {})
+    options = Training(batch_size=batch_size, views=1, cache="always", learning_rate=1e-4, cache_memory=8.0, steps=10_000)
+    return Case(model.eval(), data, options, Runtime(Accelerator(mixed_precision=precision), progress=False))
+
+
+def step_of(case: Case, model: nn.Module, part: nn.Module, cache: PrefixCache | None) -> Callable[[], None]:
+    """One step of fine-tuning `part`, on data that were read before."""
+    batches, descent = Batches(case.data, case.options, case.runtime, "step"), Descent(part.parameters(), case.options, case.runtime)
+
+    def step() -> None:
+        with only_trainable(model, names_in(model, part)), training_mode(model, part):
+            descent.step(batches.loss(model, cache))
+
+    return step
+
+
+def pair_of(case: Case, block: Block) -> Callable[[], None]:
+    """Two steps of a search, one for the architecture and one for the weights."""
+    model = case.copy()
+    cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
+    strategy = strategies.get("pc_darts", warmup=0.0)
+    raw = extract(model, block)
+    relaxed = relax(raw, plan(raw, block.in_shape, partial=strategy.partial), strategy, case.runtime.generator("architecture"))
+    swap(model, block, relaxed)
+    return lambda: search(model, [relaxed], case.data, case.options, case.runtime, steps=2, cache=cache)
+
+
+def seconds(work: Callable[[], None]) -> float:
+    start = perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def ratios(works: dict[str, Callable[[], None]], whole: Callable[[], None], repeats: int) -> dict[str, dict]:
+    """Each work's time over the mean of the two whole-network steps around it."""
+    for work in (whole, *works.values()):  # caches are filled, kernels chosen
+        work()
+        work()
+    found, before = {name: [] for name in works}, seconds(whole)
+    for _ in range(repeats):
+        for name, work in works.items():
+            time, after = seconds(work), seconds(whole)
+            found[name].append(2 * time / (before + after))
+            before = after
+    return {name: {"ratio": median(values), "min": min(values), "max": max(values)} for name, values in found.items()}
+
+
+def measure_block(case: Case, block: Block, repeats: int) -> dict:
+    models = [case.copy() for _ in range(3)]
+    parts = [models[0], *(part_of(model, block) for model in models[1:])]
+    cache = prefix_cache(models[2], parts[2], case.data, case.options, case.runtime)
+    whole, plain, cached = (step_of(case, model, part, each)
+                            for model, part, each in zip(models, parts, (None, None, cache if cache.kept else None), strict=True))
+    found = ratios({"plain": plain, "cached": cached, "search_pair": pair_of(case, block)}, whole, repeats)
+    calls = trace(case.model)
+    total = calls[""][0].flops
+    first = next(calls[name][0].flops for name, module in case.model.named_modules() if isinstance(module, nn.Conv2d))
+    prefix = cache.place.flops if cache.kept else sum(  # the first block has none that could be kept
+        calls[name][0].flops for name in calls if name and "." not in name and calls[name][0].end < calls[block.paths[0]][0].start)
+    costs = Costs(prefix, block.flops, total - prefix - block.flops, 0 if not cache.kept else torch.Size(cache.layout.shape).numel()
+                  * cache.layout.kept.itemsize)
+    full = 3 * total - first
+    bounds = {"plain": (costs.prefix + costs.step) / full, "cached": costs.step / full,
+              "search_pair": (5 * costs.part + 4 * costs.suffix) / full}
+    for name, bound in bounds.items():
+        found[name] |= {"bound": bound, "over_bound": found[name]["ratio"] / bound}
+    predicted = (costs.step + costs.bytes * BYTE_FLOPS) / (costs.step + costs.prefix)
+    return {"block": block.name, "flops_share": block.flops / total, "kept": bool(cache.kept), "repeats": repeats, **found,
+            "cached_over_plain": {"predicted": predicted, "measured": found["cached"]["ratio"] / found["plain"]["ratio"]}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[*MODELS, "resnet18" + CIFAR, "resnet50" + CIFAR])
+    parser.add_argument("--blocks", nargs="+", help="only these")
+    parser.add_argument("--batch-size", type=int, default=8, help="four times as many images of 32 pixels")
+    parser.add_argument("--precision", default="no")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    result = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"rows": []}
+    for name in arguments.models:
+        case = make_case(name, arguments.batch_size * (4 if name.endswith(CIFAR) else 1), arguments.precision)
+        pairs = {block.name: block for block in blocks(case.model, granularity="pair")} if MODELS.get(name) else {}
+        chosen = [block for block in blocks(case.model) if block.repairable] + [pairs[block] for block in MODELS.get(name, ())]
+        for block in chosen:
+            if (arguments.blocks and block.name not in arguments.blocks) or any(
+                    (row["model"], row["block"]) == (name, block.name) for row in result["rows"]):
+                continue
+            row = {"model": name, **measure_block(case, block, arguments.repeats)}
+            print(json.dumps(row), flush=True)
+            result["rows"].append(row)
+            result |= {"threads": torch.get_num_threads(), "device": case.runtime.device.type, "precision": arguments.precision,
+                       "batch_size": arguments.batch_size, "versions": pipeline.versions()}
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
