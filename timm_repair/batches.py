@@ -40,18 +40,27 @@ class Shuffled:
     """The indices below `length` in a random order, and again in another, without end."""
 
     def __init__(self, length: int, generator: torch.Generator):
-        self.length, self.generator, self.left, self.rounds = length, generator, [], 0
+        self.length, self.generator, self.order, self.next, self.rounds = length, generator, torch.arange(0), 0, 0
 
     def take(self, count: int) -> Tensor:
         """The next `count` of them, and of each the number of the round it comes in, from 0: (2, count)."""
-        taken, rounds = [], []
-        while len(taken) < count:
-            if not self.left:
-                self.left = torch.randperm(self.length, generator=self.generator).tolist()
+        pieces = []
+        while count:
+            if self.next == len(self.order):
+                self.order, self.next = torch.randperm(self.length, generator=self.generator), 0
                 self.rounds += 1
-            more = self.left[: count - len(taken)]
-            taken, rounds, self.left = taken + more, rounds + [self.rounds - 1] * len(more), self.left[len(more) :]
-        return torch.tensor([taken, rounds])
+            taken = self.order[self.next : self.next + count]
+            pieces.append(torch.stack([taken, torch.full_like(taken, self.rounds - 1)]))
+            self.next, count = self.next + len(taken), count - len(taken)
+        return torch.cat(pieces, 1)
+
+    def state_dict(self) -> dict:
+        """Where it stands."""
+        return {"order": self.order, "next": self.next, "rounds": self.rounds}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from there."""
+        self.order, self.next, self.rounds = state["order"], state["next"], state["rounds"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Batches:
         self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
             raise OptionError("with two classes wrong_class_weight=0 leaves failures nothing to teach: set it above 0, or leave it out")
+        self._ahead: tuple[dict, Batch] | None = None  # the next batch, and the state before it was drawn
         self.supplies = []
         for name, count in counts(options, data).items():
             if count:
@@ -96,17 +106,27 @@ class Batches:
 
     def state_dict(self) -> dict:
         """Where the supply stands, for `load_state_dict`."""
-        orders = [order for *_, order in self.supplies]
-        return {"generator": self.generator.get_state(), "left": [o.left for o in orders], "rounds": [o.rounds for o in orders]}
+        return self._state() if self._ahead is None else self._ahead[0]
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go on from there."""
+        self._ahead = None
         self.generator.set_state(state["generator"])
-        for (*_, order), left, rounds in zip(self.supplies, state["left"], state["rounds"], strict=True):
-            order.left, order.rounds = list(left), rounds
+        for (*_, order), its in zip(self.supplies, state["orders"], strict=True):
+            order.load_state_dict(its)
 
-    def take(self) -> Batch:
-        """This process's part of the next batch."""
+    def _state(self) -> dict:
+        return {"generator": self.generator.get_state(), "orders": [order.state_dict() for *_, order in self.supplies]}
+
+    def take(self, cache: "PrefixCache | None" = None) -> Batch:
+        """This process's part of the next batch. The images of the one after it begin to be decoded, but for those that `cache` keeps."""
+        batch = self._next() if self._ahead is None else self._ahead[1]
+        self._ahead = self._state(), self._next()
+        for part in self._ahead[1].parts:
+            self.examples.expect(part if cache is None else part[~cache.keeps(part)])
+        return batch
+
+    def _next(self) -> Batch:
         parts = self._whole()
         views = {part.name: tuple(part.views.unique().tolist()) for part in parts if part.views is not None}
         # every n-th example of the batch is this process's
@@ -137,7 +157,7 @@ class Batches:
 
     def loss(self, model: nn.Module, cache: "PrefixCache | None" = None) -> Tensor:
         """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over processes is that over the batch."""
-        batch, accelerator = self.take(), self.runtime.accelerator
+        batch, accelerator = self.take(cache), self.runtime.accelerator
         with accelerator.autocast():
             logits = model(self.examples.images(*batch.parts)) if cache is None else cache.logits(batch.parts, batch.views)
             loss = repair_loss(logits, batch.labels, batch.answers, self.wrong_class_weight)

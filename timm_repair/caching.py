@@ -97,21 +97,24 @@ class PrefixCache:
         return predict(self.entered, images, preprocessing, self.runtime,
                        inputs=lambda rows: self._arrived(self.examples.view(name, rows, torch.zeros_like(rows))))
 
+    def keeps(self, part: Part) -> Tensor:
+        """(n,) bool: for which examples of `part` it is read what arrives, and not their image."""
+        return (part.rows < self.kept.get(part.name, 0)) & torch.tensor(part.views is not None)
+
     @torch.no_grad()
     def _arrived(self, part: Part) -> Tensor:
         """What arrives for the examples of `part`, (n, …) on the device: read where it was kept, else computed."""
-        places, found = [], []
-        left = torch.ones(len(part.rows), dtype=torch.bool)
-        for view in () if part.views is None else part.views.unique().tolist():
-            kept = self.views.get((part.name, view))
-            if kept is not None:
-                these = ((part.views == view) & (part.rows < len(kept))).nonzero().flatten()
-                left[these] = False
-                places.append(these)
-                read = kept.index_select(0, part.rows[these].to(kept.device))
-                found.append(self.layout.unpack(read.to(self.runtime.device, non_blocking=True)))
-        if left.any():
-            places.append(left.nonzero().flatten())
+        places, found, read = [], [], self.keeps(part)
+        for view in part.views[read].unique().tolist() if read.any() else ():
+            these, kept = (read & (part.views == view)).nonzero().flatten(), self.views[part.name, view]
+            if kept is None:
+                read[these] = False
+                continue
+            places.append(these)
+            rows = kept.index_select(0, part.rows[these].to(kept.device))
+            found.append(self.layout.unpack(rows.to(self.runtime.device, non_blocking=True)))
+        if not read.all():
+            places.append((~read).nonzero().flatten())
             found.append(self._computed(part[places[-1]]))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort().to(self.runtime.device)]
 

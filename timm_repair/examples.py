@@ -70,6 +70,10 @@ class Examples:
             pixels.append(found if part.augmentation is None else part.augmentation(found))
         return self.preprocessing.normalize(torch.cat(pixels), self.runtime.device)
 
+    def expect(self, part: Part) -> None:
+        """Begin to decode the images of `part`, which will be wanted next."""
+        self.populations[part.name].expect(part.rows)
+
     def _view(self, name: str, view: int) -> Augmentation:
         if (name, view) not in self._drawn:
             # of the run and not of a stage: what was computed for a view serves all

@@ -9,7 +9,8 @@ import logging
 import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +26,14 @@ CACHE_BYTES = 2 * 1024**3
 # what PIL and numpy raise on damaged files; anything else is a bug and must surface as one
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _CHUNK = 256  # images decoded at once
+_EXPECTED = 1024  # images that may wait, decoded, to be fetched
 _THREADED_PIXELS = 96 * 96  # below, starting a thread costs more than decoding the image
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads to decode in, of this process: PIL decodes and resizes outside the interpreter lock, but a fork takes no threads along."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="timm_repair-decode")
 
 
 class Reader(Protocol):
@@ -51,10 +59,25 @@ class Pool:
     def __init__(self, reader: Reader, ids: Sequence, preprocessing: Preprocessing, budget: int = CACHE_BYTES):
         self.reader, self.ids, self.preprocessing, self.budget = reader, tuple(ids), preprocessing, budget
         self.unreadable: dict[int, UnreadableError] = {}
+        self.expected: dict[int, Future] = {}
         self.cache = self.slot = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"cache": None, "slot": None}  # the other process decodes again
+        return self.__dict__ | {"cache": None, "slot": None, "expected": {}}  # the other process decodes again
+
+    def expect(self, rows: Tensor) -> None:
+        """Begin to decode `rows` (n,), which will be fetched soon, beside what the caller does."""
+        _, height, width = self.preprocessing.input_size
+        if height * width < _THREADED_PIXELS:
+            return
+        if self.slot is None:
+            self._allocate()
+        missing = [row for row in rows[self.slot[rows] < 0].unique().tolist() if row not in self.unreadable and row not in self.expected]
+        raws = self.reader.read(missing) if missing else []  # here: a reader need not stand threads
+        for row, raw in zip(missing, raws, strict=True):
+            self.expected[row] = _threads(os.getpid()).submit(self._decode_one, row, raw)
+        for row in list(self.expected)[:-_EXPECTED]:  # of loops that ended before they fetched them
+            self.expected.pop(row).cancel()
 
     def _allocate(self) -> None:
         channels, height, width = self.preprocessing.input_size
@@ -92,13 +115,13 @@ class Pool:
             self.used += 1
 
     def _decode(self, rows: list[int]) -> list[Tensor | None]:
-        raws = self.reader.read(rows)
+        expected = {row: self.expected.pop(row) for row in dict.fromkeys(rows) if row in self.expected}
+        new = [row for row in rows if row not in expected]
+        raws = self.reader.read(new) if new else []
         _, height, width = self.preprocessing.input_size
-        workers = min(8, os.cpu_count() or 1, len(rows)) if height * width >= _THREADED_PIXELS else 1
-        if workers == 1:
-            return [self._decode_one(row, raw) for row, raw in zip(rows, raws, strict=True)]
-        with ThreadPoolExecutor(workers) as threads:  # PIL decodes and resizes outside the interpreter lock
-            return list(threads.map(self._decode_one, rows, raws))
+        apply = _threads(os.getpid()).map if height * width >= _THREADED_PIXELS and len(new) > 1 else map
+        decoded = iter(list(apply(self._decode_one, new, raws)))
+        return [expected[row].result() if row in expected else next(decoded) for row in rows]
 
     def _decode_one(self, row: int, raw: Any) -> Tensor | None:
         try:
@@ -199,6 +222,10 @@ class Images(torch.utils.data.Dataset):
                 if self.on_unreadable != "skip":
                     raise
                 rows = torch.where(rows == error.row, self._substitute(error), rows)
+
+    def expect(self, indices: Sequence[int] | Tensor) -> None:
+        """Begin to decode the examples at `indices` (n,), whose pixels will be wanted next, beside what the caller does."""
+        self._pool.expect(self._rows[_as_indices(indices)])
 
     def _substitute(self, error: UnreadableError) -> int:
         place = int((self._rows == error.row).nonzero()[0])
