@@ -6,9 +6,9 @@
 For each block: a step of fine-tuning it with and without the prefix cache, and a pair of search steps (architecture, weights), each
 divided by a step of fine-tuning the whole network that was measured right before and after it. Weights and images are random: neither
 changes what a step costs. The bound counts FLOPs of convolutions and linear layers: 3 F - F_first for the whole network, F_prefix +
-3 F_block + 2 F_suffix without and 3 F_block + 2 F_suffix with the cache; 5 F_block + 4 F_suffix for a pair of the search, without what
-its added paths cost. `predicted` is what the cost model that decides about caching expects of a cached step, relative to one that is
-not. Rows that are in the result file are kept. Writes benchmarks/results/prefix.json.
+3 F_block + 2 F_suffix without and 3 F_block + 2 F_suffix with the cache; 5 F_relaxed + 4 F_suffix for a pair of the search, where
+F_relaxed counts the added paths too. `predicted` is what the cost model that decides about caching expects of a cached step, relative
+to one that is not. What is in the result file is not measured again. Writes benchmarks/results/prefix.json.
 """
 
 import argparse
@@ -25,15 +25,18 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from timm_repair import pipeline, strategies
 from timm_repair.batches import Batches
 from timm_repair.caching import PrefixCache, prefix_cache
 from timm_repair.costs import BYTE_FLOPS, Costs
 from timm_repair.data import Preprocessing, RepairData, as_images
+from timm_repair.distributed import sharded
 from timm_repair.methods.selecting import part_of
 from timm_repair.partition import Block, blocks
-from timm_repair.relax import plan, relax
+from timm_repair.prefix import Place
+from timm_repair.relax import RelaxedBlock, plan, relax
 from timm_repair.runtime import Runtime
 from timm_repair.search import search
 from timm_repair.surgery import extract, names_in, only_trainable, swap
@@ -77,20 +80,26 @@ def step_of(case: Case, model: nn.Module, part: nn.Module, cache: PrefixCache | 
     batches, descent = Batches(case.data, case.options, case.runtime, "step"), Descent(part.parameters(), case.options, case.runtime)
 
     def step() -> None:
-        with only_trainable(model, names_in(model, part)), training_mode(model, part):
+        with only_trainable(model, names_in(model, part)), training_mode(model, part), sharded(part, case.runtime, "step"):
             descent.step(batches.loss(model, cache))
 
     return step
+
+
+def relaxed_in(case: Case, model: nn.Module, block: Block) -> RelaxedBlock:
+    """The block, made ready for a search, in its place in `model`."""
+    strategy = strategies.get("pc_darts", warmup=0.0)
+    raw = extract(model, block)
+    relaxed = relax(raw, plan(raw, block.in_shape, partial=strategy.partial), strategy, case.runtime.generator("architecture"))
+    swap(model, block, relaxed)
+    return relaxed
 
 
 def pair_of(case: Case, block: Block) -> Callable[[], None]:
     """Two steps of a search, one for the architecture and one for the weights."""
     model = case.copy()
     cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
-    strategy = strategies.get("pc_darts", warmup=0.0)
-    raw = extract(model, block)
-    relaxed = relax(raw, plan(raw, block.in_shape, partial=strategy.partial), strategy, case.runtime.generator("architecture"))
-    swap(model, block, relaxed)
+    relaxed = relaxed_in(case, model, block)
     return lambda: search(model, [relaxed], case.data, case.options, case.runtime, steps=2, cache=cache)
 
 
@@ -122,22 +131,37 @@ def measure_block(case: Case, block: Block, repeats: int) -> dict:
     cache = prefix_cache(models[2], parts[2], case.data, case.options, case.runtime)
     whole, plain, cached = (step_of(case, model, part, each)
                             for model, part, each in zip(models, parts, (None, None, cache if cache.kept else None), strict=True))
-    found = ratios({"plain": plain, "cached": cached, "search_pair": pair_of(case, block)}, whole, repeats)
+    return ratios({"plain": plain, "cached": cached, "search_pair": pair_of(case, block)}, whole, repeats) | {
+        "repeats": repeats, "batch_size": case.options.batch_size}
+
+
+@torch.no_grad()
+def flops(case: Case, model: nn.Module) -> int:
+    """Of one image's forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *case.data.preprocessing.input_size))
+    return counter.get_total_flops()
+
+
+def derived(case: Case, block: Block, measured: dict) -> dict:
+    """The row of a block: what was measured, beside what its FLOPs allow and what the cost model expects."""
+    model, total = case.copy(), flops(case, case.model)
+    cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
     calls = trace(case.model)
-    total = calls[""][0].flops
+    prefix = Place.at(block.paths[0], calls).flops
+    kept = torch.Size(cache.layout.shape).numel() * cache.layout.kept.itemsize if cache.kept else 0
+    costs = Costs(prefix, block.flops, total - prefix - block.flops, kept)
+    relaxed_in(case, model, block)
+    added = flops(case, model) - total
     first = next(calls[name][0].flops for name, module in case.model.named_modules() if isinstance(module, nn.Conv2d))
-    prefix = cache.place.flops if cache.kept else sum(  # the first block has none that could be kept
-        calls[name][0].flops for name in calls if name and "." not in name and calls[name][0].end < calls[block.paths[0]][0].start)
-    costs = Costs(prefix, block.flops, total - prefix - block.flops, 0 if not cache.kept else torch.Size(cache.layout.shape).numel()
-                  * cache.layout.kept.itemsize)
     full = 3 * total - first
     bounds = {"plain": (costs.prefix + costs.step) / full, "cached": costs.step / full,
-              "search_pair": (5 * costs.part + 4 * costs.suffix) / full}
-    for name, bound in bounds.items():
-        found[name] |= {"bound": bound, "over_bound": found[name]["ratio"] / bound}
-    predicted = (costs.step + costs.bytes * BYTE_FLOPS) / (costs.step + costs.prefix)
-    return {"block": block.name, "flops_share": block.flops / total, "kept": bool(cache.kept), "repeats": repeats, **found,
-            "cached_over_plain": {"predicted": predicted, "measured": found["cached"]["ratio"] / found["plain"]["ratio"]}}
+              "search_pair": (5 * (costs.part + added) + 4 * costs.suffix) / full}
+    row = {name: measured[name] | {"bound": bound, "over_bound": measured[name]["ratio"] / bound} for name, bound in bounds.items()}
+    predicted = (costs.step + costs.bytes * BYTE_FLOPS) / (costs.step + costs.prefix) if kept else 1.0
+    return {"flops_share": block.flops / total, "relaxed_flops": 1 + added / block.flops, "kept": bool(cache.kept),
+            "repeats": measured["repeats"], "batch_size": measured["batch_size"], **row,
+            "cached_over_plain": {"predicted": predicted, "measured": measured["cached"]["ratio"] / measured["plain"]["ratio"]}}
 
 
 def main() -> None:
@@ -155,14 +179,15 @@ def main() -> None:
         pairs = {block.name: block for block in blocks(case.model, granularity="pair")} if MODELS.get(name) else {}
         chosen = [block for block in blocks(case.model) if block.repairable] + [pairs[block] for block in MODELS.get(name, ())]
         for block in chosen:
-            if (arguments.blocks and block.name not in arguments.blocks) or any(
-                    (row["model"], row["block"]) == (name, block.name) for row in result["rows"]):
+            if arguments.blocks and block.name not in arguments.blocks:
                 continue
-            row = {"model": name, **measure_block(case, block, arguments.repeats)}
+            key = {"model": name, "block": block.name}
+            old = next((row for row in result["rows"] if key.items() <= row.items()), None)
+            row = key | derived(case, block, old or measure_block(case, block, arguments.repeats))
             print(json.dumps(row), flush=True)
-            result["rows"].append(row)
+            result["rows"] = [row if each is old else each for each in result["rows"]] + ([] if old else [row])
             result |= {"threads": torch.get_num_threads(), "device": case.runtime.device.type, "precision": arguments.precision,
-                       "batch_size": arguments.batch_size, "versions": pipeline.versions()}
+                       "versions": pipeline.versions()}
             arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

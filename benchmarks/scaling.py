@@ -1,0 +1,88 @@
+"""How much faster two processes are than one: the same localization, search and fine-tuning, one thread each.
+
+    python benchmarks/scaling.py
+
+Runs of one and of two processes take turns, each a launch of its own (torchrun, gloo on CPUs). Efficiency is the time on one process
+over N times the time on N: 1 is ideal. What is timed is the work alone, not starting, loading or tracing; a step's batch is the same
+for all, so communication and the batch norms of the whole batch are in it. ResNet-18 with a 3x3 stem, 32 pixels, random weights.
+Writes benchmarks/results/scaling.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from prefix import CIFAR, make_case, relaxed_in, step_of
+
+from timm_repair import pipeline
+from timm_repair.localization import localize
+from timm_repair.methods.selecting import part_of
+from timm_repair.partition import blocks
+from timm_repair.search import search
+
+RESULT = Path(__file__).parent / "results" / "scaling.json"
+MODEL, BATCH_SIZE, STEPS = "resnet18" + CIFAR, 32, 3
+
+
+def timed(work) -> float:
+    work()  # allocations, choice of kernels
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+def worker() -> None:
+    """Seconds of each kind of work on this many processes; the main one prints them."""
+    torch.manual_seed(0)  # the same weights and images on all
+    case = make_case(MODEL, BATCH_SIZE, "no")
+    found, accelerator = blocks(case.model), case.runtime.accelerator
+    block = next(block for block in found if block.name == "layer3")
+    whole, tuned, searched = (case.copy() for _ in range(3))
+    relaxed = relaxed_in(case, searched, block)
+    works = {f"localization, {score}": lambda score=score: localize(case.model, found, case.data, score=score, runtime=case.runtime)
+             for score in ("rgn", "spectrum_gradient")}
+    for name, model, part in (("fine-tuning, network", whole, whole), ("fine-tuning, layer3", tuned, part_of(tuned, block))):
+        step = step_of(case, model, part, None)
+        works[name] = lambda step=step: [step() for _ in range(STEPS)]
+    works["search, layer3"] = lambda: search(searched, [relaxed], case.data, case.options, case.runtime, steps=STEPS)
+    seconds = {}
+    for name, work in works.items():
+        accelerator.wait_for_everyone()
+        seconds[name] = timed(work)
+    if accelerator.is_main_process:
+        print(json.dumps(seconds))
+
+
+def launch(processes: int) -> dict[str, float]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run([*launcher, __file__, "--worker"], check=True, capture_output=True, text=True, env=environment).stdout
+    return json.loads(printed.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker()
+    pairs = [(launch(1), launch(arguments.processes)) for _ in range(arguments.repeats)]
+    rows = []
+    for name in pairs[0][0]:
+        efficiency = [one[name] / (arguments.processes * several[name]) for one, several in pairs]
+        rows.append({"work": name, "efficiency": median(efficiency), "min": min(efficiency), "max": max(efficiency)})
+        print(rows[-1])
+    RESULT.write_text(json.dumps({"processes": arguments.processes, "cores": os.cpu_count(), "model": MODEL, "batch_size": BATCH_SIZE,
+                                  "repeats": arguments.repeats, "rows": rows, "versions": pipeline.versions()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
