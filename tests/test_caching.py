@@ -138,9 +138,10 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
     assert "No space left" in caplog.text and "cache_disk" in caplog.text
 
 
-def test_half_precision_takes_half_the_room(data):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_takes_half_the_room(data, precision):
     model, runtime = make(), quiet()
-    exact, rounded = cached(model, data, runtime), cached(model, data, runtime, cache_precision="bf16")
+    exact, rounded = cached(model, data, runtime), cached(model, data, runtime, cache_precision=precision)
     batch = Batches(data, options(), runtime, "test").take()
     with torch.no_grad():
         one, other = (cache.logits(batch.parts, batch.views) for cache in (exact, rounded))

@@ -49,7 +49,10 @@ class _Layout:
     kept: torch.dtype
 
     def pack(self, arrived: Tensor) -> Tensor:
-        return (arrived.permute(0, 2, 3, 1) if arrived.ndim == 4 else arrived).to(self.kept)
+        packed = arrived.permute(0, 2, 3, 1) if arrived.ndim == 4 else arrived
+        if self.kept == torch.float16 != self.arrives:
+            packed = packed.clamp(torch.finfo(torch.float16).min, torch.finfo(torch.float16).max)  # other types go further
+        return packed.to(self.kept)
 
     def unpack(self, kept: Tensor) -> Tensor:
         return (kept.permute(0, 3, 1, 2) if kept.ndim == 4 else kept).to(self.arrives)
@@ -159,8 +162,8 @@ def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: T
     if found is None:
         return nothing
     place, layout, flops = found
-    if options.cache_precision == "bf16":
-        layout = replace(layout, kept=torch.bfloat16)
+    if options.cache_precision != "same":
+        layout = replace(layout, kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.cache_precision])
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
     memory, disk = (round(gib * GIB) for gib in (options.cache_memory, options.cache_disk))
     kept = worthwhile(demands(examples, data, options, costs), costs, memory + disk, always=options.cache == "always")

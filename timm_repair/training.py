@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, object]
 INTERPOLATIONS = (0.25, 0.5, 0.75)  # between the original weights and the repaired ones, see `methods.tuning`
-_CHOICES = {"batch_norm": ("train", "frozen"), "cache": ("auto", "always", "never"), "cache_precision": ("same", "bf16")}
+_CHOICES = {"batch_norm": ("train", "frozen"), "cache": ("auto", "always", "never"), "cache_precision": ("same", "bf16", "fp16")}
 
 
 class Resumable(Protocol):
@@ -62,7 +62,7 @@ class Training:
             again more often than they have views, what the model computes before the block is then computed once per view.
         cache: "auto" keeps what arrives at the repaired part where that pays, "always" wherever it can, "never" not; see `caching`.
         cache_memory, cache_disk: GiB that it may take, per process, on the device and in temporary files.
-        cache_precision: "same" keeps what was computed, "bf16" rounds it, for half the room.
+        cache_precision: "same" keeps what was computed; "fp16" and "bf16" round it, float32 then takes half the room.
         evaluations: how often the selection split is measured on the way; the best state is what remains.
         patience: stop early after so many measurements without a better one; None spends all steps.
     """
