@@ -38,6 +38,11 @@ from timm_repair.training import Descent, anchor_penalty, fit, training_mode
 STEPS = 20
 # 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20 steps, on any number of processes
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
+SEARCH = {"block": "layer3", "search_share": 0.5}
+REPAIRS = {
+    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network"},
+    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
+}  # fmt: skip
 NORMS = {
     "momentum": (nn.BatchNorm2d, {}), "cumulative": (nn.BatchNorm2d, {"momentum": None}), "bare": (nn.BatchNorm2d, {"affine": False}),
     "untracked": (nn.BatchNorm2d, {"track_running_stats": False}), "activated": (BatchNormAct2d, {}), "flat": (nn.BatchNorm1d, {}),
@@ -142,8 +147,8 @@ def found_in(folder: Path) -> dict:
     recalibrate(renewed, renewed, data, Training(**PLAIN), runtime, batches=3)
     found["recalibrated"] = renewed.state_dict()
 
-    for name, options in {"archrepair": {"block": "layer3", "search_share": 0.5}, "finetune": {"level": "network"}}.items():
-        repaired = timm_repair.repair(model(), **given, holdout=places[2], method=name, **PLAIN, **options)
+    for name, options in REPAIRS.items():
+        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN, **options)
         report = repaired.report
         found["states"][name], found["histories"][name] = repaired.model.state_dict(), list(report.history)
         scores = [(each.population, each.before.tolist(), each.after.tolist()) for each in report.scores]

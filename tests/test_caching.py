@@ -8,6 +8,7 @@ import torch
 from cases import BUDGET
 from tiny import digits, make, quiet, repair_data
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from timm_repair import caching
 from timm_repair.batches import Batches
@@ -118,7 +119,7 @@ def test_it_spills_to_a_file_that_leaves_nothing_behind(data, tmp_path, monkeypa
     for _ in range(5):
         batch = supply.take()
         assert torch.equal(on_disk.logits(batch.parts, batch.views), in_memory.logits(batch.parts, batch.views))
-    assert on_disk.room.disk < 2**26 and in_memory.room.disk == 2**34
+    assert set(on_disk.room.places.values()) == {"disk"} and set(in_memory.room.places.values()) == {"memory"}
     assert not list(tmp_path.iterdir()), "the file has no name, so a killed process leaves none"
 
 
@@ -145,7 +146,7 @@ def test_half_precision_takes_half_the_room(data, precision):
     batch = Batches(data, options(), runtime, "test").take()
     with torch.no_grad():
         one, other = (cache.logits(batch.parts, batch.views) for cache in (exact, rounded))
-    assert rounded.room.memory - 2**30 == (exact.room.memory - 2**30) / 2
+    assert rounded.room.left["memory"] - 2**30 == (exact.room.left["memory"] - 2**30) / 2
     assert one.dtype == other.dtype and 0 < (one - other).abs().max() < 1e-2
 
 
@@ -191,6 +192,14 @@ def test_a_cheap_prefix_is_not_kept():
     demand = Demand("failing", 10, 1, 1000, costs.step)
     assert 0 < costs.prefix / (costs.step + costs.prefix) < LEAST_GAIN
     assert worthwhile([demand], costs, budget=10**6) == {}
+
+
+def test_gain_is_a_share_of_the_whole_run():
+    """Training that cannot be kept counts as well: a selection split that is a small part of it is not worth its memory."""
+    costs = Costs(prefix=1000, part=100, suffix=50, bytes=2)
+    fresh, choosing = Demand("failing", 10, 0, 10**6, costs.step), Demand("selection failing", 10, 1, 100, costs.measurement)
+    assert worthwhile([choosing], costs, budget=10**6) == {"selection failing": 10}
+    assert worthwhile([fresh, choosing], costs, budget=10**6) == {}
 
 
 def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
@@ -251,6 +260,56 @@ def test_layers_of_a_dense_block_are_entered_with_all_features():
         torch.testing.assert_close(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
 
 
+class Asserting(nn.Module):
+    """Takes images and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x):
+        assert x.shape[1] == 1
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+class ByName(Asserting):
+    def forward(self, x):
+        return self.fc(self.second(input=self.first(x)).mean((2, 3)))
+
+
+class Checkpointed(nn.Module):
+    """Runs its first two parts once more in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        units = [nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh(), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(2)]
+        self.stage, self.fc = nn.Sequential(*units), nn.Linear(1, 10)
+
+    def forward(self, x):
+        return self.fc(checkpoint(self.stage, x.requires_grad_(), use_reentrant=False).mean((2, 3)))
+
+
+class Together(Asserting):
+    """What it computes for an image depends on the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("kind", "path"), [(Asserting, "second"), (ByName, "second"), (Checkpointed, "stage.1"), (Together, "second")])
+def test_models_that_cannot_be_entered_are_run_from_the_images(data, kind, path):
+    model, runtime = kind().eval(), quiet()
+    cache = prefix_cache(model, model.get_submodule(path), data, options(), runtime)
+    supply = Batches(data, options(), runtime, "test")
+    batch = supply.take(cache)
+    assert not cache.kept
+    assert torch.equal(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+
+
 class Tied(nn.Module):
     """Its second part has the weights of the first."""
 
@@ -270,11 +329,12 @@ def test_weights_that_come_before_the_part_too_are_not_cached(data):
     assert prefix_cache(model, model.second, data, options(), quiet()).kept
 
 
-def test_room_is_counted():
-    room = Room(100, 1000, torch.device("cpu"))
-    assert room.empty(5, (5,), torch.float32).shape == (5, 5) and room.memory == 0
-    assert room.empty(2, (3, 4), torch.float32).shape == (2, 3, 4) and room.disk == 1000 - 96
-    assert room.empty(1000, (1,), torch.float32) is None
+def test_room_is_given_first_come_first_served_by_plan_not_by_request():
+    for order in ("abc", "cba"):
+        room = Room(100, 1000, torch.device("cpu"), {"a": 100, "b": 96, "c": 4000})
+        found = {key: room.empty(key, (size // 4,), torch.float32) for key, size in zip(order, (25, 24, 25), strict=True)}
+        assert room.places == {"a": "memory", "b": "disk"} and room.left == {"memory": 0, "disk": 904}
+        assert [key for key, kept in found.items() if kept is None] == ["c"]
 
 
 def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):

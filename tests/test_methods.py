@@ -114,11 +114,11 @@ def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given,
     method, options = METHOD_CASES[label]
     before, draws, take = snapshot(unusual(classifier)), [], Batches.take
 
-    def fail(self):
+    def fail(self, *given):
         draws.append(1)
         if len(draws) == 2:
             raise KeyboardInterrupt
-        return take(self)
+        return take(self, *given)
 
     monkeypatch.setattr(Batches, "take", fail)
     with pytest.raises(KeyboardInterrupt):

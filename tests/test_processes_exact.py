@@ -124,7 +124,7 @@ def test_training_in_double_precision_is_the_same(world, alone):
     compare(world["double"], alone["double"], 1e-11)
 
 
-@pytest.mark.parametrize("name", ["plain", "clipped", "anchored", "finetune", "archrepair"])
+@pytest.mark.parametrize("name", ["plain", "clipped", "anchored", *REPAIRS])
 def test_training_is_the_same_up_to_rounding(world, alone, name):
     compare(world["states"][name], alone["states"][name], 5e-5)
     compare(without_alpha(world["histories"][name]), without_alpha(alone["histories"][name]), 5e-5)
@@ -142,10 +142,10 @@ def test_the_search_finds_the_same_architecture(world, alone):
     assert world["search"]["genotype"] == alone["search"]["genotype"] and alone["search"]["genotype"]["edges"]
 
 
-@pytest.mark.parametrize("method", ["archrepair", "finetune"])
-def test_repairs_are_the_same(world, alone, method):
-    assert world[method] == alone[method]
-    assert bool(alone[method]["genotypes"]) == (method == "archrepair")
+@pytest.mark.parametrize("name", REPAIRS)
+def test_repairs_are_the_same(world, alone, name):
+    assert world[name] == alone[name]
+    assert bool(alone[name]["genotypes"]) == (name != "finetune")
 
 
 def test_recalibration_averages_over_whole_batches(world, alone):

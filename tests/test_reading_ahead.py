@@ -1,7 +1,9 @@
 """Reading ahead: images are decoded beside the training step before them, and nothing else changes."""
 
+import os
 import pickle
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -62,11 +64,11 @@ def test_small_or_kept_images_are_not_worth_it(model):
 
 
 def test_what_is_never_fetched_does_not_pile_up(model, monkeypatch):
-    monkeypatch.setattr(module, "_EXPECTED", 4)
+    monkeypatch.setattr(module, "_EXPECTED_BYTES", 4 * SIDE**2)
     images = as_images(pictures(12), model, name="test", cache_bytes=0, check_readable=False)
     for start in range(0, 12, 3):
         images.expect(range(start, start + 3))
-    assert list(images._pool.expected) == [8, 9, 10, 11]
+    assert list(images._pool.expected) == [6, 7, 8, 9, 10, 11], "twice as many as the last time"
     assert not pickle.loads(pickle.dumps(images))._pool.expected
 
 
@@ -105,3 +107,12 @@ def test_shuffled_rounds():
     taken = torch.cat([order.take(3) for _ in range(5)], 1)
     assert taken[1].tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert [sorted(taken[0, start : start + 5].tolist()) for start in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_a_forked_process_does_not_wait_for_the_threads_of_another(model, monkeypatch):
+    images = as_images(pictures(3), model, name="test", cache_bytes=0, check_readable=False)
+    images.expect([0])
+    images._pool.expected[1] = Future()  # nobody will ever finish it
+    child = os.getpid() + 1
+    monkeypatch.setattr("os.getpid", lambda: child)
+    assert len(images.pixels([0, 1])) == 2

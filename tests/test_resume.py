@@ -23,7 +23,10 @@ SCRIPT = Path(__file__).with_name("killing.py")
 
 
 @pytest.mark.parametrize(("options", "kills"), [
-    ({"level": "layer"}, 20), ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6)], ids=["archrepair", "finetune"])
+    ({"level": "layer"}, 20), ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
+    # a prefix cache that is filled anew, in another order, and in which not everything finds room
+    ({"block": "layer4", "views": 3, "cache": "always", "cache_memory": 5e-5, "cache_disk": 5e-5}, 6)],
+    ids=["archrepair", "finetune", "cached"])
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, SCRIPT, tmp_path, str(kills), json.dumps(options)]

@@ -19,25 +19,12 @@ from timm_repair.data import RepairData
 from timm_repair.errors import PartitionError
 from timm_repair.evaluation import BAR_FROM, Prediction, predict
 from timm_repair.examples import SELECTION, Examples, Part
-from timm_repair.prefix import Place, arriving, resumes_exactly, starting_at
+from timm_repair.prefix import Entered, Place, arriving, resumes_exactly
 from timm_repair.runtime import Runtime
-from timm_repair.surgery import evaluating
 from timm_repair.tracing import trace
 from timm_repair.training import Training
 
 _CHUNK = 256  # examples run at once to fill a view
-
-
-class _Entered(nn.Module):
-    """`model` as a function of what arrives at `place`."""
-
-    def __init__(self, model: nn.Module, place: Place):
-        super().__init__()
-        self.model, self.place = model, place
-
-    def forward(self, arrived: Tensor) -> Tensor:
-        with starting_at(self.model, self.place):
-            return self.model(arrived)
 
 
 @dataclass(frozen=True)
@@ -49,10 +36,7 @@ class _Layout:
     kept: torch.dtype
 
     def pack(self, arrived: Tensor) -> Tensor:
-        packed = arrived.permute(0, 2, 3, 1) if arrived.ndim == 4 else arrived
-        if self.kept == torch.float16 != self.arrives:
-            packed = packed.clamp(torch.finfo(torch.float16).min, torch.finfo(torch.float16).max)  # other types go further
-        return packed.to(self.kept)
+        return (arrived.permute(0, 2, 3, 1) if arrived.ndim == 4 else arrived).to(self.kept)
 
     def unpack(self, kept: Tensor) -> Tensor:
         return (kept.permute(0, 3, 1, 2) if kept.ndim == 4 else kept).to(self.arrives)
@@ -74,7 +58,7 @@ class PrefixCache:
                  place: Place | None = None, layout: _Layout | None = None, room: Room | None = None):
         self.model, self.examples, self.runtime = model, examples, runtime
         self.kept, self.place, self.layout, self.room = dict(kept or {}), place, layout, room
-        self.entered = None if place is None else _Entered(model, place)
+        self.entered = None if place is None else Entered(model, place)
         self.views: dict[tuple[str, int], Tensor | None] = {}
 
     def logits(self, parts: Sequence[Part], views: Mapping[str, Sequence[int]]) -> Tensor:
@@ -102,7 +86,7 @@ class PrefixCache:
 
     def keeps(self, part: Part) -> Tensor:
         """(n,) bool: for which examples of `part` it is read what arrives, and not their image."""
-        return (part.rows < self.kept.get(part.name, 0)) & torch.tensor(part.views is not None)
+        return part.rows < (0 if part.views is None else self.kept.get(part.name, 0))
 
     @torch.no_grad()
     def _arrived(self, part: Part) -> Tensor:
@@ -131,7 +115,7 @@ class PrefixCache:
         if (name, view) in self.views or name not in self.kept:
             return
         rows, runtime, accelerator = self.kept[name], self.runtime, self.runtime.accelerator
-        kept = self.room.empty(rows, self.layout.packed, self.layout.kept)
+        kept = self.room.empty((name, view), (rows, *self.layout.packed), self.layout.kept)
         fits = all(gather_object([kept is not None]))  # a disk may be full for one process and not for another
         self.views[name, view] = kept if fits else None
 
@@ -156,9 +140,11 @@ def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: T
     """
     examples = Examples(data, options, runtime)
     nothing = PrefixCache(model, examples, runtime)
+    if options.cache == "never":
+        return nothing
     name, images = next(iter(examples.populations.items()))
     sample = examples.images(Part(name, torch.arange(min(2, len(images))), None, None))
-    found = None if options.cache == "never" else _entrance(model, part, sample, runtime)
+    found = _entrance(model, part, sample, runtime)
     if found is None:
         return nothing
     place, layout, flops = found
@@ -166,8 +152,10 @@ def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: T
         layout = replace(layout, kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.cache_precision])
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
     memory, disk = (round(gib * GIB) for gib in (options.cache_memory, options.cache_disk))
-    kept = worthwhile(demands(examples, data, options, costs), costs, memory + disk, always=options.cache == "always")
-    return PrefixCache(model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device)) if kept else nothing
+    wanted = {demand.name: demand for demand in demands(examples, data, options, costs)}
+    kept = worthwhile(wanted.values(), costs, memory + disk, always=options.cache == "always")
+    sizes = {(name, view): rows * costs.bytes for name, rows in kept.items() for view in range(wanted[name].views)}
+    return PrefixCache(model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device, sizes)) if kept else nothing
 
 
 def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtime) -> tuple[Place, _Layout, tuple[int, int, int]] | None:
@@ -185,19 +173,18 @@ def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtim
     outermost = [name for name in called if not any(name.startswith(f"{other}.") for other in called)]
     of_part = sum(call.flops for name in outermost for call in calls[name])
     parts = first.split(".")
-    with torch.no_grad(), evaluating(model), runtime.accelerator.autocast():
-        # a layer beside a shortcut cannot be entered, the unit around it can
-        for length in range(len(parts), 0, -1):
-            path = ".".join(parts[:length])
-            if path not in calls:
-                continue
-            place = Place.at(path, calls)
-            if _changes(model, place, part) or not place.before:
-                return None
-            if resumes_exactly(model, place, sample):
-                arrived = arriving(model, [place], [sample])[path]
-                flops = place.flops, of_part, calls[""][0].flops - place.flops - of_part
-                return place, _Layout(tuple(arrived.shape[1:]), arrived.dtype, arrived.dtype), flops
+    # a layer beside a shortcut cannot be entered, the unit around it can
+    for path in (".".join(parts[:length]) for length in range(len(parts), 0, -1)):
+        if path not in calls:
+            continue
+        place = Place.at(path, calls)
+        if _changes(model, place, part) or not place.before:
+            return None
+        with runtime.accelerator.autocast():
+            arrived = resumes_exactly(model, place, sample, part)
+        if arrived is not None:
+            flops = place.flops, of_part, calls[""][0].flops - place.flops - of_part
+            return place, _Layout(tuple(arrived.shape[1:]), arrived.dtype, arrived.dtype), flops
     return None
 
 

@@ -3,14 +3,17 @@
 A clock would tell more about one machine, but a run that was killed and goes on must decide as it did before.
 """
 
+import errno
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from timm_repair.batches import counts
@@ -31,7 +34,7 @@ class Demand:
 
     Args:
         rows: number of examples.
-        views: fixed views of each that are read.
+        views: fixed views of each that are read; 0 where each read is of another.
         reads: of an example in one of its views, over the run and all processes.
         flops: per read, of all that is computed with or without a cache.
     """
@@ -72,12 +75,12 @@ class Costs:
 
 
 def demands(examples: Examples, data: RepairData, options: Training, costs: Costs) -> list[Demand]:
-    """What a repair of `options.steps` steps reads. Fresh augmentations never come again: of those there is no demand."""
+    """What a repair of `options.steps` steps reads."""
     found = []
     for name, count in counts(options, data).items():
         rows, reads = len(examples.populations[name]), count * options.steps
-        if count and examples.views is not None:
-            found.append(Demand(name, rows, min(examples.views, ceil(reads / rows)), reads, costs.step))
+        if count:
+            found.append(Demand(name, rows, min(examples.views or 0, ceil(reads / rows)), reads, costs.step))
     for name, images in examples.populations.items():
         if name.startswith(SELECTION) and len(images):
             # at the start and on the way, then the mixtures with the original
@@ -91,7 +94,8 @@ def worthwhile(wanted: Iterable[Demand], costs: Costs, budget: int, *, always: b
     Empty if all together would save less than `LEAST_GAIN` of the run, unless `always`, which keeps whatever fits.
     """
     wanted, kept, saved = list(wanted), {}, 0.0
-    for demand in sorted(wanted, key=lambda demand: demand.reads / (demand.rows * demand.views), reverse=True):
+    again = [demand for demand in wanted if demand.views]
+    for demand in sorted(again, key=lambda demand: demand.reads / (demand.rows * demand.views), reverse=True):
         rows = min(demand.rows, budget // (demand.views * costs.bytes))
         gain = costs.saved(demand, rows)
         if rows and (always or gain > 0):
@@ -103,28 +107,43 @@ def worthwhile(wanted: Iterable[Demand], costs: Costs, budget: int, *, always: b
 
 
 class Room:
-    """Where maps are kept: on the device as long as `memory` bytes last, then in memory-mapped files as long as `disk` bytes do."""
+    """Where maps are kept: on the device as far as `memory` bytes go, then in memory-mapped files as far as `disk` bytes do.
 
-    def __init__(self, memory: int, disk: int, device: torch.device):
-        self.memory, self.disk, self.device = memory, disk, device
+    What goes where, and what nowhere, is settled by `sizes` before anything is computed: a run that was killed and goes on asks in
+    another order.
 
-    def empty(self, rows: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
-        """Uninitialized (rows, *shape); None if there is no room."""
-        size = rows * prod(shape) * dtype.itemsize
-        if size <= self.memory:
-            self.memory -= size
-            return torch.empty(rows, *shape, dtype=dtype, device=self.device)
-        if size <= self.disk:
-            self.disk -= size
-            kept = _mapped(size, dtype)
-            return None if kept is None else kept.view(rows, *shape)
-        return None
+    Args:
+        sizes: bytes of all that will be asked for, the most wanted first.
+    """
+
+    def __init__(self, memory: int, disk: int, device: torch.device, sizes: Mapping[Hashable, int]):
+        self.device, self.left, self.places = device, {"memory": memory, "disk": disk}, {}
+        for key, size in sizes.items():
+            place = next((place for place, left in self.left.items() if size <= left), None)
+            if place:
+                self.left[place] -= size
+                self.places[key] = place
+
+    def empty(self, key: Hashable, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """Uninitialized, of this shape; None if there is no room."""
+        if self.places.get(key) == "memory":
+            try:
+                return torch.empty(*shape, dtype=dtype, device=self.device)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                logger.warning("no memory for %.1f GiB of the prefix cache: computed anew each time instead; set cache_memory lower",
+                               prod(shape) * dtype.itemsize / GIB)
+        kept = _mapped(prod(shape) * dtype.itemsize, dtype) if self.places.get(key) == "disk" else None
+        return None if kept is None else kept.view(*shape)
 
 
 def _mapped(size: int, dtype: torch.dtype) -> Tensor | None:
     """A flat tensor in a file that goes when it does, also if the process is killed; None, with a warning, if the disk is full."""
     handle, path = tempfile.mkstemp(prefix="timm_repair-")
     try:
+        if shutil.disk_usage(path).free < 2 * size:  # others need some too
+            raise OSError(errno.ENOSPC, "less than half of the free space would be left")
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(handle, 0, size)  # a page that finds no room later would kill the process
         else:

@@ -26,7 +26,7 @@ CACHE_BYTES = 2 * 1024**3
 # what PIL and numpy raise on damaged files; anything else is a bug and must surface as one
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _CHUNK = 256  # images decoded at once
-_EXPECTED = 1024  # images that may wait, decoded, to be fetched
+_EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
 _THREADED_PIXELS = 96 * 96  # below, starting a thread costs more than decoding the image
 
 
@@ -60,6 +60,7 @@ class Pool:
         self.reader, self.ids, self.preprocessing, self.budget = reader, tuple(ids), preprocessing, budget
         self.unreadable: dict[int, UnreadableError] = {}
         self.expected: dict[int, Future] = {}
+        self.process = os.getpid()
         self.cache = self.slot = None
 
     def __getstate__(self) -> dict:
@@ -72,12 +73,19 @@ class Pool:
             return
         if self.slot is None:
             self._allocate()
+        self._own()
         missing = [row for row in rows[self.slot[rows] < 0].unique().tolist() if row not in self.unreadable and row not in self.expected]
         raws = self.reader.read(missing) if missing else []  # here: a reader need not stand threads
         for row, raw in zip(missing, raws, strict=True):
             self.expected[row] = _threads(os.getpid()).submit(self._decode_one, row, raw)
-        for row in list(self.expected)[:-_EXPECTED]:  # of loops that ended before they fetched them
+        most = max(2 * len(missing), _EXPECTED_BYTES // (self.preprocessing.input_size[0] * height * width))
+        for row in list(self.expected)[:-most]:  # of loops that ended before they fetched them
             self.expected.pop(row).cancel()
+
+    def _own(self) -> None:
+        """Forget what another process expected: a fork takes its threads not along, and would wait for ever."""
+        if self.process != os.getpid():
+            self.process, self.expected = os.getpid(), {}
 
     def _allocate(self) -> None:
         channels, height, width = self.preprocessing.input_size
@@ -115,6 +123,7 @@ class Pool:
             self.used += 1
 
     def _decode(self, rows: list[int]) -> list[Tensor | None]:
+        self._own()
         expected = {row: self.expected.pop(row) for row in dict.fromkeys(rows) if row in self.expected}
         new = [row for row in rows if row not in expected]
         raws = self.reader.read(new) if new else []

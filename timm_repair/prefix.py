@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from timm_repair.partition import Block
-from timm_repair.surgery import capture_inputs, evaluating, is_dense
+from timm_repair.surgery import capture_inputs, evaluating, is_dense, names_in, only_trainable
 from timm_repair.tracing import Trace
 
 CACHE_BYTES = 2**30
@@ -80,6 +81,18 @@ def starting_at(model: nn.Module, place: Place) -> Iterator[None]:
             modules[key] = module
 
 
+class Entered(nn.Module):
+    """`model` as a function of what arrives at `place`."""
+
+    def __init__(self, model: nn.Module, place: Place):
+        super().__init__()
+        self.model, self.place = model, place
+
+    def forward(self, arrived: Tensor) -> Tensor:
+        with starting_at(self.model, self.place):
+            return self.model(arrived)
+
+
 @torch.no_grad()
 def arriving(model: nn.Module, places: Sequence[Place], batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """What arrives at each of `places` for all images of `batches`, (N, …) by path, in eval mode.
@@ -107,17 +120,37 @@ def arriving(model: nn.Module, places: Sequence[Place], batches: Iterable[Tensor
     return {path: torch.cat(parts) if len(parts) > 1 else parts[0] for path, parts in found.items()}
 
 
-@torch.no_grad()
-def resumes_exactly(model: nn.Module, place: Place, images: Tensor) -> bool:
-    """Whether `model` entered at `place` gives the logits of the whole model, bit for bit, for `images`."""
+def resumes_exactly(model: nn.Module, place: Place, images: Tensor, part: nn.Module) -> Tensor | None:
+    """What arrives at `place` for `images`, (n, …), if a repair of `part` may start there; None if not.
+
+    It may if the model entered there gives the logits of the whole model, bit for bit, and the same gradients for `part`, and if what
+    arrives for an image does not depend on the others. A model with gradient checkpointing around the place, for one, does not: in its
+    backward pass it would run what was left out.
+    """
+    weights = [parameter for parameter in part.parameters() if parameter.is_floating_point()]
+
+    def run(forward: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        with torch.enable_grad(), only_trainable(model, names_in(model, part)):
+            logits = forward(x.clone())  # an in-place layer may overwrite it
+            return logits.detach(), torch.autograd.grad(logits.float().logsumexp(1).sum(), weights, allow_unused=True)
+
     with evaluating(model):
         try:
-            whole = model(images)
+            whole, gradients = run(model, images)
             arrived = arriving(model, [place], [images])[place.path]
-            with starting_at(model, place):
-                return torch.equal(model(arrived), whole)
-        except (RuntimeError, TypeError, AttributeError, ValueError):
-            return False
+            alone = torch.cat([arriving(model, [place], [image])[place.path] for image in images.split(1)])
+            entered, same = run(Entered(model, place), arrived)
+        except Exception as error:  # the model is somebody's, and is given what it does not expect
+            if should_reduce_batch_size(error):
+                raise
+            return None
+    return arrived if torch.equal(entered, whole) and _close(alone, arrived) and all(map(_close, same, gradients)) else None
+
+
+def _close(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one - other).float().norm() <= 1e-2 * other.float().norm()  # rounding, also that of bfloat16
 
 
 @dataclass(frozen=True)
@@ -160,7 +193,8 @@ def entrances(model: nn.Module, blocks: Sequence[Block], calls: Trace, images: C
     places = {block.name: Place.at(block.paths[0], calls) for block in blocks}
     sizes = {block.name: 4 * count * prod(block.in_shape or (budget,)) for block in blocks}
     for block in sorted(blocks, key=lambda block: sizes[block.name]):
-        if sizes[block.name] <= budget and resumes_exactly(model, places[block.name], images(rows[:2])):
+        if sizes[block.name] <= budget and resumes_exactly(
+                model, places[block.name], images(rows[:2]), nn.ModuleList(map(model.get_submodule, block.paths))) is not None:
             budget -= sizes[block.name]
             kept.append(places[block.name])
     maps = arriving(model, kept, (images(part) for part in rows.split(_BATCH))) if kept else {}

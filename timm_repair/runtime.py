@@ -33,8 +33,8 @@ T = TypeVar("T")
 # they spread or replace a model's parameters behind its back; a repair trains one part of the model and takes it out
 REFUSED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 SMALLER_TRAINING = (
-    "lower batch_size, repair a block nearer to the output, or use mixed precision. With output_dir, the same call goes on from the last "
-    "checkpoint where more memory is free"
+    "lower batch_size or cache_memory, repair a block nearer to the output, or use mixed precision. With output_dir, the same call goes on "
+    "from the last checkpoint where more memory is free"
 )
 
 
