@@ -1,11 +1,11 @@
-"""Write the tables of README.md from benchmarks/results/, so that no measured number is typed by hand.
+"""Write the tables of README.md and docs/processes.md from benchmarks/results/, so that no measured number is typed by hand.
 
     python benchmarks/table.py            # rewrite them
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
 any number of seeds) give "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret",
-blocks.json "blocks".
+blocks.json "blocks". imagenet_size.json gives those of docs/processes.md.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+import imagenet_costs
 import regret
 
 from timm_repair.localization import DEFAULT_SCORER
@@ -240,6 +241,13 @@ def regret_table(directory: Path) -> str:
         f"Targets of the default: {targets}.")
 
 
+def imagenet_tables(path: Path) -> dict[str, str]:
+    """What a repair with 1.28 million retained images costs, by stage and by machine."""
+    kinds = {"imagenet_stages": imagenet_costs.stages_table, "imagenet_machines": imagenet_costs.machines_table}
+    result = json.loads(path.read_text()) if path.exists() else None
+    return {name: MISSING if result is None else markdown(*make(result)) for name, make in kinds.items()}
+
+
 def short(model: str) -> str:
     return model.removesuffix("_cifar10")
 
@@ -263,17 +271,20 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--processes", type=Path, default=ROOT / "docs" / "processes.md")
     arguments = parser.parse_args()
     results, files = read(arguments.results)
     tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
               "regret": regret_table(arguments.results / "localization"),
               "plain": plain_table(arguments.results, results),
               "speed": speed_table(arguments.results / "speed.json")}
-    before = arguments.readme.read_text()
-    after = fill(before, tables)
+    pages = {arguments.readme: tables, arguments.processes: imagenet_tables(arguments.results / "imagenet_size.json")}
+    after = {page: fill(page.read_text(), its) for page, its in pages.items()}
     if arguments.check:
-        sys.exit("the tables are out of date: run python benchmarks/table.py" if after != before else 0)
-    arguments.readme.write_text(after)
+        stale = any(page.read_text() != text for page, text in after.items())
+        sys.exit("the tables are out of date: run python benchmarks/table.py" if stale else 0)
+    for page, text in after.items():
+        page.write_text(text)
 
 
 if __name__ == "__main__":

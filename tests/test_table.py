@@ -1,4 +1,4 @@
-"""The README's tables, from made-up results."""
+"""The tables of the README and of docs/processes.md, from made-up results."""
 
 import json
 import runpy
@@ -33,14 +33,17 @@ def result(population: str, seed: int, gain: float) -> dict:
 def run(tmp_path, monkeypatch):
     """Run table.py on results in a directory of the test's own; returns the tables."""
     readme = tmp_path / "README.md"
-    readme.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in NAMES))
+    processes = tmp_path / "processes.md"
+    for page, names in ((readme, NAMES), (processes, ("imagenet_stages", "imagenet_machines"))):
+        page.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names))
 
     def write(file: dict) -> None:
         (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(json.dumps(file))
 
     def run(*options: str) -> str:
         monkeypatch.syspath_prepend(TABLE.parent)
-        monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme), *options])
+        monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme),
+                                         "--processes", str(processes), *options])
         runpy.run_path(str(TABLE), run_name="__main__")
         return readme.read_text()
 
@@ -133,3 +136,27 @@ def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
     assert row(text, "`shift`")[1:6] == ["1.50", "1.5 (net, drift)", "-0.50", "-1.00", "0.50"]
     assert row(text, "*chance*")[1:3] == ["0.75", "0.8 (net, drift)"]
     assert "net: 1 tasks, seeds: 2 of the repairs, 2 of the scores" in text and "not scored" not in text
+
+
+def test_a_repair_with_a_million_retained_images(run, tmp_path):
+    kinds = {"prepare": {"forward": 5000}, "evaluate": {"forward": 6000}, "localize": {"step": 3000},
+             "search": {"prefix": 10, "step, cached": 6000, "step, cached, architecture": 4000, "forward": 1000},
+             "finetune": {"step": 30000}}
+    steps = [{"block": "layer4", "stage": "search", "kind": kind, "flops": 2e12, "seconds": 0.9, "saved_bytes": 2**23, "trained": 2**20}
+             for kind in ("step", "step, cached", "step, cached, architecture", "forward", "prefix")]
+    run_ = {"block": "layer4", "views": None, "counts": kinds, "decoded": {"failures": {"prepare": 5000}, "retained": {"search": 16000}},
+            "trained_on": 3000, "cache_bytes": 2**30}
+    reading = [{"retained": n, "read": {"seconds": 1 + n / 1e5, "bytes": 10 * n}, "prepare": {"seconds": n / 1e5, "bytes": 2**30}}
+               for n in (100_000, 1_000_000)]
+    file = {"counts": [run_], "steps": steps, "reading": reading, "decode": {"milliseconds": 4.0}, "threads": 2, "weights": 2**20,
+            "failures": 5000, "retained": 1_000_000}
+    (tmp_path / "imagenet_size.json").write_text(json.dumps(file))
+    run()
+    text = (tmp_path / "processes.md").read_text()
+    assert row(text, "search")[1:] == ["11,000", "10,000", "22020", "2.75", "2222"]
+    assert row(text, "arithmetic, `layer4`")[1:] == ["825 min", "2200 s", "275 s", "138 s"]
+    assert row(text, "decoding JPEGs")[1:] == ["42 s", "10 s", "3.5 s", "3.0 s"]
+    assert row(text, "reading and splitting the retained examples")[2] == "20 s"
+    assert row(text, "all-reduced in a step of the search, sent by each GPU, `layer4`")[2:] == ["0 MiB", "7 MiB", "8 MiB"]
+    # localization takes up to 64 images at once on every process, of a quarter of the failures; a step 128 over all
+    assert row(text, "GPU memory: maps kept for the backward pass, `layer4`")[2:] == ["1.0 GiB", "0.5 GiB", "0.4 GiB"]
