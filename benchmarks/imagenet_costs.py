@@ -128,3 +128,6 @@ def machines_table(result: dict) -> Table:
         rows.append([f"all-reduced in a step of the search, sent by each GPU, {run.name}", "", *(
             f"{2 * (n - 1) / n * size / 2**20:.0f} MiB" for n in GPUS.values())])
     return ["", f"{cores} CPU core{'s' * (cores > 1)}", *GPUS], rows
+
+
+TABLES = {"imagenet_stages": ("imagenet_size.json", stages_table), "imagenet_machines": ("imagenet_size.json", machines_table)}

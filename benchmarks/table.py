@@ -1,11 +1,11 @@
-"""Write the tables of README.md and docs/processes.md from benchmarks/results/, so that no measured number is typed by hand.
+"""Write the tables of README.md, docs/processes.md and docs/speed.md from benchmarks/results/, so that no measured number is typed by hand.
 
     python benchmarks/table.py            # rewrite them
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
 any number of seeds) give "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret",
-blocks.json "blocks". imagenet_size.json gives those of docs/processes.md.
+blocks.json "blocks". Those of the two pages are in imagenet_costs.py and prefix_tables.py.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import imagenet_costs
+import prefix_tables
 import regret
 
 from timm_repair.localization import DEFAULT_SCORER
@@ -28,6 +29,7 @@ UNIT = "finetune network"  # the row whose time is 1
 CHOSEN = "finetune chosen block (derived)"
 GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
 SWEEP, EARLY, LATE = 0.45, 1.2, 0.7  # targets, as shares of the time of fine-tuning the whole network
+PAGES = {"processes.md": imagenet_costs.TABLES, "speed.md": prefix_tables.TABLES}
 MISSING = "*Not measured yet.*"
 
 
@@ -241,11 +243,9 @@ def regret_table(directory: Path) -> str:
         f"Targets of the default: {targets}.")
 
 
-def imagenet_tables(path: Path) -> dict[str, str]:
-    """What a repair with 1.28 million retained images costs, by stage and by machine."""
-    kinds = {"imagenet_stages": imagenet_costs.stages_table, "imagenet_machines": imagenet_costs.machines_table}
-    result = json.loads(path.read_text()) if path.exists() else None
-    return {name: MISSING if result is None else markdown(*make(result)) for name, make in kinds.items()}
+def read_and(make: Callable[[dict], tuple], path: Path) -> str:
+    """The table that `make` makes of a result file."""
+    return markdown(*make(json.loads(path.read_text()))) if path.exists() else MISSING
 
 
 def short(model: str) -> str:
@@ -271,14 +271,16 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--processes", type=Path, default=ROOT / "docs" / "processes.md")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
     results, files = read(arguments.results)
     tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
               "regret": regret_table(arguments.results / "localization"),
               "plain": plain_table(arguments.results, results),
               "speed": speed_table(arguments.results / "speed.json")}
-    pages = {arguments.readme: tables, arguments.processes: imagenet_tables(arguments.results / "imagenet_size.json")}
+    pages = {arguments.readme: tables}
+    for page, of_page in PAGES.items():
+        pages[arguments.docs / page] = {name: read_and(make, arguments.results / file) for name, (file, make) in of_page.items()}
     after = {page: fill(page.read_text(), its) for page, its in pages.items()}
     if arguments.check:
         stale = any(page.read_text() != text for page, text in after.items())

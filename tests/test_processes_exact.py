@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator, DistributedType, tracking
 from accelerate.tracking import GeneralTracker
 from conftest import worn
-from processes_world import found_in
+from processes_world import REPAIRS, found_in
 from timm.models import save_for_hf
 
 import timm_repair

@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/processes.md, from made-up results."""
+"""The tables of the README and of the docs, from made-up results."""
 
 import json
 import runpy
@@ -33,8 +33,8 @@ def result(population: str, seed: int, gain: float) -> dict:
 def run(tmp_path, monkeypatch):
     """Run table.py on results in a directory of the test's own; returns the tables."""
     readme = tmp_path / "README.md"
-    processes = tmp_path / "processes.md"
-    for page, names in ((readme, NAMES), (processes, ("imagenet_stages", "imagenet_machines"))):
+    pages = {"processes.md": ("imagenet_stages", "imagenet_machines"), "speed.md": ("prefix", "drift", "scaling", "compiled")}
+    for page, names in ((readme, NAMES), *((tmp_path / page, names) for page, names in pages.items())):
         page.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names))
 
     def write(file: dict) -> None:
@@ -43,7 +43,7 @@ def run(tmp_path, monkeypatch):
     def run(*options: str) -> str:
         monkeypatch.syspath_prepend(TABLE.parent)
         monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme),
-                                         "--processes", str(processes), *options])
+                                         "--docs", str(tmp_path), *options])
         runpy.run_path(str(TABLE), run_name="__main__")
         return readme.read_text()
 
@@ -160,3 +160,25 @@ def test_a_repair_with_a_million_retained_images(run, tmp_path):
     assert row(text, "all-reduced in a step of the search, sent by each GPU, `layer4`")[2:] == ["0 MiB", "7 MiB", "8 MiB"]
     # localization takes up to 64 images at once on every process, of a quarter of the failures; a step 128 over all
     assert row(text, "GPU memory: maps kept for the backward pass, `layer4`")[2:] == ["1.0 GiB", "0.5 GiB", "0.4 GiB"]
+
+
+def test_steps_beside_their_bounds(run, tmp_path):
+    times = {"ratio": 0.3, "min": 0.25, "max": 0.4, "bound": 0.25, "over_bound": 1.2}
+    def row_of(model: str, block: str, over: float) -> dict:
+        return {"model": model, "block": block, "flops_share": 0.2, "plain": times, "cached": times | {"over_bound": over},
+                "search_pair": times, "cached_over_plain": {"predicted": 0.5, "measured": 0.6}}
+
+    rows = [row_of("resnet18", "layer1", 2.0), row_of("resnet50_cifar_stem", "layer4", 1.2), row_of("vgg16_bn", "features.0-5", 1.3)]
+    drift = [{"model": "net", "block": b, "largest_logit": 15.0, **{p: {"max": m, "mean": m / 10} for p in ("same", "fp16", "bf16")}}
+             for b, m in (("a", 0.02), ("b", 0.01))]
+    scaling = {"processes": 2, "rows": [{"work": "search", "efficiency": 0.9, "min": 0.8, "max": 1.0}]}
+    compiled = {"rows": [{"model": "net", "block": "a", "ratio": 0.95, "min": 0.9, "max": 1.0, "compiling_in_steps": 41.7}]}
+    for name, file in {"prefix": {"rows": rows}, "drift": {"rows": drift}, "scaling": scaling, "compiled": compiled}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(file))
+    run()
+    text = (tmp_path / "speed.md").read_text()
+    assert row(text, "resnet18")[1:7] == ["`layer1`", "20 %", "0.30", "0.30 (0.25 – 0.40)", "0.25", "2.00"], "no target for an early stage"
+    assert row(text, "resnet50, 3x3 stem, 32 px")[6] == "1.20 met"
+    assert row(text, "vgg16_bn")[6:] == ["1.30 missed", "0.30", "0.25", "0.50", "0.60"]
+    assert row(text, "net")[1:] == ["2", "15", *["0.02 / 0.002"] * 3]
+    assert row(text, "search")[1:] == ["0.90", "0.80 – 1.00"] and row(text, "net, `a`")[1:] == ["0.95", "0.90 – 1.00", "42"]
