@@ -20,6 +20,7 @@ from torch import nn
 
 import timm_repair
 from timm_repair import strategies
+from timm_repair.anchoring import anchor_penalty
 from timm_repair.batches import Batches
 from timm_repair.data import RepairData, collect_failures, prepare
 from timm_repair.distributed import sharded
@@ -33,7 +34,7 @@ from timm_repair.runtime import Runtime, own_randomness
 from timm_repair.scorers import SCORERS
 from timm_repair.search import search
 from timm_repair.surgery import extract, swap
-from timm_repair.training import Descent, anchor_penalty, fit, training_mode
+from timm_repair.training import Descent, fit, training_mode
 
 STEPS = 20
 # 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20 steps, on any number of processes
@@ -85,7 +86,7 @@ def trained(model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **
     descent = Descent(parameters.values(), options, runtime)
 
     def step(_: int) -> dict:
-        return descent.step(batches.loss(model) + anchor_penalty(parameters, origin, options.anchor or 0.0))
+        return descent.step(batches.losses(model), anchor_penalty(parameters, origin, options.anchor or 0.0))
 
     with training_mode(model, model), sharded(model, runtime, "test"):
         history = fit(step, steps=steps, stage="test", runtime=runtime)

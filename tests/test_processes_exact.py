@@ -177,13 +177,13 @@ class Stub:
 
     def __init__(self, **options):
         self.__dict__ |= {"distributed_type": DistributedType.NO, "mixed_precision": "no", "device": torch.device("cpu"),
-                          "gradient_accumulation_steps": 1} | options  # fmt: skip
+                          "gradient_accumulation_steps": 1, "num_processes": 1} | options  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "said"), [
     *(({"distributed_type": kind}, f"under {kind.value}.*without that plugin")
       for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)),
-    ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4.*batch_size"),
+    ({"gradient_accumulation_steps": 64, "num_processes": 4}, "batch_size=128 is less than the 4 processes x 64 accumulated parts"),
     ({"mixed_precision": "fp16"}, "fp16.*needs a GPU"),
 ])  # fmt: skip
 def test_what_is_refused(options, said):
@@ -192,7 +192,8 @@ def test_what_is_refused(options, said):
 
 
 @pytest.mark.parametrize("options", [{"distributed_type": kind} for kind in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)]
-                         + [{"mixed_precision": "fp16", "device": torch.device("cuda")}, {"mixed_precision": "bf16"}])  # fmt: skip
+                         + [{"mixed_precision": "fp16", "device": torch.device("cuda")}, {"mixed_precision": "bf16"},
+                            {"gradient_accumulation_steps": 4}])  # fmt: skip
 def test_what_is_not(options):
     Runtime(Stub(**options))
 

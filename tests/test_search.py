@@ -40,10 +40,10 @@ def watched(monkeypatch, classifier, data, runtime):
             self.purpose = purpose.removeprefix("search ")
             parts[self.purpose] = (data.failing.subset(rows["failing"]), data.retained.subset(rows["retained"]))
 
-        def loss(self, model, cache):
+        def losses(self, model, cache):
             now = [torch.cat([p.detach().flatten() for p in ps]) for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())]
             seen.append((self.purpose, *now))
-            return super().loss(model, cache)
+            return super().losses(model, cache)
 
     monkeypatch.setattr(module, "Batches", Watched)
     outside = {k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")}

@@ -1,5 +1,6 @@
 """The training loop and its parts: what a batch holds, what its loss is, how steps are scheduled, which state is kept."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -98,6 +99,42 @@ def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
     gradient = logits["kept"].grad
     assert gradient.isfinite().all() and gradient.any()
     assert (gradient[torch.arange(len(answers)), answers].abs() < 1e-12).all()
+
+
+@pytest.fixture
+def accumulating(runtime):
+    """Lets the accelerator accumulate gradients over so many parts of a batch."""
+    yield lambda steps: setattr(runtime.accelerator, "gradient_accumulation_steps", steps)
+    runtime.accelerator.gradient_accumulation_steps = 1
+
+
+@pytest.mark.parametrize("pieces", [2, 5, 16])
+def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, accumulating, pieces):
+    found, sizes = [], []
+    for steps in (1, pieces):
+        accumulating(steps)
+        model = copy.deepcopy(trained).eval()
+        model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        descent = Descent(model.parameters(), PLAIN, runtime)
+        row = descent.step(batches(data, runtime).losses(model))
+        found.append((row["loss"], [parameter.grad.clone() for parameter in model.parameters()]))
+    (loss, gradients), (sum_of_losses, accumulated) = found
+    assert sizes[0] == 16 and len(sizes) == 1 + pieces and sum(sizes[1:]) == 16 and max(sizes[1:]) - min(sizes[1:]) <= 1
+    assert sum_of_losses == pytest.approx(loss, rel=1e-5)
+    for one, other in zip(gradients, accumulated, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * one.abs().max().item() + 1e-8)
+
+
+def test_a_repair_with_accumulated_gradients(classifier, data, runtime, accumulating):
+    accumulating(3)
+    outcome = methods.get("archrepair", block="layer3", **BUDGET).repair(classifier, data, runtime)
+    assert all(math.isfinite(row["loss"]) for row in outcome.history) and len(outcome.history) == BUDGET["steps"]
+
+
+def test_each_part_of_a_batch_needs_an_example(data, runtime, accumulating):
+    accumulating(17)
+    with pytest.raises(OptionError, match="17 accumulated parts"):
+        batches(data, runtime)
 
 
 # ---- augmentation

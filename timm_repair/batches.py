@@ -1,7 +1,7 @@
 """Batches: augmented batches of failures and retained examples, and the loss on them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,12 @@ class Batch:
     labels: Tensor
     answers: Tensor
 
+    def __getitem__(self, every: slice) -> "Batch":
+        """Every so many-th of its examples, for a slice from a place on in steps."""
+        starts = [sum(len(part.rows) for part in self.parts[:i]) for i in range(len(self.parts))]
+        parts = tuple(part[(every.start - start) % every.step :: every.step] for part, start in zip(self.parts, starts, strict=True))
+        return Batch(parts, self.views, self.labels[every], self.answers[every])
+
 
 class Batches:
     """An endless supply of augmented batches, `options.failing_share` of each failures and the rest retained examples.
@@ -127,17 +133,13 @@ class Batches:
         return batch
 
     def _next(self) -> Batch:
-        parts = self._whole()
+        parts, populations, device = self._whole(), self.examples.populations, self.runtime.device
         views = {part.name: tuple(part.views.unique().tolist()) for part in parts if part.views is not None}
-        # every n-th example of the batch is this process's
-        place, processes = self.runtime.accelerator.process_index, self.runtime.accelerator.num_processes
-        starts = [sum(len(part.rows) for part in parts[:i]) for i in range(len(parts))]
-        parts = tuple(part[(place - start) % processes :: processes] for part, start in zip(parts, starts, strict=True))
-        populations, device = self.examples.populations, self.runtime.device
         labels = torch.cat([populations[part.name].labels[part.rows] for part in parts])
         answers = torch.cat([torch.full_like(part.rows, -1) if populations[part.name].answers is None
                              else populations[part.name].answers[part.rows] for part in parts])
-        return Batch(parts, views, labels.to(device), answers.to(device))
+        accelerator = self.runtime.accelerator  # every n-th example of the batch is this process's
+        return Batch(tuple(parts), views, labels.to(device), answers.to(device))[accelerator.process_index :: accelerator.num_processes]
 
     def _whole(self) -> list[Part]:
         """The next batch of all processes."""
@@ -155,13 +157,22 @@ class Batches:
         batch = self.take()
         return self.examples.images(*batch.parts), batch.labels, batch.answers
 
-    def loss(self, model: nn.Module, cache: "PrefixCache | None" = None) -> Tensor:
-        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over processes is that over the batch."""
+    def losses(self, model: nn.Module, cache: "PrefixCache | None" = None) -> Iterator[Tensor]:
+        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over processes is that over the batch.
+
+        In as many summands as the accelerator accumulates gradients over, each computed when it is asked for.
+        """
         batch, accelerator = self.take(cache), self.runtime.accelerator
-        with accelerator.autocast():
-            logits = model(self.examples.images(*batch.parts)) if cache is None else cache.logits(batch.parts, batch.views)
-            loss = repair_loss(logits, batch.labels, batch.answers, self.wrong_class_weight)
-        return loss * share_of_batch(len(batch.labels), self.options.batch_size, accelerator)
+        pieces = accelerator.gradient_accumulation_steps
+        for piece in (batch[i::pieces] for i in range(pieces)):
+            with accelerator.autocast():
+                logits = model(self.examples.images(*piece.parts)) if cache is None else cache.logits(piece.parts, piece.views)
+                loss = repair_loss(logits, piece.labels, piece.answers, self.wrong_class_weight)
+            yield loss * share_of_batch(len(piece.labels), self.options.batch_size, accelerator)
+
+    def loss(self, model: nn.Module, cache: "PrefixCache | None" = None) -> Tensor:
+        """The sum of `losses`."""
+        return torch.stack(list(self.losses(model, cache))).sum()
 
 
 def counts(options: Training, data: RepairData) -> dict[str, int]:

@@ -138,10 +138,12 @@ def share_of_batch(count: int, batch_size: int, accelerator: Accelerator) -> flo
 
 
 def require_shares(batch_size: int, accelerator: Accelerator) -> None:
-    """Raise OptionError if there are processes without an example of a batch."""
-    if batch_size < accelerator.num_processes:
-        raise OptionError(f"batch_size={batch_size} is less than the {accelerator.num_processes} processes: it counts the examples of all "
-                          f"processes together; give at least {accelerator.num_processes}, or start fewer")
+    """Raise OptionError if there are processes without an example of a batch, or of a part of it that gradients are accumulated over."""
+    shares = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    if batch_size < shares:
+        parts = f" x {accelerator.gradient_accumulation_steps} accumulated parts" if accelerator.gradient_accumulation_steps > 1 else ""
+        raise OptionError(f"batch_size={batch_size} is less than the {accelerator.num_processes} processes{parts}: it counts the examples "
+                          f"of all of them together; give at least {shares}, or start fewer")
 
 
 @torch.no_grad()

@@ -202,7 +202,8 @@ def _identity(base: Base, data: RepairData, method: Method, runtime: Runtime) ->
     accelerator = runtime.accelerator
     return {"model": base.sha256, "data": plain(data.provenance), "method": method.name, "options": plain(methods.options_of(method)),
             "seed": runtime.seed, "processes": accelerator.num_processes, "versions": versions(),
-            "precision": accelerator.mixed_precision, "device": runtime.device.type}
+            "precision": accelerator.mixed_precision, "device": runtime.device.type,
+            "gradient_accumulation_steps": accelerator.gradient_accumulation_steps}
 
 
 def _working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:

@@ -33,8 +33,8 @@ T = TypeVar("T")
 # they spread or replace a model's parameters behind its back; a repair trains one part of the model and takes it out
 REFUSED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 SMALLER_TRAINING = (
-    "lower batch_size or cache_memory, repair a block nearer to the output, or use mixed precision. With output_dir, the same call goes on "
-    "from the last checkpoint where more memory is free"
+    "lower batch_size or cache_memory, accumulate gradients (Accelerator(gradient_accumulation_steps=2)), repair a block nearer to the "
+    "output, or use mixed precision. With output_dir, the same call goes on from the last checkpoint where more memory is free"
 )
 
 
@@ -167,10 +167,6 @@ def _refuse(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # accelerate would compute in float32 without a word
         raise OptionError("mixed_precision='fp16' needs a GPU: choose 'bf16' or 'no'")
-    steps = accelerator.gradient_accumulation_steps
-    if steps > 1:
-        raise OptionError(f"gradient_accumulation_steps={steps} is not supported: leave it at 1 and set batch_size, which counts the "
-                          "examples of a step over all processes")
 
 
 def _as_many_as_fit(compute: Callable[[Tensor], T], indices: Tensor) -> tuple[T, int]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from timm_repair.anchoring import anchor_penalty, anchor_strength
 from timm_repair.batches import Batches, Drawn
 from timm_repair.caching import PrefixCache
 from timm_repair.data import RepairData
@@ -21,8 +22,6 @@ from timm_repair.training import (
     Descent,
     Row,
     Training,
-    anchor_penalty,
-    anchor_strength,
     fit,
     gradient_step,
     training_mode,
@@ -64,10 +63,10 @@ def search(model: nn.Module, relaxed: Sequence[RelaxedBlock], data: RepairData, 
         for each in relaxed:
             each.progress = i / max(steps - 1, 1)
         with out_of_memory_explained(f"batch_size={options.batch_size}"):
-            loss = (for_architecture if turns[i] else for_weights).loss(model, cache)
+            losses = (for_architecture if turns[i] else for_weights).losses(model, cache)
             if not turns[i]:
-                return descent.step(loss + anchor_penalty(weights, origin, anchor))
-            return {"loss": gradient_step(adam, architecture, loss, runtime), "lr": rate, "architecture": True}
+                return descent.step(losses, anchor_penalty(weights, origin, anchor))
+            return {"loss": gradient_step(adam, architecture, [losses], runtime), "lr": rate, "architecture": True}
 
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=options.batch_norm)

@@ -4,6 +4,7 @@
 step does and in which parameters its `Descent` holds. A `Monitor` keeps the best state by the selection split, the start included.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -153,22 +154,30 @@ class Descent:
         self.done = state["done"]
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def step(self, loss: Tensor) -> Row:
-        """Follow the gradient of `loss` by one step; returns the row for the history."""
+    def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
+        """Follow the gradient of the sum of `losses` by one step; returns the row for the history. See `gradient_step`."""
         rate = self.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        value = gradient_step(self.optimizer, self.parameters, loss, self.runtime, clip=self.options.clip)
+        value = gradient_step(self.optimizer, self.parameters, losses, self.runtime, clip=self.options.clip)
         self.done += 1
         return {"loss": value, "lr": rate}
 
 
-def gradient_step(optimizer, parameters: list[nn.Parameter], loss: Tensor, runtime: Runtime, *, clip: float | None = None) -> float:
-    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`; returns the loss, averaged likewise."""
-    accelerator = runtime.accelerator
+def gradient_step(optimizer, parameters: list[nn.Parameter], losses: Iterable[Tensor | Iterable[Tensor]], runtime: Runtime, *,
+                  clip: float | None = None) -> float:
+    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`; returns the loss, averaged likewise.
+
+    Args:
+        losses: summands, or iterables of them; of the latter each is computed, and its graph freed, before the next.
+    """
+    accelerator, total = runtime.accelerator, None
     optimizer.zero_grad()
-    accelerator.backward(loss, inputs=parameters)
-    value = average(parameters, loss, accelerator)
+    for loss in itertools.chain.from_iterable([each] if isinstance(each, Tensor) else each for each in losses):
+        # accelerate divides by it, for losses that are means of their parts
+        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
+        total = loss.detach() if total is None else total + loss.detach()
+    value = average(parameters, total, accelerator)
     if clip is not None:
         accelerator.clip_grad_norm_(parameters, clip)
     optimizer.step()
@@ -274,16 +283,6 @@ def _accuracy(prediction: Prediction, images: Images) -> float:
     loss = prediction.losses.double().mean().item()
     # the loss decides among equal accuracies only: it takes off less than half an example
     return (prediction.predictions == images.labels).double().mean().item() - 0.5 / len(images) * loss / (1 + loss)
-
-
-def anchor_strength(options: Training, data: RepairData) -> float:
-    """λ of `Training.anchor`."""
-    return (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
-
-
-def anchor_penalty(parameters: Mapping[str, Tensor], origin: Mapping[str, Tensor], strength: float) -> Tensor | float:
-    """λ/2 · ||θ - θ_original||² (L2-SP)."""
-    return 0.5 * strength * sum((p - origin[name]).square().sum() for name, p in parameters.items()) if strength else 0.0
 
 
 @contextmanager

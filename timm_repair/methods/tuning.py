@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from timm_repair.anchoring import anchor_penalty, anchor_strength
 from timm_repair.batches import Batches
 from timm_repair.caching import PrefixCache, prefix_cache
 from timm_repair.data import RepairData
@@ -17,8 +18,6 @@ from timm_repair.training import (
     Monitor,
     Row,
     Training,
-    anchor_penalty,
-    anchor_strength,
     fit,
     objective,
     training_mode,
@@ -51,7 +50,7 @@ def tune(model: nn.Module, part: nn.Module, data: RepairData, options: Training,
 
     def step(_: int) -> Row:
         with out_of_memory_explained(f"batch_size={options.batch_size}"):
-            return descent.step(batches.loss(model, cache) + anchor_penalty(parameters, original, anchor))
+            return descent.step(batches.losses(model, cache), anchor_penalty(parameters, original, anchor))
 
     trains = training_mode(model, part, batch_norm=options.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
