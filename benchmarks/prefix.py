@@ -14,6 +14,7 @@ to one that is not. What is in the result file is not measured again. Writes ben
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +77,12 @@ def make_case(name: str, batch_size: int, precision: str) -> Case:
 
 
 def step_of(case: Case, model: nn.Module, part: nn.Module, cache: PrefixCache | None) -> Callable[[], None]:
-    """One step of fine-tuning `part`, on data that were read before."""
+    """One step of fine-tuning `part`, on data that were read before. The model stays prepared for it, as within a loop of steps."""
     batches, descent = Batches(case.data, case.options, case.runtime, "step"), Descent(part.parameters(), case.options, case.runtime)
-
-    def step() -> None:
-        with only_trainable(model, names_in(model, part)), training_mode(model, part), sharded(part, case.runtime, "step"):
-            descent.step(batches.loss(model, cache))
-
-    return step
+    prepared = ExitStack()
+    for each in (only_trainable(model, names_in(model, part)), training_mode(model, part), sharded(part, case.runtime, "step")):
+        prepared.enter_context(each)
+    return lambda prepared=prepared: descent.step(batches.losses(model, cache))  # which would be undone if nobody held it
 
 
 def relaxed_in(case: Case, model: nn.Module, block: Block) -> RelaxedBlock:

@@ -40,8 +40,11 @@ def drift_table(result: Mapping) -> Table:
 
 def scaling_table(result: Mapping) -> Table:
     """Efficiency of several processes."""
-    rows = [[row["work"], f"{row['efficiency']:.2f}", f"{row['min']:.2f} – {row['max']:.2f}"] for row in result["rows"]]
-    return ["work", f"efficiency of {result['processes']} processes", "range"], rows
+    def cell(found: Mapping) -> str:
+        return f"{found['median']:.2f} ({found['min']:.2f} – {found['max']:.2f})"
+
+    rows = [[row["work"], cell(row["efficiency"]), cell(row["machine"])] for row in result["rows"]]
+    return ["work", f"{result['processes']} processes against one", "against as many independent ones, side by side"], rows
 
 
 def compiled_table(result: Mapping) -> Table:
