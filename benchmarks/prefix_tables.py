@@ -15,7 +15,8 @@ def steps_table(result: Mapping) -> Table:
     header = ["model", "block", "share of the FLOPs", "step from the images", "step from the cache", "its bound", "times the bound",
               "pair of search steps", "its bound", "cache / images: expected", "measured"]
     rows = []
-    for row in result["rows"]:
+    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    for row in sorted(result["rows"], key=lambda row: models.index(row["model"])):
         cached, pair, check = row["cached"], row["search_pair"], row["cached_over_plain"]
         verdict = ("met" if cached["over_bound"] <= LIMIT else "missed") if row["model"] in ALL or row["block"] in LATE else ""
         rows.append([row["model"].replace("_cifar_stem", ", 3x3 stem, 32 px"), f"`{row['block']}`", f"{100 * row['flops_share']:.0f} %",

@@ -3,9 +3,10 @@
     python benchmarks/scaling.py
 
 Runs of one and of two processes take turns, each a launch of its own (torchrun, gloo on CPUs). Efficiency is the time on one process
-over N times the time on N: 1 is ideal. The cores share caches and memory, so N processes that have nothing to do with each other are slower
-than one, too: `machine` is that time over N times the time on N, and what the exchange costs is what is missing to 1 there. What is timed is the work alone, not starting, loading or tracing; a step's batch is the same
-for all, so communication and the batch norms of the whole batch are in it. ResNet-18 with a 3x3 stem, 32 pixels, random weights.
+over N times the time on N: 1 is ideal. The cores share caches and memory, so N processes that have nothing to do with each other are
+slower than one, too: `machine` is that time over N times the time on N, and what is missing to 1 there is what the exchange costs. What
+is timed is the work alone, not starting, loading or tracing; a step's batch is the same for all, so communication and the batch norms of
+the whole batch are in it. ResNet-18 with a 3x3 stem, 32 pixels, random weights.
 Writes benchmarks/results/scaling.json.
 """
 
@@ -63,7 +64,8 @@ def worker() -> None:
 def start(processes: int) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*launcher, __file__, "--worker"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen([*launcher, __file__, "--worker"], env=environment, **pipes)
 
 
 def seconds(*started: subprocess.Popen) -> dict[str, float]:

@@ -171,7 +171,8 @@ def test_steps_beside_their_bounds(run, tmp_path):
     rows = [row_of("resnet18", "layer1", 2.0), row_of("resnet50_cifar_stem", "layer4", 1.2), row_of("vgg16_bn", "features.0-5", 1.3)]
     drift = [{"model": "net", "block": b, "largest_logit": 15.0, **{p: {"max": m, "mean": m / 10} for p in ("same", "fp16", "bf16")}}
              for b, m in (("a", 0.02), ("b", 0.01))]
-    scaling = {"processes": 2, "rows": [{"work": "search", **{key: {"median": 0.9, "min": 0.8, "max": 1.0} for key in ("efficiency", "machine")}}]}
+    found = {"median": 0.9, "min": 0.8, "max": 1.0}
+    scaling = {"processes": 2, "rows": [{"work": "search", "efficiency": found, "machine": found}]}
     compiled = {"rows": [{"model": "net", "block": "a", "ratio": 0.95, "min": 0.9, "max": 1.0, "compiling_in_steps": 41.7}]}
     for name, file in {"prefix": {"rows": rows}, "drift": {"rows": drift}, "scaling": scaling, "compiled": compiled}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(file))
