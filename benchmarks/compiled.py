@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 import torch
-from prefix import make_case, ratios, seconds, step_of
+from prefix import make_case, ratios, step_of
+from timing import seconds
 
 from timm_repair import pipeline
 from timm_repair.methods.selecting import part_of

@@ -8,17 +8,18 @@ out. The number of checkpoints hardly depends on the number of steps, so the exc
 300. Prints and writes benchmarks/results/journal.json: ratios, the bytes of the largest checkpoint, and how many were written in a run.
 """
 
-import argparse
 import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import timing
 import torch
 from accelerate import Accelerator
 from populations import load_population
-from speed import RESULTS, paired, repair_once
+from speed import RESULTS, repair_once
+from timing import paired
 
 import timm_repair
 from timm_repair import pipeline
@@ -42,13 +43,8 @@ class Measured(Journal):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="directory with train.parquet and test.parquet")
+    parser = timing.parser(__doc__)
     parser.add_argument("--block", default="layer1", help="what archrepair repairs")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     runtime = Runtime(Accelerator(mixed_precision=arguments.precision), progress=False)
     _, model = load(arguments.model)

@@ -19,12 +19,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from timing import seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -100,14 +100,6 @@ def pair_of(case: Case, block: Block) -> Callable[[], None]:
     cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
     relaxed = relaxed_in(case, model, block)
     return lambda: search(model, [relaxed], case.data, case.options, case.runtime, steps=2, cache=cache)
-
-
-def seconds(work: Callable[[], None]) -> float:
-    start = perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return perf_counter() - start
 
 
 def ratios(works: dict[str, Callable[[], None]], whole: Callable[[], None], repeats: int) -> dict[str, dict]:

@@ -7,18 +7,16 @@ examples. Repair: archrepair on an early and on a late block, relative to whole-
 Numerator and denominator alternate, and the ratio is taken pair by pair; ratios are what counts, not seconds.
 """
 
-import argparse
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
+import timing
 import torch
 from accelerate import Accelerator
 from populations import load_population
+from timing import paired
 
 import timm_repair
 from timm_repair import pipeline
@@ -34,33 +32,13 @@ from timm_repair.training import Descent, Training, fit, training_mode
 RESULTS = Path(__file__).parent / "results"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = perf_counter()
-    work()
-    return perf_counter() - start
-
-
-def paired(numerator: Callable[[], object], denominator: Callable[[], object], repeats: int) -> dict:
-    """Ratios of alternating runs, after one run of each that is not counted."""
-    numerator()
-    denominator()
-    ratios = [seconds(numerator) / seconds(denominator) for _ in range(repeats)]
-    return {"ratio_median": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "repeats": repeats}
-
-
 def repair_once(model: torch.nn.Module, data: RepairData, method: object, runtime: Runtime) -> None:
     copy = deepcopy(model).to(memory_format=torch.channels_last)
     method.repair(copy, data, replace(runtime, stages=[]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="directory with train.parquet and test.parquet")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--precision", default="bf16")
-    arguments = parser.parse_args()
+    arguments = timing.parser(__doc__).parse_args()
     runtime = Runtime(Accelerator(mixed_precision=arguments.precision), progress=False)
     _, model = load(arguments.model)
     model = model.to(memory_format=torch.channels_last)

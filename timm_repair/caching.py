@@ -19,12 +19,10 @@ from timm_repair.data import RepairData
 from timm_repair.errors import PartitionError
 from timm_repair.evaluation import BAR_FROM, Prediction, predict
 from timm_repair.examples import SELECTION, Examples, Part
-from timm_repair.prefix import Entered, Place, arriving, resumes_exactly
+from timm_repair.prefix import AT_ONCE, Entered, Place, arriving, resumes_exactly
 from timm_repair.runtime import Runtime
 from timm_repair.tracing import trace
 from timm_repair.training import Training
-
-_CHUNK = 256  # examples run at once to fill a view
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class PrefixCache:
         def computed(these: Tensor) -> Tensor:
             return self.layout.pack(self._computed(self.examples.view(name, these, torch.full_like(these, view)))).contiguous()
 
-        share = min(_CHUNK, ceil(rows / accelerator.num_processes))
+        share = min(AT_ONCE, ceil(rows / accelerator.num_processes))
         with runtime.bar(rows, f"prefix of {name}, view {view + 1}") if rows > BAR_FROM else nullcontext() as bar:
             for start in range(0, rows if fits else 0, share * accelerator.num_processes):
                 # equal shares to gather: the last are filled up with the last example
@@ -162,12 +160,14 @@ def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtim
     """Where to enter the model for `part`, how that arrives, and the FLOPs before, in and behind the part; None if it cannot be."""
     names = {id(module): name for name, module in model.named_modules()}
     inside = {names[id(module)] for module in part.modules() if id(module) in names}
+    if "" in inside:  # the whole network has nothing before it
+        return None
     try:
         calls = trace(model, tuple(sample.shape[1:]))
     except PartitionError:
         return None
     called = [name for name in inside if name in calls]
-    if "" in inside or not called:
+    if not called:
         return None
     first = min(called, key=lambda name: calls[name][0].start)
     outermost = [name for name in called if not any(name.startswith(f"{other}.") for other in called)]

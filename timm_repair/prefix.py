@@ -18,7 +18,7 @@ from timm_repair.surgery import capture_inputs, evaluating, is_dense, names_in, 
 from timm_repair.tracing import Trace
 
 CACHE_BYTES = 2**30
-_BATCH = 256  # images run at once to fill a cache
+AT_ONCE = 256  # images run at once to fill a cache
 
 
 class _Passed(nn.Module):
@@ -197,6 +197,6 @@ def entrances(model: nn.Module, blocks: Sequence[Block], calls: Trace, images: C
                 model, places[block.name], images(rows[:2]), nn.ModuleList(map(model.get_submodule, block.paths))) is not None:
             budget -= sizes[block.name]
             kept.append(places[block.name])
-    maps = arriving(model, kept, (images(part) for part in rows.split(_BATCH))) if kept else {}
+    maps = arriving(model, kept, (images(part) for part in rows.split(AT_ONCE))) if kept else {}
     return {block.name: Entrance(model, block, place, images, maps.get(place.path))
             for block, place in zip(blocks, places.values(), strict=True)}
