@@ -1,4 +1,4 @@
-"""What most tests share: a tiny trained classifier, what it gets wrong, and the promise that no test changes global state."""
+"""What most tests share: the planted classifier, what it gets wrong, and the promise that no test changes global state."""
 
 import atexit
 import logging
@@ -21,18 +21,13 @@ os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}", "HF_HOME": _HOME, 
 os.environ.pop("HF_TOKEN", None)
 
 import numpy as np
+import planted
 import pytest
-import timm
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional as F
 
-from timm_repair.data import Images, RepairData, as_images, collect_failures, prepare
+from timm_repair.data import Images, RepairData, collect_failures, prepare
 from timm_repair.runtime import Runtime
-
-SIDE = 32
 
 
 @pytest.fixture(autouse=True)
@@ -59,66 +54,37 @@ def fenced() -> Iterator[None]:
     assert state() == before
 
 
-def tiny(**options) -> nn.Module:
-    """A timm ResNet of 50,000 weights for grey images of 32 pixels, untrained."""
-    config = {"input_size": (1, SIDE, SIDE), "crop_pct": 1.0, "mean": (0.3,), "std": (0.35,)}
-    options = {"num_classes": 10, "in_chans": 1, "stem_width": 8, "channels": (16, 16, 24, 32)} | options
-    return timm.create_model("test_resnet", pretrained_cfg_overlay=config, **options)
-
-
-def worn(pairs: list) -> list:
-    """The same images seen through a worn camera: washed out and noisy. What the classifier fails on."""
-    noise = np.random.default_rng(1)
-    seen = (90 + 0.5 * np.asarray(image, dtype=float) + noise.normal(0, 12, (SIDE, SIDE)) for image, _ in pairs)
-    return [(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), label) for pixels, (_, label) in zip(seen, pairs, strict=True)]
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, list]:
+    """(image, label) pairs of ten classes in turn: "train" to be retained, "pool" of failures, "unseen" for the holdout."""
+    return {"train": planted.pictures(300, 1), "pool": planted.pictures(1000, 2), "unseen": planted.pictures(200, 3)}
 
 
 @pytest.fixture(scope="session")
-def digits() -> dict[str, list]:
-    """(image, label) pairs: "train" for the classifier, "pool" that failures are drawn from, "unseen" for the holdout."""
-    found = load_digits()
-    images = [Image.fromarray((p * 15.9).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC) for p in found.images]
-    pairs = list(zip(images, found.target.tolist(), strict=True))
-    order = np.random.default_rng(0).permutation(len(pairs))
-    parts = zip(("train", "pool", "unseen"), np.split(order, [700, 1300]), strict=True)
-    return {name: [pairs[i] for i in part] for name, part in parts}
-
-
-@pytest.fixture(scope="session")
-def trained(digits) -> nn.Module:
-    """The classifier, in eval mode; take `classifier` to change it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = tiny(zero_init_last=False)
-        images = as_images(digits["train"], model)
-        inputs = images.preprocessing.normalize(images.pixels(range(len(images))))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        model.train()
-        for _ in range(8):
-            for batch in torch.randperm(len(images)).split(50):
-                optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(model(inputs[batch]), images.labels[batch]).backward()
-                optimizer.step()
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+def deployed() -> nn.Module:
+    """The classifier with its planted fault, in eval mode: classes 0 and 1 confused. Take `classifier` to change it."""
+    return planted.confused(planted.classifier())
 
 
 @pytest.fixture
-def classifier(trained) -> nn.Module:
-    return deepcopy(trained)
+def classifier(deployed) -> nn.Module:
+    return deepcopy(deployed)
 
 
 @pytest.fixture(scope="session")
-def failures(trained, digits) -> Images:
-    """What the classifier gets wrong through the worn camera."""
-    return collect_failures(trained, worn(digits["pool"]), runtime=Runtime(progress=False))
+def failures(deployed, pictures) -> Images:
+    """What the classifier gets wrong in the pool: the 200 pictures of the two classes."""
+    found = collect_failures(deployed, pictures["pool"], runtime=Runtime(progress=False))
+    assert found.labels.tolist() == [0, 1] * 100
+    return found
 
 
 @pytest.fixture(scope="session")
-def data(trained, failures, digits) -> RepairData:
-    """The data of a repair of the classifier, with failing and retained examples and both populations held out."""
-    holdout = {"worn": worn(digits["unseen"]), "clean": digits["unseen"]}
-    return prepare(trained, failures, retain=digits["train"], holdout=holdout, runtime=Runtime(progress=False))
+def data(deployed, failures, pictures) -> RepairData:
+    """The data of a repair of the classifier: failing and retained examples, and pictures of both kinds held out."""
+    confused = [pair for pair in planted.pictures(300, 4) if pair[1] < 2]
+    holdout = {"confused": confused, "clean": pictures["unseen"]}
+    return prepare(deployed, failures, retain=pictures["train"], holdout=holdout, runtime=Runtime(progress=False))
 
 
 @pytest.fixture
