@@ -1,11 +1,13 @@
-"""Cut every model of timm into blocks and check what comes out; nothing is computed, no weights are needed.
+"""Cut every model of timm into blocks and check what comes out; nothing is computed, no weights
+are needed.
 
-    python benchmarks/blocks.py                   # all models, about a quarter of an hour on one core
-    python benchmarks/blocks.py --resume          # go on after an interruption
-    python benchmarks/blocks.py --only 'resnet*'  # a few of them; their rows are replaced, the others stay
+    python benchmarks/blocks.py  # all models, about a quarter of an hour on one core
+    python benchmarks/blocks.py --resume  # go on after an interruption
+    python benchmarks/blocks.py --only 'resnet*'  # a few of them; the others' rows stay
 
-Writes benchmarks/results/blocks.json. A row gives, for each granularity, `[blocks of the body, repairable ones]`, with the
-reasons where these differ, or only the reason why no block can be repaired. Exits with 1 if a model breaks a rule of `violations`.
+Writes benchmarks/results/blocks.json. A row gives, for each granularity, `[blocks of the body,
+repairable ones]`, with the reasons where these differ, or only the reason why no block can be
+repaired. Exits with 1 if a model breaks a rule of `violations`.
 """
 
 import argparse
@@ -38,7 +40,11 @@ def module_of(name: str) -> str:
 
 def names(pattern: str = "*") -> list[str]:
     """timm's own models; timm_repair registers one more, which is any of them."""
-    return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("timm.") and fnmatch(name, pattern)]
+    return [
+        name
+        for name in timm.list_models()
+        if timm.model_entrypoint(name).__module__.startswith("timm.") and fnmatch(name, pattern)
+    ]
 
 
 def build(name: str) -> nn.Module:
@@ -57,15 +63,23 @@ def examine(name: str) -> tuple[str, dict, list[str]]:
             found = blocks_in(model, calls, granularity=granularity)
         except PartitionError as error:
             row[granularity] = why = reason(str(error))
-            broken += [] if why else [f"{granularity}: the error does not say why, or not what to pass: {error}"]
+            broken += (
+                []
+                if why
+                else [f"{granularity}: the error does not say why, or not what to pass: {error}"]
+            )
         else:
             row[granularity] = summary(found)
-            broken += [f"{granularity}: {rule}" for rule in violations(model, calls, found, granularity)]
+            broken += [
+                f"{granularity}: {rule}" for rule in violations(model, calls, found, granularity)
+            ]
     return name, row, broken
 
 
 def reason(message: str) -> str:
-    """Why no block can be repaired, from the message of the error; "" if that is missing, or what to pass instead."""
+    """Why no block can be repaired, from the message of the error; "" if that is missing, or what
+    to pass instead.
+    """
     _, _, rest = message.partition("can be repaired: ")
     why, _, remedy = rest.partition(". ")
     return why if "names=[" in remedy and "granularity=" in remedy else ""
@@ -79,15 +93,28 @@ def summary(found: Iterable[Block]) -> list:
     return [len(body), len(body) - refused.total(), *([reasons] if reasons else [])]
 
 
-def violations(model: nn.Module, calls: Trace, found: tuple[Block, ...], granularity: str) -> list[str]:
+def violations(
+    model: nn.Module, calls: Trace, found: tuple[Block, ...], granularity: str
+) -> list[str]:
     """What is wrong with a partition; nothing, one hopes."""
     owned = Counter(chain.from_iterable(block.parameters for block in found))
     broken = [f"{name} is in {times} blocks" for name, times in owned.items() if times > 1]
     if granularity != "layer":  # there norms are in no block
-        broken += [f"{name} is in no block" for name, _ in model.named_parameters() if name not in owned and not loose(name, found)]
+        broken += [
+            f"{name} is in no block"
+            for name, _ in model.named_parameters()
+            if name not in owned and not loose(name, found)
+        ]
     once = [block for block in found if all(len(calls.get(path, ())) == 1 for path in block.paths)]
-    times = sorted((calls[block.paths[0]][0].start, calls[block.paths[-1]][0].end, block.name) for block in once)
-    broken += [f"{b} begins before {a} ends" for (_, end, a), (start, _, b) in pairwise(times) if start < end]
+    times = sorted(
+        (calls[block.paths[0]][0].start, calls[block.paths[-1]][0].end, block.name)
+        for block in once
+    )
+    broken += [
+        f"{b} begins before {a} ends"
+        for (_, end, a), (start, _, b) in pairwise(times)
+        if start < end
+    ]
     repairable = [block for block in found if block.repairable]
     for block in repairable:
         if block.in_shape is None or block.out_shape is None:
@@ -96,17 +123,29 @@ def violations(model: nn.Module, calls: Trace, found: tuple[Block, ...], granula
             broken.append(f"{block.name} maps {block.in_shape} to {block.out_shape}")
     called = [block for block in found if not block.reason]
     if called != once and granularity != "layer":
-        broken += [f"{block.name} is not called once, but without a reason" for block in called if block not in once]
-    again = blocks_in(model, calls, granularity=granularity, names=[block.name for block in repairable])
-    if [(block.paths, block.parameters) for block in again] != [(block.paths, block.parameters) for block in repairable]:
+        broken += [
+            f"{block.name} is not called once, but without a reason"
+            for block in called
+            if block not in once
+        ]
+    again = blocks_in(
+        model, calls, granularity=granularity, names=[block.name for block in repairable]
+    )
+    if [(block.paths, block.parameters) for block in again] != [
+        (block.paths, block.parameters) for block in repairable
+    ]:
         broken.append("the blocks' names lead to other blocks")
     return broken
 
 
 def loose(parameter: str, found: Iterable[Block]) -> bool:
-    """Whether it is held by a module that blocks are inside of, as position embeddings are: no block could own it."""
+    """Whether it is held by a module that blocks are inside of, as position embeddings are: no
+    block could own it.
+    """
     holder = parameter.rpartition(".")[0]
-    return any(not holder or path.startswith(f"{holder}.") for block in found for path in block.paths)
+    return any(
+        not holder or path.startswith(f"{holder}.") for block in found for path in block.paths
+    )
 
 
 def outcome(cell: list | str) -> str:
@@ -115,18 +154,23 @@ def outcome(cell: list | str) -> str:
 
 
 def totals(rows: dict[str, dict]) -> dict:
-    """How many models there are of each outcome: by granularity, by timm's files, and what stands in the way."""
+    """How many models there are of each outcome: by granularity, by timm's files, and what stands
+    in the way.
+    """
     count = {name: Counter(outcome(row[name]) for row in rows.values()) for name in GRANULARITIES}
     files: dict[str, Counter] = {}
     for row in rows.values():
         files.setdefault(row["module"], Counter())[outcome(row["stage"])] += 1
     refused = (row["stage"] for row in rows.values() if isinstance(row["stage"], str))
-    why = Counter(reasons.split("; ")[0].partition(" x ")[2] or reasons for reasons in refused)  # what most blocks are
+    # what most blocks are
+    why = Counter(reasons.split("; ")[0].partition(" x ")[2] or reasons for reasons in refused)
     return {
         "models": len(rows),
         **{name: {each: count[name][each] for each in OUTCOMES} for name in GRANULARITIES},
         "none at stage": dict(why.most_common()),
-        "modules": {name: {each: n for each, n in files[name].items() if n} for name in sorted(files)},
+        "modules": {
+            name: {each: n for each, n in files[name].items() if n} for name in sorted(files)
+        },
     }
 
 
@@ -140,7 +184,9 @@ def write(path: Path, rows: dict[str, dict]) -> None:
 def main() -> None:
     """Examine the models asked for, and write as one goes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="models to examine, as 'resnet*'")
+    parser.add_argument(
+        "--only", default="*", metavar="PATTERN", help="models to examine, as 'resnet*'"
+    )
     parser.add_argument("--resume", action="store_true", help="leave out models that have a row")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -152,7 +198,9 @@ def main() -> None:
     failed = False
     try:
         with Pool(arguments.jobs, torch.set_num_threads, (1,), maxtasksperchild=100) as pool:
-            for i, (name, row, broken) in enumerate(tqdm(pool.imap_unordered(examine, todo), total=len(todo), unit="model")):
+            for i, (name, row, broken) in enumerate(
+                tqdm(pool.imap_unordered(examine, todo), total=len(todo), unit="model")
+            ):
                 rows[name] = row
                 for rule in broken:
                     failed = True

@@ -1,10 +1,11 @@
-"""Whether torch.compile pays for a repair: a step with the compiled model over one without, and how many steps compiling costs.
+"""Whether torch.compile pays for a repair: a step with the compiled model over one without, and how
+many steps compiling costs.
 
     python benchmarks/compiled.py
 
-One block of each model is fine-tuned from the images, 224 pixels, as in prefix.py; steps take turns. A repair has some hundred steps on
-a model whose modules are swapped between its stages, so compiling has to be earned back within one of them. Writes
-benchmarks/results/compiled.json.
+One block of each model is fine-tuned from the images, 224 pixels, as in prefix.py; steps take
+turns. A repair has some hundred steps on a model whose modules are swapped between its stages, so
+compiling has to be earned back within one of them. Writes benchmarks/results/compiled.json.
 """
 
 import argparse
@@ -24,7 +25,9 @@ BLOCKS = {"resnet18": "layer4", "resnet50": "layer4", "efficientnet_b0": "blocks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=list(BLOCKS), choices=BLOCKS)
     parser.add_argument("--precision", default="no")
     parser.add_argument("--repeats", type=int, default=5)
@@ -39,10 +42,24 @@ def main() -> None:
         first = seconds(steps[1])
         found = ratios({"compiled": steps[1]}, steps[0], arguments.repeats)["compiled"]
         whole = seconds(steps[0])
-        rows.append({"model": name, "block": block.name, **found, "compiling_in_steps": first / whole})
+        rows.append(
+            {"model": name, "block": block.name, **found, "compiling_in_steps": first / whole}
+        )
         print(rows[-1], flush=True)
-    RESULT.write_text(json.dumps({"device": case.runtime.device.type, "threads": torch.get_num_threads(), "batch_size": 8, "rows": rows,
-                                  "repeats": arguments.repeats, "versions": pipeline.versions()}, indent=1) + "\n")
+    RESULT.write_text(
+        json.dumps(
+            {
+                "device": case.runtime.device.type,
+                "threads": torch.get_num_threads(),
+                "batch_size": 8,
+                "rows": rows,
+                "repeats": arguments.repeats,
+                "versions": pipeline.versions(),
+            },
+            indent=1,
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

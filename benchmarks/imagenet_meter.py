@@ -1,4 +1,6 @@
-"""A meter for runs: which passes a model made, of how many images, in which stage, and what each cost. Used by imagenet_size.py."""
+"""A meter for runs: which passes a model made, of how many images, in which stage, and what each
+cost. Used by imagenet_size.py.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,19 +16,23 @@ from timm_repair.runtime import Runtime
 
 
 def clock() -> float:
-    """Seconds of the wall; on a single thread those of the processor, which other work on the machine does not lengthen."""
+    """Seconds of the wall; on a single thread those of the processor, which other work on the
+    machine does not lengthen.
+    """
     return process_time() if torch.get_num_threads() == 1 else perf_counter()
 
 
 class Meter(TorchDispatchMode):
     """Notes every pass through a ResNet of timm's while it is `attached`, in `passes`.
 
-    A pass lasts from its call until the next one; its backward pass, the optimizer's step and the images of the next batch are in it.
-    Its kind is "step" where gradients are taken, "forward" where not, each with ", cached" where it began behind the first layer, and
-    "prefix" where it ended before the last.
+    A pass lasts from its call until the next one; its backward pass, the optimizer's step and the
+    images of the next batch are in it. Its kind is "step" where gradients are taken, "forward"
+    where not, each with ", cached" where it began behind the first layer, and "prefix" where it
+    ended before the last.
 
     Args:
-        details: also count FLOPs, and bytes of maps that are kept for the backward pass (which slows a tiny model down).
+        details: also count FLOPs, and bytes of maps that are kept for the backward pass (which
+            slows a tiny model down).
     """
 
     def __init__(self, details: bool = False):
@@ -43,11 +49,16 @@ class Meter(TorchDispatchMode):
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for handle in (model.register_forward_pre_hook(self._begin), model.conv1.register_forward_hook(self._note("images_in")),
-                           model.fc.register_forward_hook(self._note("answers"))):
+            for handle in (
+                model.register_forward_pre_hook(self._begin),
+                model.conv1.register_forward_hook(self._note("images_in")),
+                model.fc.register_forward_hook(self._note("answers")),
+            ):
                 stack.callback(handle.remove)
             if self.details:
-                stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._save, lambda kept: kept))
+                stack.enter_context(
+                    torch.autograd.graph.saved_tensors_hooks(self._save, lambda kept: kept)
+                )
                 stack.enter_context(self)
             yield
             self.end()
@@ -55,9 +66,17 @@ class Meter(TorchDispatchMode):
     def _begin(self, model: nn.Module, inputs: tuple) -> None:
         self.end()
         if self.stage is not None and not inputs[0].is_meta:
-            self.running = {"stage": self.stage, "images": len(inputs[0]), "images_in": 0, "answers": 0, "flops": 0, "saved": {},
-                            "gradients": torch.is_grad_enabled(), "start": clock(),
-                            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+            self.running = {
+                "stage": self.stage,
+                "images": len(inputs[0]),
+                "images_in": 0,
+                "answers": 0,
+                "flops": 0,
+                "saved": {},
+                "gradients": torch.is_grad_enabled(),
+                "start": clock(),
+                "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            }
 
     def _note(self, what: str):
         def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -77,9 +96,22 @@ class Meter(TorchDispatchMode):
         if self.running is None:
             return
         done, self.running = self.running, None
-        kind = "prefix" if not done["answers"] else ("step" if done["gradients"] else "forward") + ", cached" * (not done["images_in"])
-        self.passes.append({"stage": done["stage"], "kind": kind, "images": done["images"], "flops": done["flops"],
-                            "seconds": clock() - done["start"], "saved": sum(done["saved"].values()), "trained": done["trained"]})
+        kind = (
+            "prefix"
+            if not done["answers"]
+            else ("step" if done["gradients"] else "forward") + ", cached" * (not done["images_in"])
+        )
+        self.passes.append(
+            {
+                "stage": done["stage"],
+                "kind": kind,
+                "images": done["images"],
+                "flops": done["flops"],
+                "seconds": clock() - done["start"],
+                "saved": sum(done["saved"].values()),
+                "trained": done["trained"],
+            }
+        )
 
 
 @dataclass

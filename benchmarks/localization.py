@@ -1,15 +1,19 @@
-"""Regret of localization: what is lost by repairing the block that a scorer chose, instead of the best one.
+r"""Regret of localization: what is lost by repairing the block that a scorer chose, instead of the
+best one.
 
-    python benchmarks/localization.py oracle --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10 --seeds 1 2 3
-    python benchmarks/localization.py score  --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10 --seeds 1 2 3
+    python benchmarks/localization.py oracle --model local-dir:MODELS/resnet18_cifar10 \
+        --data DATA/cifar10 --seeds 1 2 3
+    python benchmarks/localization.py score  --model local-dir:MODELS/resnet18_cifar10 \
+        --data DATA/cifar10 --seeds 1 2 3
 
-`oracle` repairs every block of every task (tasks.py) with the same small budget and measures the untouched holdout. `score` asks
-every scorer which block it would repair, and what asking costs, relative to a forward and backward pass over the failures. Both write
-to benchmarks/results/localization/, one JSON per model and seed, after every task: what is there is not done again. The tables of the
-README are made from these files by table.py.
+`oracle` repairs every block of every task (tasks.py) with the same small budget and measures the
+untouched holdout. `score` asks every scorer which block it would repair, and what asking costs,
+relative to a forward and backward pass over the failures. Both write to
+benchmarks/results/localization/, one JSON per model and seed, after every task: what is there is
+not done again. The tables of the README are made from these files by table.py.
 
-The budget: 30 steps of batch 32, half failures, no augmentation, the last state. What the model computes before the block is computed
-once (timm_repair/prefix.py).
+The budget: 30 steps of batch 32, half failures, no augmentation, the last state. What the model
+computes before the block is computed once (timm_repair/prefix.py).
 """
 
 import argparse
@@ -46,36 +50,53 @@ BUDGET = Training(steps=30, batch_size=32, hflip=0, shift=0)
 
 
 def oracle(task: Task, runtime: Runtime) -> dict[str, dict[str, float]]:
-    """Per block, and for the original: held-out accuracy (%) on the failing population and on clean images."""
+    """Per block, and for the original: held-out accuracy (%) on the failing population and on clean
+    images.
+    """
     calls = trace(task.model)
     candidates = [block for block in blocks(task.model) if block.repairable]
     example = next(normalized(task.model, task.held.pixels[:8]))
     for block in candidates:
         if not resumes_exactly(task.model, block, calls, example):
             raise RuntimeError(f"cannot enter the model at {block.name}")
-    train = Labelled(torch.cat([task.failures.pixels, task.retained.pixels]), torch.cat([task.failures.labels, task.retained.labels]))
+    train = Labelled(
+        torch.cat([task.failures.pixels, task.retained.pixels]),
+        torch.cat([task.failures.labels, task.retained.labels]),
+    )
     answers = torch.cat([task.answers, torch.full((len(task.retained),), -1)])
     original = snapshot(task.model)
-    result = {"original": {kind: _accuracy(task.model, list(normalized(task.model, part.pixels)), part.labels)
-                           for kind, part in (("held", task.held), ("clean", task.clean))}}
+    result = {
+        "original": {
+            kind: _accuracy(task.model, list(normalized(task.model, part.pixels)), part.labels)
+            for kind, part in (("held", task.held), ("clean", task.clean))
+        }
+    }
     for block in candidates:  # one at a time: the maps of all blocks would not fit in memory
-        maps = {kind: arriving(task.model, [block], normalized(task.model, part.pixels))[block.name]
-                for kind, part in (("train", train), ("held", task.held), ("clean", task.clean))}
+        maps = {
+            kind: arriving(task.model, [block], normalized(task.model, part.pixels))[block.name]
+            for kind, part in (("train", train), ("held", task.held), ("clean", task.clean))
+        }
         with starting_at(task.model, block, calls):
             _train(task, block, maps["train"], train.labels, answers, runtime)
-            result[block.name] = {kind: _accuracy(task.model, maps[kind].split(250), getattr(task, kind).labels)
-                                  for kind in ("held", "clean")}
+            result[block.name] = {
+                kind: _accuracy(task.model, maps[kind].split(250), getattr(task, kind).labels)
+                for kind in ("held", "clean")
+            }
         task.model.load_state_dict(original)
     return result
 
 
-def _train(task: Task, block: Block, maps: Tensor, labels: Tensor, answers: Tensor, runtime: Runtime) -> None:
+def _train(
+    task: Task, block: Block, maps: Tensor, labels: Tensor, answers: Tensor, runtime: Runtime
+) -> None:
     """Train the block's weights on what arrives at it, in place."""
     model, part = task.model, part_of(task.model, block)
     generator = runtime.generator("batches")  # the same batches for every block
     half = BUDGET.batch_size // 2
     rounds = 1 + half * BUDGET.steps // len(task.failures)
-    failing = torch.cat([torch.randperm(len(task.failures), generator=generator) for _ in range(rounds)])
+    failing = torch.cat(
+        [torch.randperm(len(task.failures), generator=generator) for _ in range(rounds)]
+    )
     retained = len(task.failures) + torch.randperm(len(task.retained), generator=generator)
     descent = Descent(part.parameters(), BUDGET, runtime)
 
@@ -90,16 +111,26 @@ def _train(task: Task, block: Block, maps: Tensor, labels: Tensor, answers: Tens
 @torch.no_grad()
 def _accuracy(model: nn.Module, batches, labels: Tensor) -> float:
     model.eval()
-    return 100 * (torch.cat([model(images).argmax(1) for images in batches]) == labels).double().mean().item()
+    return (
+        100
+        * (torch.cat([model(images).argmax(1) for images in batches]) == labels)
+        .double()
+        .mean()
+        .item()
+    )
 
 
 def score(task: Task, runtime: Runtime, *, timed: bool = False) -> dict[str, dict]:
-    """Per scorer: the scores of the blocks; where `timed`, their seconds, and those of a pass over all that a scorer may read."""
+    """Per scorer: the scores of the blocks; where `timed`, their seconds, and those of a pass over
+    all that a scorer may read.
+    """
     found = blocks(task.model)
     failing = as_images(task.failures.pairs(), task.model, name="failures")
     failing = failing.subset(torch.arange(len(failing)), answers=task.answers)
     retained = as_images(task.retained.pairs(), task.model, name="retained")
-    data = RepairData(failing, retained, {}, {}, Preprocessing.of(task.model), 10, None, task.error_rate, {})
+    data = RepairData(
+        failing, retained, {}, {}, Preprocessing.of(task.model), 10, None, task.error_rate, {}
+    )
     for images in (failing, retained):  # decode once, before anything is timed
         images.pixels(torch.arange(len(images)))
     result, sweeps = {}, {}
@@ -123,11 +154,15 @@ def score(task: Task, runtime: Runtime, *, timed: bool = False) -> dict[str, dic
 
 
 def _sweep_seconds(model: nn.Module, failing: Images, retained: Images, data: RepairData) -> float:
-    """Time of one forward and backward pass, to all weights, over the failures and as many retained examples as localization may read."""
+    """Time of one forward and backward pass, to all weights, over the failures and as many retained
+    examples as localization may read.
+    """
     start = perf_counter()
     for images in (failing, retained.subset(torch.arange(min(2 * len(failing), len(retained))))):
         for rows in torch.arange(len(images)).split(64):
-            loss = F.cross_entropy(model(data.preprocessing.normalize(images.pixels(rows))), images.labels[rows])
+            loss = F.cross_entropy(
+                model(data.preprocessing.normalize(images.pixels(rows))), images.labels[rows]
+            )
             torch.autograd.grad(loss, list(model.parameters()))
     return perf_counter() - start
 
@@ -135,8 +170,17 @@ def _sweep_seconds(model: nn.Module, failing: Images, retained: Images, data: Re
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("oracle", "score"))
-    parser.add_argument("--model", required=True, help="a timm name, hf-hub: or local-dir:; classes must be those of the data")
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10's train.parquet and test.parquet")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a timm name, hf-hub: or local-dir:; classes must be those of the data",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with CIFAR-10's train.parquet and test.parquet",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--threads", type=int, default=1)
@@ -152,7 +196,11 @@ def main() -> None:
         for task in tqdm([t for t in arguments.tasks if t not in done], desc=path.stem):
             model = load(arguments.model)[1].to(memory_format=torch.channels_last)
             made = make_task(task, model, train, test, seed)
-            done[task] = oracle(made, runtime) if arguments.what == "oracle" else score(made, runtime, timed=task == TIMED)
+            done[task] = (
+                oracle(made, runtime)
+                if arguments.what == "oracle"
+                else score(made, runtime, timed=task == TIMED)
+            )
             path.write_text(json.dumps(done, indent=1))
 
 

@@ -1,9 +1,10 @@
-"""How large a patch is beside the whole model: bytes of the tensors that the repair of one block changes, for each block.
+"""How large a patch is beside the whole model: bytes of the tensors that the repair of one block
+changes, for each block.
 
     python benchmarks/patch_sizes.py
 
-Counted, not downloaded: models on the meta device in float32, every block with its densest architecture, a separable convolution on
-every edge.
+Counted, not downloaded: models on the meta device in float32, every block with its densest
+architecture, a separable convolution on every edge.
 """
 
 import argparse
@@ -38,21 +39,30 @@ def sizes(name: str) -> dict[str, int]:
             original, model = timm.create_model(name), timm.create_model(name)
             raw = extract(model, block)
             skeleton = plan(raw, block.in_shape)
-            edges = tuple(replace(edge, operation="sep_conv") for edge in skeleton.edges)  # of all operations the one with most weights
+            # of all operations the one with most weights
+            edges = tuple(replace(edge, operation="sep_conv") for edge in skeleton.edges)
             swap(model, block, build(replace(skeleton, edges=edges), raw))
             before = original.state_dict().keys()  # what lies in the block has another name now
-            found[block.name] = bytes_of({key: tensor for key, tensor in model.state_dict().items() if key not in before})
+            found[block.name] = bytes_of(
+                {key: tensor for key, tensor in model.state_dict().items() if key not in before}
+            )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     found = {name: sizes(name) for name in MODELS}
-    arguments.output.write_text(json.dumps({"bytes": found, "timm": timm.__version__}, indent=1) + "\n")
+    arguments.output.write_text(
+        json.dumps({"bytes": found, "timm": timm.__version__}, indent=1) + "\n"
+    )
     for name, each in found.items():
-        parts = ", ".join(f"{block} {size / 1e6:.1f}" for block, size in each.items() if block != "whole")
+        parts = ", ".join(
+            f"{block} {size / 1e6:.1f}" for block, size in each.items() if block != "whole"
+        )
         print(f"{name}: {each['whole'] / 1e6:.1f} MB; a patch: {parts}")
 
 

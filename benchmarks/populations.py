@@ -1,4 +1,6 @@
-"""The populations of the benchmarks: CIFAR-10 JPEG, clean or corrupted, as a pool to draw failures from and an untouched holdout."""
+"""The populations of the benchmarks: CIFAR-10 JPEG, clean or corrupted, as a pool to draw failures
+from and an untouched holdout.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,9 @@ CORRUPTIONS = {
 
 @dataclass(frozen=True)
 class Population:
-    """Lists of (PIL image, label): `pool` and `failing` come from disjoint halves of the (corrupted) test set, `clean` shows the
-    same photographs as `failing` without the corruption."""
+    """Lists of (PIL image, label): `pool` and `failing` come from disjoint halves of the
+    (corrupted) test set, `clean` shows the same photographs as `failing` without the corruption.
+    """
 
     pool: list
     failing: list
@@ -27,17 +30,24 @@ class Population:
 
 
 def load_population(data: Path, corruption: str, seed: int) -> tuple[Population, object]:
-    """The population of one corruption, and the training set (a datasets.Dataset); the halves and the noise follow from `seed`."""
+    """The population of one corruption, and the training set (a datasets.Dataset); the halves and
+    the noise follow from `seed`.
+    """
     files = {"train": str(data / "train.parquet"), "test": str(data / "test.parquet")}
     splits = load_dataset("parquet", data_files=files)
     clean = np.stack([np.asarray(image.convert("RGB")) for image in splits["test"]["image"]])
     labels = splits["test"]["label"]
     rng = np.random.default_rng(seed)
     # truncated, as the reference implementation of the common corruptions does
-    corrupted = (255 * CORRUPTIONS[corruption](clean.astype(np.float64) / 255, rng).clip(0, 1)).astype(np.uint8)
+    corrupted = (
+        255 * CORRUPTIONS[corruption](clean.astype(np.float64) / 255, rng).clip(0, 1)
+    ).astype(np.uint8)
     pool, held = np.split(rng.permutation(len(labels)), 2)
 
     def pairs(pixels: np.ndarray, rows: np.ndarray) -> list:
         return [(Image.fromarray(pixels[i]), int(labels[i])) for i in rows]
 
-    return Population(pairs(corrupted, pool), pairs(corrupted, held), pairs(clean, held)), splits["train"]
+    return (
+        Population(pairs(corrupted, pool), pairs(corrupted, held), pairs(clean, held)),
+        splits["train"],
+    )

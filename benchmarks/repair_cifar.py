@@ -1,12 +1,16 @@
-"""Repair a ResNet-18 (CIFAR-10 JPEG, 32 px) that fails on noise, blur, low contrast or everyday images: archrepair and its controls.
+r"""Repair a ResNet-18 (CIFAR-10 JPEG, 32 px) that fails on noise, blur, low contrast or everyday
+images: archrepair and its controls.
 
-    python benchmarks/repair_cifar.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10 --seeds 1 2 3 4 5
+    python benchmarks/repair_cifar.py --model local-dir:MODELS/resnet18_cifar10 \
+        --data DATA/cifar10 --seeds 1 2 3 4 5
 
-One JSON per population and seed in benchmarks/results/; what is there already is not run again. Protocol: half of the (corrupted)
-test set is the pool from which at most 1,000 failures are drawn, the other half the untouched holdout, the same for every method; the
-training set is retained; clean accuracy is measured on the same held-out photographs without the corruption. Every method has 300
-steps of batch 128 in all, an architecture step counting as one, and chooses on the same selection split. Times are those of the
-method's own stages, relative to whole-network fine-tuning in the same process.
+One JSON per population and seed in benchmarks/results/; what is there already is not run again.
+Protocol: half of the (corrupted) test set is the pool from which at most 1,000 failures are drawn,
+the other half the untouched holdout, the same for every method; the training set is retained; clean
+accuracy is measured on the same held-out photographs without the corruption. Every method has 300
+steps of batch 128 in all, an architecture step counting as one, and chooses on the same selection
+split. Times are those of the method's own stages, relative to whole-network fine-tuning in the same
+process.
 """
 
 import argparse
@@ -26,24 +30,46 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def methods_for(model: torch.nn.Module, **training) -> dict:
-    """Label -> method: every row of the table but the original and the chosen block, which follow from these."""
+    """Label -> method: every row of the table but the original and the chosen block, which follow
+    from these.
+    """
     blocks = [block.name for block in timm_repair.blocks(model) if block.repairable]
     return {
         "bn_recalibration": get("bn_recalibration", **training),
         "finetune network": get("finetune", **training),
-        **{f"finetune {block}": get("finetune", level="block", block=block, **training) for block in blocks},
+        **{
+            f"finetune {block}": get("finetune", level="block", block=block, **training)
+            for block in blocks
+        },
         "archrepair": get("archrepair", **training),
         "archrepair random": get("archrepair", genotype="random", **training),
     }
 
 
 def summary(report: timm_repair.Report) -> dict:
-    """What the table needs of one report, and enough to look into it: populations, cost, choice of block, genotype, notes."""
-    populations = {s.population: {"n": s.n, "before": s.accuracy_before, "after": s.accuracy_after, "fixed": s.fixed, "broken": s.broken}
-                   for s in report.scores}
-    return {"populations": populations, "seconds": report.seconds,
-            "stages": list(report.stages), "block": report.block, "localization": report.localization, "genotype": report.genotype,
-            "notes": list(report.notes), "options": report.options}
+    """What the table needs of one report, and enough to look into it: populations, cost, choice of
+    block, genotype, notes.
+    """
+    populations = {
+        s.population: {
+            "n": s.n,
+            "before": s.accuracy_before,
+            "after": s.accuracy_after,
+            "fixed": s.fixed,
+            "broken": s.broken,
+        }
+        for s in report.scores
+    }
+    return {
+        "populations": populations,
+        "seconds": report.seconds,
+        "stages": list(report.stages),
+        "block": report.block,
+        "localization": report.localization,
+        "genotype": report.genotype,
+        "notes": list(report.notes),
+        "options": report.options,
+    }
 
 
 def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
@@ -53,15 +79,34 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
     population, train = load_population(arguments.data, corruption, seed)
     failures = timm_repair.collect_failures(model, population.pool, max_failures=1000, seed=seed)
     rows = methods_for(model, steps=arguments.steps, **dict(arguments.set))
-    rows = {label: method for label, method in rows.items() if not arguments.rows or label in arguments.rows}
+    rows = {
+        label: method
+        for label, method in rows.items()
+        if not arguments.rows or label in arguments.rows
+    }
     comparison = timm_repair.compare(
-        model, failures, retain=train, holdout={"failing": population.failing, "clean": population.clean}, methods=rows,
-        seed=seed, accelerator=accelerator, progress=not arguments.quiet)
+        model,
+        failures,
+        retain=train,
+        holdout={"failing": population.failing, "clean": population.clean},
+        methods=rows,
+        seed=seed,
+        accelerator=accelerator,
+        progress=not arguments.quiet,
+    )
     print(comparison, flush=True)
-    return {"benchmark": "repair_cifar", "population": corruption, "seed": seed, "model": Path(arguments.model).name,
-            "error_rate": failures.error_rate, "failures": len(failures), "precision": arguments.precision,
-            "threads": torch.get_num_threads(), "versions": pipeline.versions(),
-            "rows": {label: summary(report) for label, report in comparison.rows.items()}}
+    return {
+        "benchmark": "repair_cifar",
+        "population": corruption,
+        "seed": seed,
+        "model": Path(arguments.model).name,
+        "error_rate": failures.error_rate,
+        "failures": len(failures),
+        "precision": arguments.precision,
+        "threads": torch.get_num_threads(),
+        "versions": pipeline.versions(),
+        "rows": {label: summary(report) for label, report in comparison.rows.items()},
+    }
 
 
 def option(pair: str) -> tuple[str, object]:
@@ -70,15 +115,28 @@ def option(pair: str) -> tuple[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="directory with train.parquet and test.parquet")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="directory with train.parquet and test.parquet"
+    )
     parser.add_argument("--populations", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--set", nargs="*", type=option, default=[], metavar="NAME=JSON", help="training options of every row")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        type=option,
+        default=[],
+        metavar="NAME=JSON",
+        help="training options of every row",
+    )
     parser.add_argument("--rows", nargs="*", default=[], help="only these rows")
-    parser.add_argument("--tag", default="", help="goes into the file names, to keep variants apart")
+    parser.add_argument(
+        "--tag", default="", help="goes into the file names, to keep variants apart"
+    )
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--quiet", action="store_true")

@@ -1,10 +1,12 @@
-"""What localization and archrepair cost, as ratios to whole-network fine-tuning measured in turn in the same process.
+"""What localization and archrepair cost, as ratios to whole-network fine-tuning measured in turn in
+the same process.
 
     python benchmarks/speed.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
 
-Localization: one sweep over N failures and 2N retained examples, relative to one epoch of whole-network fine-tuning over the same 3N
-examples. Repair: archrepair on an early and on a late block, relative to whole-network fine-tuning with the same number of steps.
-Numerator and denominator alternate, and the ratio is taken pair by pair; ratios are what counts, not seconds.
+Localization: one sweep over N failures and 2N retained examples, relative to one epoch of
+whole-network fine-tuning over the same 3N examples. Repair: archrepair on an early and on a late
+block, relative to whole-network fine-tuning with the same number of steps. Numerator and
+denominator alternate, and the ratio is taken pair by pair; ratios are what counts, not seconds.
 """
 
 import json
@@ -51,35 +53,59 @@ def main() -> None:
 
     batch = get("finetune").training.batch_size
     # an epoch over the failures and twice as many retained examples: what the sweep reads
-    epoch = get("finetune", steps=max(3 * len(data.failing) // batch, 1), failing_share=1 / 3, evaluations=1)
+    epoch = get(
+        "finetune", steps=max(3 * len(data.failing) // batch, 1), failing_share=1 / 3, evaluations=1
+    )
     localization = []
     for scorer in (s for s in SCORERS if s not in ("random", "probe")):
-        ratio = paired(lambda scorer=scorer: localize(model, blocks, data, score=scorer, runtime=runtime),
-                       lambda: train_only(model, data, epoch.training, runtime), arguments.repeats)
+        ratio = paired(
+            lambda scorer=scorer: localize(model, blocks, data, score=scorer, runtime=runtime),
+            lambda: train_only(model, data, epoch.training, runtime),
+            arguments.repeats,
+        )
         localization.append({"scorer": scorer} | ratio)
         print(localization[-1], flush=True)
 
     whole = get("finetune", steps=arguments.steps)
     repair = []
     for block in (repairable[0], repairable[-1]):
-        ratio = paired(lambda block=block: repair_once(model, data, get("archrepair", block=block, steps=arguments.steps), runtime),
-                       lambda: repair_once(model, data, whole, runtime), arguments.repeats)
+        ratio = paired(
+            lambda block=block: repair_once(
+                model, data, get("archrepair", block=block, steps=arguments.steps), runtime
+            ),
+            lambda: repair_once(model, data, whole, runtime),
+            arguments.repeats,
+        )
         repair.append({"block": block, "steps": arguments.steps} | ratio)
         print(repair[-1], flush=True)
-    result = {"benchmark": "speed", "model": Path(arguments.model).name, "precision": arguments.precision,
-              "threads": torch.get_num_threads(), "examples": 3 * len(data.failing), "localization": localization, "repair": repair,
-              "versions": pipeline.versions()}
+    result = {
+        "benchmark": "speed",
+        "model": Path(arguments.model).name,
+        "precision": arguments.precision,
+        "threads": torch.get_num_threads(),
+        "examples": 3 * len(data.failing),
+        "localization": localization,
+        "repair": repair,
+        "versions": pipeline.versions(),
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speed.json").write_text(json.dumps(result, indent=1))
 
 
-def train_only(model: torch.nn.Module, data: RepairData, training: Training, runtime: Runtime) -> None:
+def train_only(
+    model: torch.nn.Module, data: RepairData, training: Training, runtime: Runtime
+) -> None:
     """An epoch of whole-network fine-tuning and nothing else: no selection, no interpolation."""
     copy = deepcopy(model)
     batches = Batches(data, training, runtime, "epoch")
     descent = Descent(copy.parameters(), training, runtime)
     with training_mode(copy, copy):
-        fit(lambda _: descent.step(batches.loss(copy)), steps=training.steps, stage="epoch", runtime=runtime)
+        fit(
+            lambda _: descent.step(batches.loss(copy)),
+            steps=training.steps,
+            stage="epoch",
+            runtime=runtime,
+        )
 
 
 if __name__ == "__main__":

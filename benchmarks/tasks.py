@@ -1,7 +1,8 @@
-"""The ways to fail of the localization benchmark: corruptions, everyday drift, a confused pair of classes, a forgotten class group.
+"""The ways to fail of the localization benchmark: corruptions, everyday drift, a confused pair of
+classes, a forgotten class group.
 
-A task is a model and three sets of CIFAR-10 JPEG images: failures to repair with, retained training images, and untouched held-out
-sets. Pool and holdout are disjoint halves of the test set.
+A task is a model and three sets of CIFAR-10 JPEG images: failures to repair with, retained training
+images, and untouched held-out sets. Pool and holdout are disjoint halves of the test set.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,14 @@ from timm_repair.corruptions import CORRUPTIONS, corrupt
 from timm_repair.preprocessing import Preprocessing
 
 COMMON = tuple(CORRUPTIONS)[:15]
-TASKS = (*(f"{name}_s5" for name in COMMON), "gaussian_noise_s3", "defocus_blur_s3", "drift", "confused_pair", "forgotten_group")
+TASKS = (
+    *(f"{name}_s5" for name in COMMON),
+    "gaussian_noise_s3",
+    "defocus_blur_s3",
+    "drift",
+    "confused_pair",
+    "forgotten_group",
+)
 FAILURES, RETAINED, POOL, HELD, CLEAN = 400, 800, 2500, 1200, 300
 GROUP = (1, 9)  # automobile, truck: what the model of "forgotten_group" unlearned
 
@@ -40,14 +48,19 @@ class Labelled:
 
     def pairs(self) -> list:
         """A list of (PIL image, label), as a user would have it."""
-        return [(Image.fromarray(p.permute(1, 2, 0).numpy()), int(y)) for p, y in zip(self.pixels, self.labels, strict=True)]
+        return [
+            (Image.fromarray(p.permute(1, 2, 0).numpy()), int(y))
+            for p, y in zip(self.pixels, self.labels, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a localizer and a repair get (`failures` with the model's `answers`, `retained`), and what they are judged by.
+    """What a localizer and a repair get (`failures` with the model's `answers`, `retained`), and
+    what they are judged by.
 
-    `held` is the population that the failures came from, less what it shares with nobody; `clean` shows what a repair breaks.
+    `held` is the population that the failures came from, less what it shares with nobody; `clean`
+    shows what a repair breaks.
     """
 
     model: nn.Module
@@ -61,13 +74,18 @@ class Task:
 
 def load_cifar(data: Path) -> tuple[Labelled, Labelled]:
     """Training and test set."""
-    splits = load_dataset("parquet", data_files={"train": str(data / "train.parquet"), "test": str(data / "test.parquet")})
+    splits = load_dataset(
+        "parquet",
+        data_files={"train": str(data / "train.parquet"), "test": str(data / "test.parquet")},
+    )
     return tuple(_labelled(splits[name]) for name in ("train", "test"))
 
 
 def _labelled(split) -> Labelled:
     pixels = np.stack([np.asarray(image.convert("RGB")) for image in split["image"]])
-    return Labelled(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(split["label"]))
+    return Labelled(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(split["label"])
+    )
 
 
 def make_task(name: str, model: nn.Module, train: Labelled, test: Labelled, seed: int) -> Task:
@@ -79,8 +97,11 @@ def make_task(name: str, model: nn.Module, train: Labelled, test: Labelled, seed
     if name == "confused_pair":
         answers = predict(model, test[pool[:POOL]].pixels)
         pair = _most_confused(test.labels[pool[:POOL]], answers)
-        pool, held = (rows[torch.isin(test.labels[rows], torch.tensor(pair))] for rows in (pool, held))
-        pool = pool[torch.isin(predict(model, test[pool].pixels), torch.tensor(pair))]  # confused with each other
+        pool, held = (
+            rows[torch.isin(test.labels[rows], torch.tensor(pair))] for rows in (pool, held)
+        )
+        # confused with each other
+        pool = pool[torch.isin(predict(model, test[pool].pixels), torch.tensor(pair))]
     elif name == "forgotten_group":
         group = torch.tensor(GROUP)
         kept = kept[~torch.isin(train.labels[kept], group)]
@@ -89,12 +110,22 @@ def make_task(name: str, model: nn.Module, train: Labelled, test: Labelled, seed
     pool, held = test[pool[:POOL]], test[held[:HELD]]
     if name.rpartition("_s")[0] in COMMON:
         kind, _, severity = name.rpartition("_s")
-        pool, held = (Labelled(corrupt(part.pixels, kind, int(severity), seed=seed + salt), part.labels)
-                      for salt, part in ((0, pool), (1000, held)))
+        pool, held = (
+            Labelled(corrupt(part.pixels, kind, int(severity), seed=seed + salt), part.labels)
+            for salt, part in ((0, pool), (1000, held))
+        )
     answers = predict(model, pool.pixels)
     wrong = (answers != pool.labels).nonzero().flatten()
     rows = wrong[:FAILURES]
-    return Task(model, pool[rows], answers[rows], train[kept[:RETAINED]], held, clean, len(wrong) / len(pool))
+    return Task(
+        model,
+        pool[rows],
+        answers[rows],
+        train[kept[:RETAINED]],
+        held,
+        clean,
+        len(wrong) / len(pool),
+    )
 
 
 def _most_confused(labels: Tensor, answers: Tensor) -> tuple[int, int]:
@@ -103,8 +134,12 @@ def _most_confused(labels: Tensor, answers: Tensor) -> tuple[int, int]:
     return a, b
 
 
-def forget(model: nn.Module, rest: Labelled, generator: torch.Generator, steps: int = 40) -> nn.Module:
-    """A copy of `model` that was trained on with `rest`, which lacks some classes, until it hardly answers those."""
+def forget(
+    model: nn.Module, rest: Labelled, generator: torch.Generator, steps: int = 40
+) -> nn.Module:
+    """A copy of `model` that was trained on with `rest`, which lacks some classes, until it hardly
+    answers those.
+    """
     model = deepcopy(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for _ in range(steps):

@@ -1,4 +1,6 @@
-"""What the benchmarks of speed share: timing, ratios of runs that take turns, and their command line."""
+"""What the benchmarks of speed share: timing, ratios of runs that take turns, and their command
+line.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -18,19 +20,30 @@ def seconds(work: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def paired(numerator: Callable[[], object], denominator: Callable[[], object], repeats: int) -> dict:
+def paired(
+    numerator: Callable[[], object], denominator: Callable[[], object], repeats: int
+) -> dict:
     """Ratios of alternating runs, after one run of each that is not counted."""
     numerator()
     denominator()
     ratios = [seconds(numerator) / seconds(denominator) for _ in range(repeats)]
-    return {"ratio_median": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "repeats": repeats}
+    return {
+        "ratio_median": median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "repeats": repeats,
+    }
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Of a benchmark that repairs a model on CIFAR-10."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True, help="directory with train.parquet and test.parquet")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="directory with train.parquet and test.parquet"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--precision", default="bf16")

@@ -1,10 +1,12 @@
-"""The main job, end to end and offline: a small classifier of handwritten digits fails on a worn camera; repair it.
+"""The main job, end to end and offline: a small classifier of handwritten digits fails on a worn
+camera; repair it.
 
     python examples/demo.py --output demo-output
 
-scikit-learn's digits are real scans that come with the package. A small timm ResNet is trained on them, then meets the same kind of
-digits through a worn camera (blurred, flat, noisy). Its failures are collected, the responsible block is found, its architecture is
-searched, the repaired model is measured on digits nobody has seen, saved, loaded back through timm, and shown to be equal.
+scikit-learn's digits are real scans that come with the package. A small timm ResNet is trained on
+them, then meets the same kind of digits through a worn camera (blurred, flat, noisy). Its failures
+are collected, the responsible block is found, its architecture is searched, the repaired model is
+measured on digits nobody has seen, saved, loaded back through timm, and shown to be equal.
 """
 
 import argparse
@@ -33,29 +35,49 @@ def worn_camera(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def digits(seed: int) -> tuple[list, list, list]:
-    """(image, label) pairs: 800 to train the classifier on, 550 that it meets in production, 447 held out from everything."""
+    """(image, label) pairs: 800 to train the classifier on, 550 that it meets in production, 447
+    held out from everything.
+    """
     bunch = load_digits()
-    images = [Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC) for pixels in bunch.images]
+    images = [
+        Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC)
+        for pixels in bunch.images
+    ]
     pairs = list(zip(images, bunch.target.tolist(), strict=True))
     order = np.random.default_rng(seed).permutation(len(pairs))
     return tuple([pairs[i] for i in part] for part in np.split(order, [800, 1350]))
 
 
 def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
-    """The model in production: a small timm ResNet, plainly trained, as good as any on clean digits."""
+    """The model in production: a small timm ResNet, plainly trained, as good as any on clean
+    digits.
+    """
     torch.manual_seed(seed)
     model = timm.create_model(
-        "test_resnet", in_chans=1, num_classes=10,
-        pretrained_cfg_overlay={"input_size": (1, SIDE, SIDE), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0, "label_names": NAMES})
+        "test_resnet",
+        in_chans=1,
+        num_classes=10,
+        pretrained_cfg_overlay={
+            "input_size": (1, SIDE, SIDE),
+            "mean": (0.3,),
+            "std": (0.35,),
+            "crop_pct": 1.0,
+            "label_names": NAMES,
+        },
+    )
     images = timm_repair.as_images(pairs, model, name="digits")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     model.train()
     for _ in trange(steps, desc="train the classifier"):
         batch = torch.randint(len(images), (64,))
         shift = torch.randint(-2, 3, (2,)).tolist()
         pixels = images.pixels(batch).roll(shift, dims=(2, 3))  # digits have an empty border
-        loss = F.cross_entropy(model(images.preprocessing.normalize(pixels, "cpu")), images.labels[batch])
+        loss = F.cross_entropy(
+            model(images.preprocessing.normalize(pixels, "cpu")), images.labels[batch]
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -64,9 +86,16 @@ def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
-    parser.add_argument("--steps", type=int, default=300, help="of the repair; of training the classifier, twice as many")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=300,
+        help="of the repair; of training the classifier, twice as many",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
@@ -78,16 +107,34 @@ def main() -> None:
     print("\n2. The camera wears out; the failures are collected.")
     seen_through = [(worn_camera(image, rng), label) for image, label in production]
     failures = timm_repair.collect_failures(model, seen_through, seed=arguments.seed)
-    print(f"   {len(failures)} of {len(seen_through)} digits are misread ({failures.error_rate:.0%}).")
-    # what it still reads right through this camera must not be forgotten either; failures alone cannot tell
+    print(
+        f"   {len(failures)} of {len(seen_through)} digits are misread ({failures.error_rate:.0%})."
+    )
+    # what it still reads right through this camera must not be forgotten either; failures alone
+    # cannot tell
     wrong = set(failures.ids)
     right = [pair for i, pair in enumerate(seen_through) if i not in wrong]
 
-    print("\n3. Repair: find the block, search its architecture and weights, fine-tune, measure on unseen digits.")
-    holdout = {"worn camera": [(worn_camera(image, rng), label) for image, label in unseen], "clean": unseen}
+    print(
+        "\n3. Repair: find the block, search its architecture and weights, fine-tune, measure on"
+        " unseen digits."
+    )
+    holdout = {
+        "worn camera": [(worn_camera(image, rng), label) for image, label in unseen],
+        "clean": unseen,
+    }
     repaired = timm_repair.repair(
-        model, failures, retain=train + right, holdout=holdout, seed=arguments.seed, output_dir=arguments.output,
-        level="layer", steps=arguments.steps, hflip=0.0, shift=0.06)
+        model,
+        failures,
+        retain=train + right,
+        holdout=holdout,
+        seed=arguments.seed,
+        output_dir=arguments.output,
+        level="layer",
+        steps=arguments.steps,
+        hflip=0.0,
+        shift=0.06,
+    )
     print(f"\n{repaired.report}\n")
 
     print("4. Load it back through timm, and compare.")
@@ -99,11 +146,18 @@ def main() -> None:
     worn, clean = (repaired.report.population(name) for name in holdout)
     share = worn.fixed / (worn.n - round(worn.accuracy_before * worn.n))
     print(f"   Logits on {len(unseen)} digits equal those before saving: {equal}.")
-    print(f"   {worn.fixed} held-out failures fixed ({share:.0%}), {worn.broken} broken; "
-          f"clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}.")
-    print(f"\nLook at {arguments.output}/figures/ and {arguments.output}/README.md (the model card).")
+    print(
+        f"   {worn.fixed} held-out failures fixed ({share:.0%}), {worn.broken} broken; "
+        f"clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}."
+    )
+    print(
+        f"\nLook at {arguments.output}/figures/ and {arguments.output}/README.md (the model card)."
+    )
     if not equal or share < 0.5 or clean.change < -0.01:
-        raise SystemExit("The demo did not keep its promise: half of the failures fixed, at most 1 point of clean accuracy lost.")
+        raise SystemExit(
+            "The demo did not keep its promise: half of the failures fixed, at most 1 point of"
+            " clean accuracy lost."
+        )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python examples/own_method.py
 
-A method is a frozen dataclass with a name and one verb. It gets the pipeline's own copy of the model, changes it in place, chooses by
-`data.selection`, and leaves measuring, reporting and saving to the pipeline. Retraining the last layer alone is known to suffice when
-the features are good and only their use is wrong (Kirichenko et al., ICLR 2023); a corruption spoils the features themselves.
+A method is a frozen dataclass with a name and one verb. It gets the pipeline's own copy of the
+model, changes it in place, chooses by `data.selection`, and leaves measuring, reporting and saving
+to the pipeline. Retraining the last layer alone is known to suffice when the features are good and
+only their use is wrong (Kirichenko et al., ICLR 2023); a corruption spoils the features themselves.
 """
 
 import argparse
@@ -35,14 +36,25 @@ class LastLayer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="of each method; of training the classifier, twice as many")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="of each method; of training the classifier, twice as many",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     budget = {"steps": arguments.steps, **DIGITS}
     given = problem(steps=2 * arguments.steps, seed=arguments.seed)
     # alone: timm_repair.repair(model, failures, method=LastLayer(), …)
-    methods = [LastLayer(training=Training(**budget)), get("finetune", **budget), get("archrepair", **budget)]
+    methods = [
+        LastLayer(training=Training(**budget)),
+        get("finetune", **budget),
+        get("archrepair", **budget),
+    ]
     print(f"\n{timm_repair.compare(**given, methods=methods, seed=arguments.seed)}")
 
 

@@ -2,9 +2,11 @@
 
     python examples/own_strategy.py
 
-A strategy says how the architecture parameters α become operation weights, and how α and the weights take turns (`strategies.Strategy`
-lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α by Gumbel noise and cools the softmax, so that the mixture comes to resemble
-the discrete architecture that it will be turned into. `progress` runs from 0 to 1; all randomness comes from `generator`.
+A strategy says how the architecture parameters α become operation weights, and how α and the
+weights take turns (`strategies.Strategy` lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α
+by Gumbel noise and cools the softmax, so that the mixture comes to resemble the discrete
+architecture that it will be turned into. `progress` runs from 0 to 1; all randomness comes from
+`generator`.
 """
 
 import argparse
@@ -34,19 +36,30 @@ class Snas:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="of each repair; of training the classifier, twice as many")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="of each repair; of training the classifier, twice as many",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     budget = {"steps": arguments.steps, **DIGITS}
     given = problem(steps=2 * arguments.steps, seed=arguments.seed)
-    methods = {name: get("archrepair", strategy=strategy, **budget)
-               for name, strategy in (("pc_darts", "pc_darts"), ("darts", "darts"), ("SNAS", Snas()))}
+    methods = {
+        name: get("archrepair", strategy=strategy, **budget)
+        for name, strategy in (("pc_darts", "pc_darts"), ("darts", "darts"), ("SNAS", Snas()))
+    }
     comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)
     print(f"\n{comparison}")
     for name, report in comparison.rows.items():
         edges = report.genotype["edges"] if report.genotype else []
-        found = ", ".join(f"{edge['source']} -{edge['operation']}-> {edge['target']}" for edge in edges)
+        found = ", ".join(
+            f"{edge['source']} -{edge['operation']}-> {edge['target']}" for edge in edges
+        )
         print(f"{name} on {report.block}: {found or 'the raw architecture'}")
 
 

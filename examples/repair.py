@@ -1,6 +1,7 @@
-"""Repair a model from the command line, on one process or many.
+r"""Repair a model from the command line, on one process or many.
 
-    accelerate launch examples/repair.py --model resnet50 --failures DIR_OR_FILE_OR_HUB_ID --retain … --output out/
+    accelerate launch examples/repair.py --model resnet50 --failures DIR_OR_FILE_OR_HUB_ID \
+        --retain … --output out/
 
 The same as `timm-repair repair …`; `--help` lists the options.
 """

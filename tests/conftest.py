@@ -1,4 +1,6 @@
-"""What most tests share: the planted classifier, what it gets wrong, and the promise that no test changes global state."""
+"""What most tests share: the planted classifier, what it gets wrong, and the promise that no test
+changes global state.
+"""
 
 import atexit
 import logging
@@ -16,8 +18,13 @@ with socket.socket() as _free:
     HUB_PORT = _free.getsockname()[1]
 _HOME = tempfile.mkdtemp(prefix="timm_repair-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-# Read when huggingface_hub is imported, hence here: no test reaches the real Hub, or anybody's cache or token.
-os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}", "HF_HOME": _HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
+# Read when huggingface_hub is imported, hence here: no test reaches the real Hub, or anybody's
+# cache or token.
+os.environ |= {
+    "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
+    "HF_HOME": _HOME,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 os.environ.pop("HF_TOKEN", None)
 
 import numpy as np
@@ -32,7 +39,9 @@ from timm_repair.runtime import Runtime
 
 @pytest.fixture(autouse=True)
 def fenced() -> Iterator[None]:
-    """The same random numbers for every test, whichever ran before; global state must be as it was afterwards."""
+    """The same random numbers for every test, whichever ran before; global state must be as it was
+    afterwards.
+    """
 
     def state():
         return {
@@ -56,13 +65,21 @@ def fenced() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, list]:
-    """(image, label) pairs of ten classes in turn: "train" to be retained, "pool" of failures, "unseen" for the holdout."""
-    return {"train": planted.pictures(300, 1), "pool": planted.pictures(1000, 2), "unseen": planted.pictures(200, 3)}
+    """(image, label) pairs of ten classes in turn: "train" to be retained, "pool" of failures,
+    "unseen" for the holdout.
+    """
+    return {
+        "train": planted.pictures(300, 1),
+        "pool": planted.pictures(1000, 2),
+        "unseen": planted.pictures(200, 3),
+    }
 
 
 @pytest.fixture(scope="session")
 def deployed() -> nn.Module:
-    """The classifier with its planted fault, in eval mode: classes 0 and 1 confused. Take `classifier` to change it."""
+    """The classifier with its planted fault, in eval mode: classes 0 and 1 confused. Take
+    `classifier` to change it.
+    """
     return planted.confused(planted.classifier())
 
 
@@ -81,10 +98,18 @@ def failures(deployed, pictures) -> Images:
 
 @pytest.fixture(scope="session")
 def data(deployed, failures, pictures) -> RepairData:
-    """The data of a repair of the classifier: failing and retained examples, and pictures of both kinds held out."""
+    """The data of a repair of the classifier: failing and retained examples, and pictures of both
+    kinds held out.
+    """
     confused = [pair for pair in planted.pictures(300, 4) if pair[1] < 2]
     holdout = {"confused": confused, "clean": pictures["unseen"]}
-    return prepare(deployed, failures, retain=pictures["train"], holdout=holdout, runtime=Runtime(progress=False))
+    return prepare(
+        deployed,
+        failures,
+        retain=pictures["train"],
+        holdout=holdout,
+        runtime=Runtime(progress=False),
+    )
 
 
 @pytest.fixture
@@ -95,6 +120,7 @@ def runtime() -> Runtime:
 @pytest.fixture
 def offline(monkeypatch) -> None:
     """Any connection is an error."""
+
     def refuse(*_):
         raise AssertionError("the network was touched")
 

@@ -20,7 +20,9 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Case:
-    """`change` makes a folder hostile; `timm` says that timm itself, through the entry point, must refuse it with ConfigError too."""
+    """`change` makes a folder hostile; `timm` says that timm itself, through the entry point, must
+    refuse it with ConfigError too.
+    """
 
     name: str
     change: Callable[[Path], None]
@@ -49,11 +51,13 @@ def updated(found: dict, changes: dict) -> None:
 
 def in_config(change: Callable[[dict], Any]) -> Callable[[Path], None]:
     """Change config.json."""
+
     def apply(folder: Path) -> None:
         path = folder / "config.json"
         config = json.loads(path.read_text())
         change(config)
         path.write_text(json.dumps(config))
+
     return apply
 
 
@@ -78,18 +82,24 @@ def genotype(**changes: Any) -> Callable[[Path], None]:
 
 
 def node(**changes: Any) -> Callable[[Path], None]:
-    return in_config(lambda config: updated(config["model_args"]["edits"][0]["genotype"]["nodes"][0], changes))
+    return in_config(
+        lambda config: updated(config["model_args"]["edits"][0]["genotype"]["nodes"][0], changes)
+    )
 
 
 def edge(**changes: Any) -> Callable[[Path], None]:
-    return in_config(lambda config: updated(config["model_args"]["edits"][0]["genotype"]["edges"][0], changes))
+    return in_config(
+        lambda config: updated(config["model_args"]["edits"][0]["genotype"]["edges"][0], changes)
+    )
 
 
 def times(key: str, count: int) -> Callable[[Path], None]:
     """Repeat what a genotype has so often."""
+
     def change(config: dict) -> None:
         found = config["model_args"]["edits"][0]["genotype"]
         found[key] = found[key][:1] * count
+
     return in_config(change)
 
 
@@ -104,46 +114,62 @@ def raw(name: str, data: bytes) -> Callable[[Path], None]:
 
 def sparse(name: str, size: int) -> Callable[[Path], None]:
     """Make a file that long; it takes no room on the disk."""
+
     def apply(folder: Path) -> None:
         (folder / name).touch()
         os.truncate(folder / name, size)
+
     return apply
 
 
 def only(name: str) -> Callable[[Path], None]:
     """Weights in another format alone."""
+
     def apply(folder: Path) -> None:
         (folder / WEIGHTS).unlink()
         (folder / name).write_bytes(pickle.dumps(Trap()))
+
     return apply
 
 
 def linked(name: str, target: str) -> Callable[[Path], None]:
     """Replace a file by a link."""
+
     def apply(folder: Path) -> None:
         (folder / name).unlink()
         (folder / name).symlink_to(target)
+
     return apply
 
 
-def tensors(change: Callable[[dict[str, torch.Tensor]], Any], name: str = WEIGHTS) -> Callable[[Path], None]:
+def tensors(
+    change: Callable[[dict[str, torch.Tensor]], Any], name: str = WEIGHTS
+) -> Callable[[Path], None]:
     """Change the weights; safetensors' own writer writes them."""
+
     def apply(folder: Path) -> None:
         state = safetensors.torch.load_file(folder / name)
         change(state)
         safetensors.torch.save_file(state, folder / name)
+
     return apply
 
 
 def header(change: Callable[[dict], Any], length: int | None = None) -> Callable[[Path], None]:
-    """Change what the weights file says of itself; `length` is what it says of its header's length."""
+    """Change what the weights file says of itself; `length` is what it says of its header's
+    length.
+    """
+
     def apply(folder: Path) -> None:
         data = (folder / WEIGHTS).read_bytes()
         size = struct.unpack("<Q", data[:8])[0]
         found = json.loads(data[8 : 8 + size])
         change(found)
         text = json.dumps(found).encode()
-        (folder / WEIGHTS).write_bytes(struct.pack("<Q", length or len(text)) + text + data[8 + size :])
+        (folder / WEIGHTS).write_bytes(
+            struct.pack("<Q", length or len(text)) + text + data[8 + size :]
+        )
+
     return apply
 
 
@@ -154,14 +180,18 @@ def cut(folder: Path) -> None:
 
 def first(**changes: Any) -> Callable[[dict], None]:
     """Change what a header says of its largest tensor."""
+
     def change(found: dict) -> None:
         records = [v for k, v in found.items() if k != "__metadata__"]
         updated(max(records, key=lambda v: v["data_offsets"][1] - v["data_offsets"][0]), changes)
+
     return change
 
 
 def crowd(found: dict) -> None:
-    found |= {f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
+    found |= {
+        f"t{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)
+    }
 
 
 def gone(folder: Path) -> None:
@@ -183,7 +213,10 @@ def overflowing(state: dict[str, torch.Tensor]) -> None:
 
 def swin(**options: Any) -> Callable[[Path], None]:
     """Another architecture, with options that its weights do not show."""
-    return both(top(architecture="swin_tiny_patch4_window7_224"), in_config(lambda c: c.update(model_args=options)))
+    return both(
+        top(architecture="swin_tiny_patch4_window7_224"),
+        in_config(lambda c: c.update(model_args=options)),
+    )
 
 
 def widened(base: str, **options: Any) -> Callable[[Path], None]:

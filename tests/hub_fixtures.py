@@ -1,4 +1,6 @@
-"""Fixtures, and a mark, for tests that push to and pull from the loopback Hub: `from hub_fixtures import *`."""
+"""Fixtures, and a mark, for tests that push to and pull from the loopback Hub: `from hub_fixtures
+import *`.
+"""
 
 import sys
 import time
@@ -11,18 +13,41 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 
-__all__ = ["FILES", "WEIGHTS", "api", "asked", "folder", "hub", "mode", "pull", "pushed", "pytestmark", "sleeps"]
+__all__ = [
+    "FILES",
+    "WEIGHTS",
+    "api",
+    "asked",
+    "folder",
+    "hub",
+    "mode",
+    "pull",
+    "pushed",
+    "pytestmark",
+    "sleeps",
+]
 
 # what huggingface_hub 2.4 itself causes with every LFS upload
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-MODES = {"regular": {"regular_only": True}, "lfs": {}, "multipart": {"part_size": 2**16}, "xet": {"xet": True}}
+MODES = {
+    "regular": {"regular_only": True},
+    "lfs": {},
+    "multipart": {"part_size": 2**16},
+    "xet": {"xet": True},
+}
 WEIGHTS = bytes(range(256)) * 1000
-FILES = {"README.md": b"---\nlicense: mit\ntags: [timm]\n---\n# x\n", "model.safetensors": WEIGHTS, "sub/names.txt": b"tench\n"}
+FILES = {
+    "README.md": b"---\nlicense: mit\ntags: [timm]\n---\n# x\n",
+    "model.safetensors": WEIGHTS,
+    "sub/names.txt": b"tench\n",
+}
 
 
 @pytest.fixture(autouse=True)
 def sleeps(monkeypatch) -> list[float]:
-    """No waiting before the client tries again: the modules of huggingface_hub that wait get a clock whose sleep only takes notes."""
+    """No waiting before the client tries again: the modules of huggingface_hub that wait get a
+    clock whose sleep only takes notes.
+    """
     taken: list[float] = []
     clock = SimpleNamespace(**{**vars(time), "sleep": taken.append})
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
@@ -41,7 +66,9 @@ def hub(request, monkeypatch) -> Iterator[HubServer]:
     """A server in the test's mode, else with LFS; nothing may go wrong inside it."""
     mode = request.getfixturevalue("mode") if "mode" in request.fixturenames else "lfs"
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", mode != "xet")
-    monkeypatch.setitem(sys.modules["huggingface_hub.utils.tqdm"].progress_bar_states, "_global", False)
+    monkeypatch.setitem(
+        sys.modules["huggingface_hub.utils.tqdm"].progress_bar_states, "_global", False
+    )
     with HubServer(**MODES[mode]) as server:
         yield server
         assert server.errors == []

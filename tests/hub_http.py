@@ -1,4 +1,6 @@
-"""The HTTP of the loopback Hub: reads requests completely, records them, lets faults disturb them, answers with keep-alive."""
+"""The HTTP of the loopback Hub: reads requests completely, records them, lets faults disturb them,
+answers with keep-alive.
+"""
 
 import re
 import socket
@@ -20,9 +22,11 @@ KEPT = 2**20  # bytes of a request's body that are kept
 
 @dataclass
 class Record:
-    """One request as it arrived; `status` is None until it was answered, 0 where the connection was cut instead.
+    """One request as it arrived; `status` is None until it was answered, 0 where the connection was
+    cut instead.
 
-    `length` counts what was read of the body, `received` says whether that is all, `body` is the beginning of it.
+    `length` counts what was read of the body, `received` says whether that is all, `body` is the
+    beginning of it.
     """
 
     method: str
@@ -54,11 +58,21 @@ class Fault:
     def refusal(self) -> Answer:
         """The error to answer with."""
         default = {"Retry-After": "1"} if self.status == 429 else None
-        return Answer.refusal(Refusal(self.status or 500, "A fault that the test asked for", headers=self.headers or default))
+        return Answer.refusal(
+            Refusal(
+                self.status or 500,
+                "A fault that the test asked for",
+                headers=self.headers or default,
+            )
+        )
 
     def takes(self, method: str, path: str) -> bool:
         """Whether the request is one of those to disturb; it counts."""
-        if self.left == 0 or not re.search(self.path, path) or (self.method and not re.fullmatch(self.method, method)):
+        if (
+            self.left == 0
+            or not re.search(self.path, path)
+            or (self.method and not re.fullmatch(self.method, method))
+        ):
             return False
         self.left = None if self.left is None else self.left - 1
         return True
@@ -84,7 +98,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         """Every method."""
         hub = self.server.hub
-        record = Record(self.command, self.path, self.headers.get("Authorization"), dict(self.headers.items()))
+        record = Record(
+            self.command, self.path, self.headers.get("Authorization"), dict(self.headers.items())
+        )
         self.server.requests.append(record)
         fault = hub.disturbance(self.command, self.path)
         time.sleep(fault.delay if fault else 0)
@@ -96,7 +112,8 @@ class Handler(BaseHTTPRequestHandler):
             record.status = record.status or 0
             self.close_connection = True
             if fault and fault.reset:
-                linger = struct.pack("ii", 1, 0)  # closed with a reset, which also throws away what the client has not read yet
+                # closed with a reset, which also throws away what the client has not read yet
+                linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = answer
@@ -118,7 +135,9 @@ class Handler(BaseHTTPRequestHandler):
     def chunks(self, limit: int | None) -> bytes:
         """A body of unknown length."""
         data = b""
-        while (size := int(self.rfile.readline().split(b";")[0] or b"0", 16)) and (limit is None or len(data) < limit):
+        while (size := int(self.rfile.readline().split(b";")[0] or b"0", 16)) and (
+            limit is None or len(data) < limit
+        ):
             data += self.rfile.read(size)
             self.rfile.readline()
         if not size:
@@ -138,7 +157,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.status:
             return fault.refusal()
         corrupt = fault and fault.corrupt and not body and found.status < 300
-        return Answer(flipped(found.body) if corrupt else found.body, found.status, found.headers | (fault.headers or {} if fault else {}))
+        return Answer(
+            flipped(found.body) if corrupt else found.body,
+            found.status,
+            found.headers | (fault.headers or {} if fault else {}),
+        )
 
     def send(self, found: Answer, fault: Fault | None, record: Record) -> None:
         """Write the answer, or as much of it as a fault lets through."""
@@ -150,7 +173,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         head, body = self.head(), b"" if self.command == "HEAD" else found.body
         if fault and fault.cut_after is not None:
-            self.wfile.write((head + body[: fault.cut_after]) if fault.cut_after or fault.when == "before" else b"")
+            self.wfile.write(
+                (head + body[: fault.cut_after])
+                if fault.cut_after or fault.when == "before"
+                else b""
+            )
             if fault.reset:
                 time.sleep(0.05)  # for the client to read what was sent
             raise Cut
@@ -176,7 +203,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Listener(ThreadingHTTPServer):
-    """One port. It closes living connections when it stops, so that a stopped server is really down."""
+    """One port. It closes living connections when it stops, so that a stopped server is really
+    down.
+    """
 
     daemon_threads = True
     block_on_close = False

@@ -1,4 +1,6 @@
-"""What the loopback Hub answers to those who read: information, listings, refs, discussions, downloads. See hub_routes.py for writing."""
+"""What the loopback Hub answers to those who read: information, listings, refs, discussions,
+downloads. See hub_routes.py for writing.
+"""
 
 import re
 from typing import Any
@@ -38,11 +40,30 @@ def described(repo: Repo, commit: Commit, blobs: bool = False) -> dict:
     card = commit.card()
     tags = [*card.get("tags", []), *([card["library_name"]] if "library_name" in card else [])]
     tags += [f"license:{card['license']}"] if "license" in card else []
-    found = {"_id": repo.id, "id": repo.id, "author": repo.id.split("/")[0], "sha": commit.oid, "lastModified": commit.date}
-    found |= {"createdAt": repo.created, "private": repo.private, "gated": repo.gated, "disabled": False, "downloads": 0, "likes": 0}
-    found |= {"tags": tags, "cardData": card, "usedStorage": sum(f.size for f in commit.files.values())}
+    found = {
+        "_id": repo.id,
+        "id": repo.id,
+        "author": repo.id.split("/")[0],
+        "sha": commit.oid,
+        "lastModified": commit.date,
+    }
+    found |= {
+        "createdAt": repo.created,
+        "private": repo.private,
+        "gated": repo.gated,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+    }
+    found |= {
+        "tags": tags,
+        "cardData": card,
+        "usedStorage": sum(f.size for f in commit.files.values()),
+    }
     found |= {name: card[name] for name in ("library_name", "pipeline_tag") if name in card}
-    found["siblings"] = [sibling(p, f) if blobs else {"rfilename": p} for p, f in sorted(commit.files.items())]
+    found["siblings"] = [
+        sibling(p, f) if blobs else {"rfilename": p} for p, f in sorted(commit.files.items())
+    ]
     return found
 
 
@@ -50,16 +71,33 @@ def described(repo: Repo, commit: Commit, blobs: bool = False) -> dict:
 def search(hub: Any, request: Request, user: User | None, type: str) -> Answer:
     """All repositories that this user may see; `author` and `search` select."""
     asked = request.query
-    found = [r for (t, _), r in sorted(hub.store.repos.items()) if t == type and (not r.private or (user and user.owns(r.id)))]
-    found = [r for r in found if asked.get("author") in (None, r.id.split("/")[0]) and asked.get("search", "").lower() in r.id.lower()]
+    found = [
+        r
+        for (t, _), r in sorted(hub.store.repos.items())
+        if t == type and (not r.private or (user and user.owns(r.id)))
+    ]
+    found = [
+        r
+        for r in found
+        if asked.get("author") in (None, r.id.split("/")[0])
+        and asked.get("search", "").lower() in r.id.lower()
+    ]
     return page(hub, request, [described(r, r.commit()) for r in found])
 
 
 @route("GET", "/api/{type}/{repo}[/revision/{rev}]")
-def info(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str | None) -> Answer:
+def info(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str | None
+) -> Answer:
     """model_info, dataset_info; all fields, whatever `expand` says."""
     found = hub.store.readable(user, type, repo)
-    return Answer.json(described(found, found.commit(rev or "main"), request.query.get("blobs", "").lower() in ("1", "true")))
+    return Answer.json(
+        described(
+            found,
+            found.commit(rev or "main"),
+            request.query.get("blobs", "").lower() in ("1", "true"),
+        )
+    )
 
 
 @route("GET HEAD", "/api/{type}/(?P<name>[^/]+)")
@@ -69,20 +107,30 @@ def nameless(hub: Any, request: Request, user: User | None, type: str, name: str
 
 
 @route("GET", "/api/{type}/{repo}/tree/{rev}[/{path}]")
-def tree(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str, path: str | None) -> Answer:
+def tree(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str, path: str | None
+) -> Answer:
     """Files and folders, in one folder or below it."""
     found = hub.store.readable(user, type, repo).commit(rev)
-    recursive, expand = (request.query.get(name, "").lower() in ("1", "true") for name in ("recursive", "expand"))
+    recursive, expand = (
+        request.query.get(name, "").lower() in ("1", "true") for name in ("recursive", "expand")
+    )
     folder = path.strip("/") + "/" if path else ""
     if folder and folder[:-1] not in found.folders():
         raise Refusal(404, "Entry not found", "EntryNotFound", headers={"X-Repo-Commit": found.oid})
     below = {p: None for p in found.folders()} | found.files
-    below = {p: f for p, f in below.items() if p.startswith(folder) and (recursive or "/" not in p[len(folder) :])}
+    below = {
+        p: f
+        for p, f in below.items()
+        if p.startswith(folder) and (recursive or "/" not in p[len(folder) :])
+    }
     return page(hub, request, [entry(p, f, found, expand) for p, f in sorted(below.items())])
 
 
 @route("POST", "/api/{type}/{repo}/paths-info/{rev}")
-def paths_info(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str) -> Answer:
+def paths_info(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str
+) -> Answer:
     """The given files and folders; what does not exist is left out."""
     found = hub.store.readable(user, type, repo).commit(rev)
     if "json" in request.headers.get("Content-Type", ""):
@@ -95,10 +143,21 @@ def paths_info(hub: Any, request: Request, user: User | None, type: str, repo: s
 
 
 @route("GET", "/api/{type}/{repo}/commits/{rev}")
-def commits(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str) -> Answer:
+def commits(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str
+) -> Answer:
     """The history, newest first."""
     history = hub.store.readable(user, type, repo).history(rev)
-    found = ({"id": c.oid, "title": c.title, "message": c.message, "date": c.date, "authors": [{"user": c.author}]} for c in history)
+    found = (
+        {
+            "id": c.oid,
+            "title": c.title,
+            "message": c.message,
+            "date": c.date,
+            "authors": [{"user": c.author}],
+        }
+        for c in history
+    )
     return page(hub, request, list(found))
 
 
@@ -109,16 +168,27 @@ def refs(hub: Any, request: Request, user: User | None, type: str, repo: str) ->
 
     def starting(prefix: str) -> list[dict]:
         names = [name for name in found.refs if name.startswith(prefix)]
-        return [{"name": n.removeprefix(prefix), "ref": n, "targetCommit": found.refs[n]} for n in names]
+        return [
+            {"name": n.removeprefix(prefix), "ref": n, "targetCommit": found.refs[n]} for n in names
+        ]
 
     answer = {"branches": starting("refs/heads/"), "converts": [], "tags": starting("refs/tags/")}
-    return Answer.json(answer | ({"pullRequests": starting("refs/pr/")} if "include_prs" in request.query else {}))
+    return Answer.json(
+        answer | ({"pullRequests": starting("refs/pr/")} if "include_prs" in request.query else {})
+    )
 
 
 @route("POST DELETE", "/api/{type}/{repo}/(?P<what>branch|tag)/{rev}")
-def name_commit(hub: Any, request: Request, user: User | None, type: str, repo: str, what: str, rev: str) -> Answer:
-    """Create or delete a branch (its name is in the path) or a tag (to create one the path has the revision, the body its name)."""
-    found, data = hub.store.writable(user, type, repo), request.json() if request.method == "POST" else {}
+def name_commit(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, what: str, rev: str
+) -> Answer:
+    """Create or delete a branch (its name is in the path) or a tag (to create one the path has the
+    revision, the body its name).
+    """
+    found, data = (
+        hub.store.writable(user, type, repo),
+        request.json() if request.method == "POST" else {},
+    )
     kind, name = ("heads", rev) if what == "branch" else ("tags", data.get("tag", rev))
     ref = f"refs/{kind}/{name}"
     if request.method == "DELETE":
@@ -141,11 +211,17 @@ def discussions(hub: Any, request: Request, user: User | None, type: str, repo: 
         found = hub.store.readable(user, type, repo).discussions
         return Answer.json({"discussions": found, "count": len(found), "start": 0})
     found, data = hub.store.writable(user, type, repo, by_pull_request=True), request.json()
-    return Answer.json(found.discuss(user.name, data["title"], data.get("description", ""), bool(data.get("pullRequest"))))
+    return Answer.json(
+        found.discuss(
+            user.name, data["title"], data.get("description", ""), bool(data.get("pullRequest"))
+        )
+    )
 
 
 @route("GET", "/api/{type}/{repo}/discussions/{number}")
-def discussion(hub: Any, request: Request, user: User | None, type: str, repo: str, number: str) -> Answer:
+def discussion(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, number: str
+) -> Answer:
     """One of them."""
     for found in hub.store.readable(user, type, repo).discussions:
         if str(found["num"]) == number:
@@ -154,7 +230,9 @@ def discussion(hub: Any, request: Request, user: User | None, type: str, repo: s
 
 
 @route("POST", "/api/{type}/{repo}/discussions/{number}/merge")
-def merge(hub: Any, request: Request, user: User | None, type: str, repo: str, number: str) -> Answer:
+def merge(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, number: str
+) -> Answer:
     """What a pull request changed, on main."""
     found = hub.store.writable(user, type, repo)
     head, base = found.commit(f"refs/pr/{number}"), found.commit()
@@ -177,35 +255,63 @@ def ranged(request: Request, data: bytes, headers: dict) -> Answer:
     end = min(int(last) + 1, len(data)) if first and last else len(data)
     if start >= end:
         return Answer(b"", 416, headers | {"Content-Range": f"bytes */{len(data)}"})
-    return Answer(data[start:end], 206, headers | {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})
+    return Answer(
+        data[start:end], 206, headers | {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+    )
 
 
 @route("GET HEAD", "/[(?P<prefix>datasets|spaces)/]{repo}/resolve/{rev}/{path}")
-def resolve(hub: Any, request: Request, user: User | None, prefix: str | None, repo: str, rev: str, path: str) -> Answer:
-    """A file. Elsewhere: /api/resolve-cache with `hub.resolve_cache` (small files), `hub.cdn` (large files)."""
+def resolve(
+    hub: Any,
+    request: Request,
+    user: User | None,
+    prefix: str | None,
+    repo: str,
+    rev: str,
+    path: str,
+) -> Answer:
+    """A file. Elsewhere: /api/resolve-cache with `hub.resolve_cache` (small files), `hub.cdn`
+    (large files).
+    """
     type = prefix or "models"
     found = hub.store.readable(user, type, repo)
     commit, file = found.commit(rev), found.file(path, rev)
     if found.gated and not (user and user.owns(repo)):
         raise Refusal(403 if user else 401, f"Access to {repo} is restricted", "GatedRepo")
-    headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.etag}"', "Content-Type": "application/octet-stream"} | FILE_HEADERS
+    headers = {
+        "X-Repo-Commit": commit.oid,
+        "ETag": f'"{file.etag}"',
+        "Content-Type": "application/octet-stream",
+    } | FILE_HEADERS
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
     if file.xet and hub.xet is not None:
         headers["X-Xet-Hash"] = file.xet
         headers["X-Xet-Refresh-Route"] = f"{hub.url}/api/{type}/{repo}/xet-read-token/{commit.oid}"
     if file.lfs and hub.cdn:
-        return Answer(b"", 302, headers | {"Location": f"{hub.cdn.url}/signed/{hub.store.ticket('download', file)}"})
+        return Answer(
+            b"",
+            302,
+            headers | {"Location": f"{hub.cdn.url}/signed/{hub.store.ticket('download', file)}"},
+        )
     if not file.lfs and hub.resolve_cache:
-        return Answer(b"", 307, headers | {"Location": f"/api/resolve-cache/{type}/{repo}/{commit.oid}/{quote(path)}"})
+        return Answer(
+            b"",
+            307,
+            headers | {"Location": f"/api/resolve-cache/{type}/{repo}/{commit.oid}/{quote(path)}"},
+        )
     return ranged(request, file.data, headers)
 
 
 @route("GET HEAD", "/api/resolve-cache/{type}/{repo}/{rev}/{path}")
-def resolve_cache(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str, path: str) -> Answer:
+def resolve_cache(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str, path: str
+) -> Answer:
     """Where the real Hub sends those who want a small file."""
     file = hub.store.readable(user, type, repo).file(path, rev)
-    return ranged(request, file.data, {"X-Repo-Commit": rev, "ETag": f'"{file.etag}"'} | FILE_HEADERS)
+    return ranged(
+        request, file.data, {"X-Repo-Commit": rev, "ETag": f'"{file.etag}"'} | FILE_HEADERS
+    )
 
 
 @route("GET HEAD", "/signed/{ticket}")

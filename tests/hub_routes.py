@@ -1,4 +1,6 @@
-"""What the loopback Hub answers: one function per route. The protocol is the one that huggingface_hub 2.4 was seen to speak."""
+"""What the loopback Hub answers: one function per route. The protocol is the one that
+huggingface_hub 2.4 was seen to speak.
+"""
 
 import base64
 import json
@@ -12,7 +14,18 @@ from urllib.parse import parse_qs, quote, unquote
 from hub_store import SEVERAL, Commit, File, Refusal, Repo, User, card_data
 from hub_xet import FAR
 
-LARGE = (".safetensors", ".parquet", ".bin", ".onnx", ".png", ".jpg", ".npz", ".pt2", ".arrow", ".zip")
+LARGE = (
+    ".safetensors",
+    ".parquet",
+    ".bin",
+    ".onnx",
+    ".png",
+    ".jpg",
+    ".npz",
+    ".pt2",
+    ".arrow",
+    ".zip",
+)
 REGULAR_LIMIT = 10 * 2**20
 
 
@@ -46,21 +59,36 @@ class Answer:
     @classmethod
     def json(cls, value: object, status: int = 200, headers: dict | None = None) -> "Answer":
         """Any JSON value."""
-        return cls(json.dumps(value).encode(), status, {"Content-Type": "application/json; charset=utf-8"} | (headers or {}))
+        return cls(
+            json.dumps(value).encode(),
+            status,
+            {"Content-Type": "application/json; charset=utf-8"} | (headers or {}),
+        )
 
     @classmethod
     def refusal(cls, error: Refusal) -> "Answer":
         """An error as the Hub sends it."""
-        headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {}) | error.headers
+        headers = (
+            {"X-Error-Message": error.message}
+            | ({"X-Error-Code": error.code} if error.code else {})
+            | error.headers
+        )
         return cls.json({"error": error.message} | error.extra, error.status, headers)
 
 
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
-PLACES = {"type": "models|datasets|spaces", "repo": "[^/]+/[^/]+", "path": ".+", "kind": "read|write"}
+PLACES = {
+    "type": "models|datasets|spaces",
+    "repo": "[^/]+/[^/]+",
+    "path": ".+",
+    "kind": "read|write",
+}
 
 
 def route(methods: str, pattern: str) -> Callable:
-    """Register a function; `{rev}` takes one segment of the RAW path (a quoted slash is inside it), `[..]` may be missing."""
+    """Register a function; `{rev}` takes one segment of the RAW path (a quoted slash is inside it),
+    `[..]` may be missing.
+    """
     pattern = pattern.replace("[", "(?:").replace("]", ")?")
     pattern = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{PLACES.get(m[1], '[^/]+')})", pattern)
 
@@ -78,7 +106,10 @@ def respond(hub: Any, request: Request) -> Answer:
         user = hub.store.user(request.headers.get("Authorization"))
         for methods, pattern, function in ROUTES:
             if request.method in methods.split() and (found := pattern.fullmatch(raw)):
-                groups = {name: unquote(value) if value else value for name, value in found.groupdict().items()}
+                groups = {
+                    name: unquote(value) if value else value
+                    for name, value in found.groupdict().items()
+                }
                 with hub.store.lock:
                     return function(hub, request, user, **groups)
         raise Refusal(404, "Sorry, we can't find the page you are looking for.")
@@ -91,21 +122,37 @@ def whoami(hub: Any, request: Request, user: User | None) -> Answer:
     """Who the token is of."""
     if user is None:
         raise Refusal(401, "Invalid username or password.")
-    auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write" if user.write else "read"}}
+    auth = {
+        "type": "access_token",
+        "accessToken": {"displayName": "test", "role": "write" if user.write else "read"},
+    }
     orgs = [{"type": "org", "name": name} for name in user.orgs]
-    return Answer.json({"type": "user", "id": user.name, "name": user.name, "fullname": user.name, "orgs": orgs, "auth": auth})
+    return Answer.json(
+        {
+            "type": "user",
+            "id": user.name,
+            "name": user.name,
+            "fullname": user.name,
+            "orgs": orgs,
+            "auth": auth,
+        }
+    )
 
 
 @route("POST", "/api/validate-yaml")
 def validate_yaml(hub: Any, request: Request, user: User | None) -> Answer:
-    """Whether a README's metadata can be read and has no null in its lists; the real Hub checks more."""
+    """Whether a README's metadata can be read and has no null in its lists; the real Hub checks
+    more.
+    """
     try:
         data = card_data(request.json()["content"])
         bad = [name for name, value in data.items() if isinstance(value, list) and None in value]
         errors = [{"message": f'"{name}" must not contain null'} for name in bad]
     except ValueError as error:
         errors = [{"message": str(error)}]
-    return Answer.json({"errors": errors, "warnings": []} if errors else {"warnings": []}, 400 if errors else 200)
+    return Answer.json(
+        {"errors": errors, "warnings": []} if errors else {"warnings": []}, 400 if errors else 200
+    )
 
 
 def location(repo: Repo) -> str:
@@ -119,7 +166,11 @@ def wanted(user: User | None, data: dict) -> tuple[str, str]:
         raise Refusal(401, "Invalid username or password.")
     id = f"{data.get('organization') or user.name}/{data['name']}"
     if not user.write or not user.owns(id):
-        raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{id.split("/")[0]}"')
+        raise Refusal(
+            403,
+            "You don't have the rights to create a model under the namespace"
+            f' "{id.split("/")[0]}"',
+        )
     return SEVERAL[data.get("type") or "model"], id
 
 
@@ -128,12 +179,16 @@ def create(hub: Any, request: Request, user: User | None) -> Answer:
     """A new repository; 409 with its url where it exists."""
     data = request.json()
     type, id = wanted(user, data)
-    if not re.fullmatch(r"[\w.-]{1,96}", data["name"]) or re.search(r"--|\.\.|\.git$|^[-.]|[-.]$", data["name"]):
+    if not re.fullmatch(r"[\w.-]{1,96}", data["name"]) or re.search(
+        r"--|\.\.|\.git$|^[-.]|[-.]$", data["name"]
+    ):
         raise Refusal(400, f"Invalid repo name: {data['name']}")
     existing = hub.store.repos.get((type, id))
     if existing:
         raise Refusal(409, "You already created this repo", url=hub.url + location(existing))
-    repo = hub.store.repos[type, id] = Repo(type, id, data.get("visibility") == "private", user.name)
+    repo = hub.store.repos[type, id] = Repo(
+        type, id, data.get("visibility") == "private", user.name
+    )
     return Answer.json({"url": hub.url + location(repo), "name": id, "id": id})
 
 
@@ -156,7 +211,9 @@ def settings(hub: Any, request: Request, user: User | None, type: str, repo: str
 
 
 @route("POST", "/api/{type}/{repo}/preupload/{rev}")
-def preupload(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str) -> Answer:
+def preupload(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str
+) -> Answer:
     """How each file is to be sent, and what is there already."""
     by_pull_request = "create_pr" in request.query
     files = hub.store.writable(user, type, repo, by_pull_request=by_pull_request).commit(rev).files
@@ -165,14 +222,24 @@ def preupload(hub: Any, request: Request, user: User | None, type: str, repo: st
         large = file["path"].endswith(LARGE) or file["size"] > REGULAR_LIMIT
         return "lfs" if large and not hub.regular_only else "regular"
 
-    return Answer.json({"files": [{"path": f["path"], "uploadMode": mode(f), "shouldIgnore": False}
-                                  | ({"oid": files[f["path"]].etag} if f["path"] in files else {})
-                                  for f in request.json()["files"]]})  # fmt: skip
+    return Answer.json(
+        {
+            "files": [
+                {"path": f["path"], "uploadMode": mode(f), "shouldIgnore": False}
+                | ({"oid": files[f["path"]].etag} if f["path"] in files else {})
+                for f in request.json()["files"]
+            ]
+        }
+    )
 
 
 @route("POST", "/[(?P<prefix>datasets|spaces)/]{repo}\\.git/info/lfs/objects/batch")
-def lfs_batch(hub: Any, request: Request, user: User | None, prefix: str | None, repo: str) -> Answer:
-    """Signed URLs for the large files that are not there yet; in parts where `hub.part_size` says so."""
+def lfs_batch(
+    hub: Any, request: Request, user: User | None, prefix: str | None, repo: str
+) -> Answer:
+    """Signed URLs for the large files that are not there yet; in parts where `hub.part_size` says
+    so.
+    """
     type, objects = prefix or "models", []
     found = hub.store.writable(user, type, repo, by_pull_request=True)
     for item in request.json()["objects"]:
@@ -183,8 +250,13 @@ def lfs_batch(hub: Any, request: Request, user: User | None, prefix: str | None,
             upload: dict = {"href": url}
             if hub.part_size and size > hub.part_size:
                 parts = range(1, math.ceil(size / hub.part_size) + 1)
-                upload["header"] = {"chunk_size": str(hub.part_size)} | {str(n): f"{url}/{n}" for n in parts}
-            answer["actions"] = {"upload": upload, "verify": {"href": f"{hub.url}/api/{type}/{repo}/lfs-verify"}}
+                upload["header"] = {"chunk_size": str(hub.part_size)} | {
+                    str(n): f"{url}/{n}" for n in parts
+                }
+            answer["actions"] = {
+                "upload": upload,
+                "verify": {"href": f"{hub.url}/api/{type}/{repo}/lfs-verify"},
+            }
         objects.append(answer)
     return Answer.json({"transfer": "multipart" if hub.part_size else "basic", "objects": objects})
 
@@ -217,7 +289,9 @@ def lfs_verify(hub: Any, request: Request, user: User | None, type: str, repo: s
 
 
 @route("GET", "/api/{type}/{repo}/xet-{kind}-token/{rev}")
-def xet_token(hub: Any, request: Request, user: User | None, type: str, repo: str, kind: str, rev: str) -> Answer:
+def xet_token(
+    hub: Any, request: Request, user: User | None, type: str, repo: str, kind: str, rev: str
+) -> Answer:
     """Where hf_xet finds its storage: a local folder."""
     if hub.xet is None:
         raise Refusal(404, "Xet is not enabled on this server")
@@ -227,7 +301,11 @@ def xet_token(hub: Any, request: Request, user: User | None, type: str, repo: st
     else:
         files = hub.store.readable(user, type, repo).commit(rev).files
         url = hub.xet.read_url([file for file in files.values() if file.xet])
-    headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(FAR)}
+    headers = {
+        "X-Xet-Cas-Url": url,
+        "X-Xet-Access-Token": "xet",
+        "X-Xet-Token-Expiration": str(FAR),
+    }
     return Answer.json({"accessToken": "xet", "exp": FAR, "casUrl": url}, headers=headers)
 
 
@@ -235,7 +313,11 @@ def changed(hub: Any, repo: Repo, files: dict[str, File], key: str, value: dict)
     """Apply one line of a commit to `files`."""
     path = value["path"]
     if key in ("deletedFile", "deletedFolder"):
-        gone = [p for p in files if p == path or (key == "deletedFolder" and p.startswith(path.rstrip("/") + "/"))]
+        gone = [
+            p
+            for p in files
+            if p == path or (key == "deletedFolder" and p.startswith(path.rstrip("/") + "/"))
+        ]
         if not gone:
             raise Refusal(404, f"{path} does not exist", "EntryNotFound")
         for name in gone:
@@ -250,7 +332,11 @@ def changed(hub: Any, repo: Repo, files: dict[str, File], key: str, value: dict)
             xet = hub.xet.take(repo, value["oid"], value["size"])
         files[path] = File(repo.uploaded(value["oid"], value.get("size")), lfs=True, xet=xet)
         return
-    data = base64.b64decode(value["content"]) if value.get("encoding") == "base64" else value["content"].encode()
+    data = (
+        base64.b64decode(value["content"])
+        if value.get("encoding") == "base64"
+        else value["content"].encode()
+    )
     if len(data) > REGULAR_LIMIT and not hub.regular_only:
         raise Refusal(400, f"{path} is larger than 10 MiB: use LFS")
     files[path] = File(data)
@@ -260,7 +346,9 @@ def changed(hub: Any, repo: Repo, files: dict[str, File], key: str, value: dict)
 def commit(hub: Any, request: Request, user: User | None, type: str, repo: str, rev: str) -> Answer:
     """Add, replace and delete files, all or nothing; on a new pull request with ?create_pr=1."""
     by_pull_request = "create_pr" in request.query
-    found = hub.store.writable(user, type, repo, by_pull_request=by_pull_request or rev.startswith("refs/pr/"))
+    found = hub.store.writable(
+        user, type, repo, by_pull_request=by_pull_request or rev.startswith("refs/pr/")
+    )
     lines = [json.loads(line) for line in request.body.splitlines() if line.strip()]
     header = next(line["value"] for line in lines if line["key"] == "header")
     head, files = found.commit(rev), dict(found.commit(rev).files)
@@ -274,11 +362,20 @@ def commit(hub: Any, request: Request, user: User | None, type: str, repo: str, 
             changed(hub, found, files, line["key"], line["value"])
     answer = {}
     if by_pull_request:
-        number = found.discuss(user.name, header["summary"], header.get("description", ""), True, rev)["num"]
-        ref, answer = f"refs/pr/{number}", {"pullRequestUrl": f"{hub.url}{location(found)}/discussions/{number}"}
-    new = found.add(ref, Commit(files, header["summary"], user.name, header.get("description", ""), head.oid))
+        number = found.discuss(
+            user.name, header["summary"], header.get("description", ""), True, rev
+        )["num"]
+        ref, answer = (
+            f"refs/pr/{number}",
+            {"pullRequestUrl": f"{hub.url}{location(found)}/discussions/{number}"},
+        )
+    new = found.add(
+        ref, Commit(files, header["summary"], user.name, header.get("description", ""), head.oid)
+    )
     url = f"{hub.url}{location(found)}/commit/{new.oid}"
-    return Answer.json(answer | {"success": True, "commitOid": new.oid, "commitUrl": url, "hookOutput": ""})
+    return Answer.json(
+        answer | {"success": True, "commitOid": new.oid, "commitUrl": url, "hookOutput": ""}
+    )
 
 
 def page(hub: Any, request: Request, items: list) -> Answer:
@@ -287,5 +384,8 @@ def page(hub: Any, request: Request, items: list) -> Answer:
     headers, end = {}, start + hub.page_size
     if end < len(items):
         bare = re.sub(r"[?&]cursor=\d+", "", request.path)
-        headers["Link"] = f'<{hub.url}{quote(bare, safe="/?&=%")}{"&" if "?" in bare else "?"}cursor={end}>; rel="next"'
+        headers["Link"] = (
+            f"<{hub.url}{quote(bare, safe='/?&=%')}{'&' if '?' in bare else '?'}cursor={end}>;"
+            ' rel="next"'
+        )
     return Answer.json(items[start:end], headers=headers)

@@ -1,4 +1,6 @@
-"""What the loopback Hub of the tests keeps, without any HTTP: users, repositories, commits, refs, discussions, large files."""
+"""What the loopback Hub of the tests keeps, without any HTTP: users, repositories, commits, refs,
+discussions, large files.
+"""
 
 import datetime
 import hashlib
@@ -17,11 +19,27 @@ _counter = itertools.count()
 
 
 class Refusal(Exception):
-    """An answer that is an error as the Hub words it; `code` becomes X-Error-Code, `extra` goes into the JSON."""
+    """An answer that is an error as the Hub words it; `code` becomes X-Error-Code, `extra` goes
+    into the JSON.
+    """
 
-    def __init__(self, status: int, message: str, code: str | None = None, *, headers: dict | None = None, **extra):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        *,
+        headers: dict | None = None,
+        **extra,
+    ):
         super().__init__(message)
-        self.status, self.message, self.code, self.headers, self.extra = status, message, code, headers or {}, extra
+        self.status, self.message, self.code, self.headers, self.extra = (
+            status,
+            message,
+            code,
+            headers or {},
+            extra,
+        )
 
 
 def now() -> str:
@@ -75,7 +93,10 @@ class File:
     @property
     def pointer(self) -> bytes:
         """What git keeps for an LFS file."""
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n".encode()
+        return (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize"
+            f" {self.size}\n".encode()
+        )
 
     @cached_property
     def oid(self) -> str:
@@ -99,7 +120,11 @@ class Commit:
     message: str = ""
     parent: str | None = None
     date: str = field(default_factory=now)
-    oid: str = field(default_factory=lambda: hashlib.sha1(secrets.token_bytes(16) + b"%d" % next(_counter)).hexdigest())
+    oid: str = field(
+        default_factory=lambda: hashlib.sha1(
+            secrets.token_bytes(16) + b"%d" % next(_counter)
+        ).hexdigest()
+    )
 
     def folders(self) -> list[str]:
         """Every folder that holds a file, however deep."""
@@ -122,10 +147,13 @@ class Repo:
         self.commits: dict[str, Commit] = {}
         self.refs: dict[str, str] = {}
         self.discussions: list[dict] = []
-        self.objects: dict[str, bytes] = {}  # large files as they were uploaded, by the sha256 that the client claimed
+        # large files as they were uploaded, by the sha256 that the client claimed
+        self.objects: dict[str, bytes] = {}
         self.created = now()
         attributes = File(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-        self.add("refs/heads/main", Commit({".gitattributes": attributes}, "initial commit", author))
+        self.add(
+            "refs/heads/main", Commit({".gitattributes": attributes}, "initial commit", author)
+        )
 
     def add(self, ref: str, commit: Commit) -> Commit:
         """Move a ref to a new commit."""
@@ -135,7 +163,14 @@ class Repo:
 
     def ref(self, revision: str) -> str | None:
         """The full name of a branch, tag or pull request."""
-        return next((r for r in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision) if r in self.refs), None)
+        return next(
+            (
+                r
+                for r in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision)
+                if r in self.refs
+            ),
+            None,
+        )
 
     def commit(self, revision: str = "main") -> Commit:
         """The commit that a branch, tag, pull request or hash names."""
@@ -148,12 +183,18 @@ class Repo:
         """One file; for tests, and for downloads."""
         commit = self.commit(revision)
         if path not in commit.files:
-            raise Refusal(404, "Entry not found", "EntryNotFound", headers={"X-Repo-Commit": commit.oid})
+            raise Refusal(
+                404, "Entry not found", "EntryNotFound", headers={"X-Repo-Commit": commit.oid}
+            )
         return commit.files[path]
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         """All contents but .gitattributes, for tests."""
-        return {path: file.data for path, file in self.commit(revision).files.items() if path != ".gitattributes"}
+        return {
+            path: file.data
+            for path, file in self.commit(revision).files.items()
+            if path != ".gitattributes"
+        }
 
     def history(self, revision: str = "main") -> list[Commit]:
         """Newest first."""
@@ -173,14 +214,26 @@ class Repo:
             raise Refusal(400, f"LFS object {oid}: checksum or size of the upload differs")
         return data
 
-    def discuss(self, user: str, title: str, description: str, pull_request: bool, base: str = "main") -> dict:
+    def discuss(
+        self, user: str, title: str, description: str, pull_request: bool, base: str = "main"
+    ) -> dict:
         """Open a discussion, or a draft pull request with its ref."""
         number, date, author = len(self.discussions) + 1, now(), {"name": user}
         kind = {plural: one for one, plural in SEVERAL.items()}[self.type]
         comment = {"id": f"{number:024x}", "type": "comment", "createdAt": date, "author": author}
         comment["data"] = {"edited": False, "hidden": False, "latest": {"raw": description}}
-        found = {"num": number, "title": title, "author": author, "createdAt": date, "isPullRequest": pull_request}
-        found |= {"status": "draft" if pull_request else "open", "repo": {"name": self.id, "type": kind}, "events": [comment]}
+        found = {
+            "num": number,
+            "title": title,
+            "author": author,
+            "createdAt": date,
+            "isPullRequest": pull_request,
+        }
+        found |= {
+            "status": "draft" if pull_request else "open",
+            "repo": {"name": self.id, "type": kind},
+            "events": [comment],
+        }
         if pull_request:
             self.refs[f"refs/pr/{number}"] = self.commit(base).oid
             found |= {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "diff": ""}
@@ -220,11 +273,15 @@ class Store:
         """The repository, if this user may know that it exists."""
         found = self.repos.get((type, id))
         if found is None or (found.private and not (user and user.owns(id))):
-            refused = (404, "Repository not found") if user else (401, "Invalid username or password.")
+            refused = (
+                (404, "Repository not found") if user else (401, "Invalid username or password.")
+            )
             raise Refusal(*refused, "RepoNotFound")
         return found
 
-    def writable(self, user: User | None, type: str, id: str, *, by_pull_request: bool = False) -> Repo:
+    def writable(
+        self, user: User | None, type: str, id: str, *, by_pull_request: bool = False
+    ) -> Repo:
         """The repository, if this user may change it, or propose a change."""
         found = self.readable(user, type, id)
         if user is None:

@@ -1,7 +1,9 @@
-"""Xet without a storage server: hf_xet itself reads and writes a folder where the casUrl is local://FOLDER.
+"""Xet without a storage server: hf_xet itself reads and writes a folder where the casUrl is
+local://FOLDER.
 
-A process that has opened such a folder keeps it locked. So every token gets a folder of its own: an empty one to write to, a freshly
-filled one to read from; and the folder that a client wrote to is read from a copy.
+A process that has opened such a folder keeps it locked. So every token gets a folder of its own: an
+empty one to write to, a freshly filled one to read from; and the folder that a client wrote to is
+read from a copy.
 """
 
 import shutil
@@ -39,23 +41,31 @@ class Xet:
             return f"local://{self.written[-1]}"
 
     def read_url(self, files: list) -> str:
-        """Where a client may pull these files from: a copy of a folder that holds them, filled once."""
+        """Where a client may pull these files from: a copy of a folder that holds them, filled
+        once.
+        """
         from hf_xet import XetSession
 
         key = tuple(sorted({file.sha256 for file in files}))
         with self.lock:
             if key not in self.shared:
                 self.shared[key] = self.folder()
-                with XetSession().new_upload_commit(endpoint=f"local://{self.shared[key]}") as commit:
+                with XetSession().new_upload_commit(
+                    endpoint=f"local://{self.shared[key]}"
+                ) as commit:
                     for file in files:
                         commit.start_upload_bytes(file.data, sha256=file.sha256)
             copy = self.folder()
         return f"local://{shutil.copytree(self.shared[key], copy, dirs_exist_ok=True)}"
 
     def take(self, repo: Repo, sha256: str, size: int) -> str | None:
-        """Copy a pushed file into the repository's objects; its xet hash, None where it was never pushed by xet."""
+        """Copy a pushed file into the repository's objects; its xet hash, None where it was never
+        pushed by xet.
+        """
         with self.lock:
-            found = next(((f, h) for f in reversed(self.written) if (h := xet_hashes(f).get(sha256))), None)
+            found = next(
+                ((f, h) for f in reversed(self.written) if (h := xet_hashes(f).get(sha256))), None
+            )
             if found is None:
                 return None
             repo.objects[sha256] = self.fetch(*found, size)
@@ -73,7 +83,9 @@ class Xet:
 
 
 def xet_hashes(folder: Path) -> dict[str, str]:
-    """Content hash -> xet hash, read from the shards: records of 48 bytes, a header, then per file one and what belongs to it."""
+    """Content hash -> xet hash, read from the shards: records of 48 bytes, a header, then per file
+    one and what belongs to it.
+    """
     found = {}
     for shard in folder.rglob("*.mdb"):
         data, at = shard.read_bytes(), 48

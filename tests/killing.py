@@ -1,6 +1,8 @@
-"""A script for test_resume.py: repair in child processes that are killed again and again, until one gets to its end.
+"""A script for test_resume.py: repair in child processes that are killed again and again, until one
+gets to its end.
 
-It forks before torch has started a thread, so that a child costs no second of imports. Prints {"kills": number, "ended": folders} as JSON.
+It forks before torch has started a thread, so that a child costs no second of imports. Prints
+{"kills": number, "ended": folders} as JSON.
 """
 
 import json
@@ -28,11 +30,23 @@ def work(output: Path, options: dict) -> None:
     torch.manual_seed(0)
     config = {"input_size": (3, 32, 32)}
     sizes = {"stem_width": 8, "channels": (16, 16, 24, 32)}
-    model = timm.create_model("test_resnet", num_classes=4, zero_init_last=False, drop_rate=0.2, pretrained_cfg_overlay=config, **sizes)
+    model = timm.create_model(
+        "test_resnet",
+        num_classes=4,
+        zero_init_last=False,
+        drop_rate=0.2,
+        pretrained_cfg_overlay=config,
+        **sizes,
+    )
     rng = np.random.default_rng(0)
-    pairs = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(120)]
+    pairs = [
+        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
+        for i in range(120)
+    ]
     failures = timm_repair.collect_failures(model.eval(), pairs)
-    timm_repair.repair(model, failures, steps=40, batch_size=32, progress=False, output_dir=output, **options)
+    timm_repair.repair(
+        model, failures, steps=40, batch_size=32, progress=False, output_dir=output, **options
+    )
 
 
 def child(output: Path, options: dict, dies_at_write: int | None = None) -> int:
@@ -59,14 +73,18 @@ def child(output: Path, options: dict, dies_at_write: int | None = None) -> int:
 
 
 def main(folder: Path, kills: int, options: dict) -> None:
-    """One run without being disturbed, and others until there were `kills` kills: a third inside a write, the rest at any moment."""
+    """One run without being disturbed, and others until there were `kills` kills: a third inside a
+    write, the rest at any moment.
+    """
     start = time.perf_counter()
     assert os.waitpid(child(folder / "whole", options), 0)[1] == 0
     seconds, chance, done, ended = time.perf_counter() - start, random.Random(0), 0, []
     while done < kills or not ended:
         output = folder / f"killed {len(ended)}"
         enough, inside = done >= kills, done % 3 == 0
-        pid = child(output, options, dies_at_write=chance.randint(1, 4) if inside and not enough else None)
+        pid = child(
+            output, options, dies_at_write=chance.randint(1, 4) if inside and not enough else None
+        )
         if not enough and not inside:
             time.sleep(chance.uniform(0, 0.4) * seconds)
             os.kill(pid, signal.SIGKILL)  # it may have ended, and waits to be asked for its status

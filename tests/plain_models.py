@@ -1,4 +1,6 @@
-"""Classifiers that timm knows nothing of, as people have them: no `pretrained_cfg`, no `group_matcher`."""
+"""Classifiers that timm knows nothing of, as people have them: no `pretrained_cfg`, no
+`group_matcher`.
+"""
 
 import torch
 from torch import nn
@@ -23,7 +25,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_planes != planes:  # option A of the ResNet paper: no parameters
-            self.shortcut = LambdaLayer(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4)))
+            self.shortcut = LambdaLayer(
+                lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, planes // 4, planes // 4))
+            )
 
     def forward(self, x):
         out = F.relu(self.bn1(self.conv1(x)))
@@ -44,7 +48,10 @@ class ResNet20(nn.Module):
 
     @staticmethod
     def _stage(in_planes: int, planes: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(in_planes, planes, stride), *(BasicBlock(planes, planes, 1) for _ in range(2)))
+        return nn.Sequential(
+            BasicBlock(in_planes, planes, stride),
+            *(BasicBlock(planes, planes, 1) for _ in range(2)),
+        )
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
@@ -62,7 +69,9 @@ def torchvision_model(name: str) -> nn.Module:
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """`model` in eval mode with norms that do something: as built, most of them are the identity."""
+    """`model` in eval mode with norms that do something: as built, most of them are the
+    identity.
+    """
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,11 +1,14 @@
-"""A classifier that nobody trained, whose failures are known by construction; faults to plant in it; images with known answers.
+"""A classifier that nobody trained, whose failures are known by construction; faults to plant in
+it; images with known answers.
 
-Its body is a random timm network whose norms take their statistics from one pass. Its head is the nearest of ten prototypes, in closed
-form. Its pictures are ten coarse patterns with a little noise, far apart for any random body, so that no rounding, number of threads or
-kernel crosses a margin. Exchanging two rows of the head makes exactly the pictures of two classes wrong.
+Its body is a random timm network whose norms take their statistics from one pass. Its head is the
+nearest of ten prototypes, in closed form. Its pictures are ten coarse patterns with a little noise,
+far apart for any random body, so that no rounding, number of threads or kernel crosses a margin.
+Exchanging two rows of the head makes exactly the pictures of two classes wrong.
 
-Two environment variables test the tests: PLANTED_SEED takes another random body, PLANTED_DISTURB multiplies every weight of every planted
-model by 1 plus so much normal noise. The suite must pass all the same.
+Two environment variables test the tests: PLANTED_SEED takes another random body, PLANTED_DISTURB
+multiplies every weight of every planted model by 1 plus so much normal noise. The suite must pass
+all the same.
 """
 
 import os
@@ -30,13 +33,31 @@ PATTERNS = 128 + 90 * hadamard(16)[1 : CLASSES + 1].reshape(CLASSES, 4, 4)
 Pair = tuple[Image.Image, int]
 
 
-def network(name: str = "test_resnet", *, classes: int = CLASSES, in_chans: int = 1, config: dict | None = None, **options) -> nn.Module:
-    """A random timm network in eval mode for images of 32 pixels; the small ResNet unless another is named."""
-    cfg = {"input_size": (in_chans, SIDE, SIDE), "crop_pct": 1.0, "mean": (0.5,) * in_chans, "std": (0.25,) * in_chans} | (config or {})
+def network(
+    name: str = "test_resnet",
+    *,
+    classes: int = CLASSES,
+    in_chans: int = 1,
+    config: dict | None = None,
+    **options,
+) -> nn.Module:
+    """A random timm network in eval mode for images of 32 pixels; the small ResNet unless another
+    is named.
+    """
+    cfg = {
+        "input_size": (in_chans, SIDE, SIDE),
+        "crop_pct": 1.0,
+        "mean": (0.5,) * in_chans,
+        "std": (0.25,) * in_chans,
+    } | (config or {})
     options = (SMALL if name == "test_resnet" else {}) | options
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        return disturbed(timm.create_model(name, num_classes=classes, in_chans=in_chans, pretrained_cfg_overlay=cfg, **options)).eval()
+        return disturbed(
+            timm.create_model(
+                name, num_classes=classes, in_chans=in_chans, pretrained_cfg_overlay=cfg, **options
+            )
+        ).eval()
 
 
 def disturbed(model: nn.Module) -> nn.Module:
@@ -49,11 +70,20 @@ def disturbed(model: nn.Module) -> nn.Module:
 
 
 def classifier(name: str = "test_resnet", **options) -> nn.Module:
-    """A network that has every picture right, by a wide margin, in eval mode. Options are those of `network`."""
+    """A network that has every picture right, by a wide margin, in eval mode. Options are those of
+    `network`.
+    """
     model = network(name, **options)
-    examples = pictures(10 * model.num_classes, seed=1000, classes=model.num_classes, mode="L" if _channels(model) == 1 else "RGB")
+    examples = pictures(
+        10 * model.num_classes,
+        seed=1000,
+        classes=model.num_classes,
+        mode="L" if _channels(model) == 1 else "RGB",
+    )
     images = inputs(model, examples)
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     momenta = [norm.momentum for norm in norms]
     with torch.no_grad():
         for norm in norms:
@@ -64,19 +94,25 @@ def classifier(name: str = "test_resnet", **options) -> nn.Module:
             norm.momentum = momentum
         model.eval()
         features = model.forward_head(model.forward_features(images), pre_logits=True)
-        prototypes = torch.stack([features[label :: model.num_classes].mean(0) for label in range(model.num_classes)])
+        prototypes = torch.stack(
+            [features[label :: model.num_classes].mean(0) for label in range(model.num_classes)]
+        )
         centre = prototypes.mean(0)
         distances = (prototypes - centre).square().sum(1)
         head, scale = model.get_classifier(), distances.mean()
         head.weight.copy_(10 / scale * (prototypes - centre))
         head.bias.copy_(-5 / scale * distances - head.weight @ centre)
     disturbed(head)
-    assert margins(model, examples).min() > 1, "this body does not tell the pictures apart: take `network` where answers do not matter"
+    assert margins(model, examples).min() > 1, (
+        "this body does not tell the pictures apart: take `network` where answers do not matter"
+    )
     return model.eval()
 
 
 def confused(model: nn.Module, one: int = 0, other: int = 1) -> nn.Module:
-    """A copy with the planted fault: it takes two classes for each other, and has all pictures of the others right."""
+    """A copy with the planted fault: it takes two classes for each other, and has all pictures of
+    the others right.
+    """
     model = deepcopy(model)
     head, rows = model.get_classifier(), [one, other]
     with torch.no_grad():
@@ -86,32 +122,48 @@ def confused(model: nn.Module, one: int = 0, other: int = 1) -> nn.Module:
 
 
 def pictures(count: int, seed: int = 0, *, classes: int = CLASSES, mode: str = "L") -> list[Pair]:
-    """(image, label) pairs: the i-th shows class i % classes. Another seed, other noise: no two images are equal."""
+    """(image, label) pairs: the i-th shows class i % classes. Another seed, other noise: no two
+    images are equal.
+    """
     noise, pairs = np.random.default_rng(seed), []
     for i in range(count):
         pattern = PATTERNS[i % classes].repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)
-        pixels = (pattern + noise.normal(0, NOISE, pattern.shape)).round().clip(0, 255).astype(np.uint8)
+        pixels = (
+            (pattern + noise.normal(0, NOISE, pattern.shape)).round().clip(0, 255).astype(np.uint8)
+        )
         pairs.append((Image.fromarray(pixels).convert(mode), i % classes))
     return pairs
 
 
 def inputs(model: nn.Module, pairs: Sequence[Pair]) -> torch.Tensor:
     """The images as the model takes them, computed without this package."""
-    pixels = torch.stack([torch.from_numpy(np.array(image)).reshape(SIDE, SIDE, -1).permute(2, 0, 1) for image, _ in pairs])
-    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    pixels = torch.stack(
+        [
+            torch.from_numpy(np.array(image)).reshape(SIDE, SIDE, -1).permute(2, 0, 1)
+            for image, _ in pairs
+        ]
+    )
+    mean, std = (
+        torch.tensor(model.pretrained_cfg[name]).view(-1, 1, 1) for name in ("mean", "std")
+    )
     return (pixels / 255 - mean) / std
 
 
 @torch.no_grad()
 def margins(model: nn.Module, pairs: Sequence[Pair]) -> torch.Tensor:
-    """By how much the true class's logit is above the highest other one: negative where the model is wrong. One number a pair."""
+    """By how much the true class's logit is above the highest other one: negative where the model
+    is wrong. One number a pair.
+    """
     logits = model(inputs(model, pairs)).float()
     true = torch.tensor([label for _, label in pairs])[:, None]
     return logits.gather(1, true)[:, 0] - logits.scatter(1, true, -torch.inf).amax(1)
 
 
-def wrong_by(model: nn.Module, pairs: Sequence[Pair], margin: float = 0.3, *, at_least: int = 1) -> tuple[list[Pair], list[Pair]]:
-    """What the model gets wrong and what it gets right, each by a margin that no rounding crosses; the rest is left out.
+def wrong_by(
+    model: nn.Module, pairs: Sequence[Pair], margin: float = 0.3, *, at_least: int = 1
+) -> tuple[list[Pair], list[Pair]]:
+    """What the model gets wrong and what it gets right, each by a margin that no rounding crosses;
+    the rest is left out.
 
     Raises:
         AssertionError: where one of them has fewer than `at_least`: then the test rests on nothing.
@@ -125,9 +177,14 @@ def wrong_by(model: nn.Module, pairs: Sequence[Pair], margin: float = 0.3, *, at
 
 @torch.no_grad()
 def mislabelled(model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
-    """The images with the class after the model's own answer: wrong for any model, whatever it was repaired to."""
+    """The images with the class after the model's own answer: wrong for any model, whatever it was
+    repaired to.
+    """
     answers = model(inputs(model, pairs)).argmax(1).tolist()
-    return [(image, (answer + 1) % model.num_classes) for (image, _), answer in zip(pairs, answers, strict=True)]
+    return [
+        (image, (answer + 1) % model.num_classes)
+        for (image, _), answer in zip(pairs, answers, strict=True)
+    ]
 
 
 def scrambled(model: nn.Module, stage: str) -> nn.Module:
@@ -135,7 +192,9 @@ def scrambled(model: nn.Module, stage: str) -> nn.Module:
     model, generator = deepcopy(model), torch.Generator().manual_seed(0)
     for module in model.get_submodule(stage).modules():
         if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data[torch.randperm(len(module.weight), generator=generator)]
+            module.weight.data = module.weight.data[
+                torch.randperm(len(module.weight), generator=generator)
+            ]
     return model
 
 

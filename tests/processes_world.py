@@ -1,8 +1,10 @@
-"""What every process of a world does for test_processes_exact.py: all that must not depend on how many processes there are.
+"""What every process of a world does for test_processes_exact.py: all that must not depend on how
+many processes there are.
 
     torchrun --nproc_per_node N tests/processes_world.py FOLDER
 
-FOLDER holds the model and image folders; the main process adds found.pt. The test itself calls `found_in` as the world of one.
+FOLDER holds the model and image folders; the main process adds found.pt. The test itself calls
+`found_in` as the world of one.
 """
 
 import hashlib
@@ -37,21 +39,30 @@ from timm_repair.surgery import extract, swap
 from timm_repair.training import Descent, fit, training_mode
 
 STEPS = 20
-# 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20 steps, on any number of processes
+# 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20
+# steps, on any number of processes
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
 SEARCH = {"block": "layer3", "search_share": 0.5}
 REPAIRS = {
-    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network"},
-    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
-}  # fmt: skip
+    "archrepair": SEARCH,
+    "finetune": {"method": "finetune", "level": "network"},
+    # GiB: not everything fits
+    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},
+}
 NORMS = {
-    "momentum": (nn.BatchNorm2d, {}), "cumulative": (nn.BatchNorm2d, {"momentum": None}), "bare": (nn.BatchNorm2d, {"affine": False}),
-    "untracked": (nn.BatchNorm2d, {"track_running_stats": False}), "activated": (BatchNormAct2d, {}), "flat": (nn.BatchNorm1d, {}),
-}  # fmt: skip
+    "momentum": (nn.BatchNorm2d, {}),
+    "cumulative": (nn.BatchNorm2d, {"momentum": None}),
+    "bare": (nn.BatchNorm2d, {"affine": False}),
+    "untracked": (nn.BatchNorm2d, {"track_running_stats": False}),
+    "activated": (BatchNormAct2d, {}),
+    "flat": (nn.BatchNorm1d, {}),
+}
 
 
 def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
-    """Outputs, gradients and buffers of every kind of batch norm, over two batches of 13 examples."""
+    """Outputs, gradients and buffers of every kind of batch norm, over two batches of 13
+    examples.
+    """
     accelerator, found = runtime.accelerator, {}
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     for name, (kind, options) in NORMS.items():
@@ -72,13 +83,18 @@ def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
                 for full, part in zip(whole, pair, strict=True):
                     full[process :: accelerator.num_processes] = part
             found |= {f"{name} output {number}": whole[0], f"{name} gradient {number}": whole[1]}
-        found |= {f"{name} {key}": accelerator.reduce(p.grad, "sum") for key, p in module.named_parameters()}
+        found |= {
+            f"{name} {key}": accelerator.reduce(p.grad, "sum")
+            for key, p in module.named_parameters()
+        }
         found |= {f"{name} {key}": buffer.clone() for key, buffer in module.named_buffers()}
         assert "forward" not in vars(module)
     return found
 
 
-def trained(model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **options) -> tuple[dict, list]:
+def trained(
+    model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **options
+) -> tuple[dict, list]:
     """The whole of `model` after so many steps without any choosing, and the history."""
     options = Training(**PLAIN | options)
     batches, parameters = Batches(data, options, runtime, "test"), dict(model.named_parameters())
@@ -86,7 +102,9 @@ def trained(model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **
     descent = Descent(parameters.values(), options, runtime)
 
     def step(_: int) -> dict:
-        return descent.step(batches.losses(model), anchor_penalty(parameters, origin, options.anchor or 0.0))
+        return descent.step(
+            batches.losses(model), anchor_penalty(parameters, origin, options.anchor or 0.0)
+        )
 
     with training_mode(model, model), sharded(model, runtime, "test"):
         history = fit(step, steps=steps, stage="test", runtime=runtime)
@@ -96,11 +114,18 @@ def trained(model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **
 def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
     """A block after the search, and what it comes to."""
     block = next(block for block in blocks(model) if block.name == "layer3")
-    raw, strategy = extract(model, block), strategies.get("pc_darts", warmup=0.1, learning_rate=0.05)
+    raw, strategy = (
+        extract(model, block),
+        strategies.get("pc_darts", warmup=0.1, learning_rate=0.05),
+    )
     relaxed = relax(raw, plan(raw, block.in_shape), strategy, runtime.generator("architecture"))
     swap(model, block, relaxed)
     history, _ = search(model, [relaxed], data, Training(**PLAIN), runtime, steps=STEPS)
-    return {"state": relaxed.state_dict(), "history": history, "genotype": discretize(relaxed).to_dict()}
+    return {
+        "state": relaxed.state_dict(),
+        "history": history,
+        "genotype": discretize(relaxed).to_dict(),
+    }
 
 
 def message(error: type[Exception], run) -> str:
@@ -124,7 +149,12 @@ def found_in(folder: Path) -> dict:
         return timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True, **options).eval()
 
     places = [str(folder / name) for name in ("failures", "train", "unseen")]
-    given = {"failures": places[0], "retain": places[1], "accelerator": accelerator, "progress": False}
+    given = {
+        "failures": places[0],
+        "retain": places[1],
+        "accelerator": accelerator,
+        "progress": False,
+    }
     found["norms"] = {str(dtype): norms(runtime, dtype) for dtype in (torch.float64, torch.float32)}
 
     found["collected"] = collect_failures(model(), places[2], runtime=runtime).ids
@@ -134,8 +164,14 @@ def found_in(folder: Path) -> dict:
         found["localized"][name] = result.to_dict() | {"neurons": result.neurons}
     found["read"] = {"failing": len(data.failing), "retained": len(data.retained)}
     found["states"], found["histories"] = {}, {}
-    for name, options in {"plain": {}, "clipped": {"clip": 0.05}, "anchored": {"anchor": 1.0, "shift": 0.0}}.items():
-        found["states"][name], found["histories"][name] = trained(model(), data, runtime, STEPS, **options)
+    for name, options in {
+        "plain": {},
+        "clipped": {"clip": 0.05},
+        "anchored": {"anchor": 1.0, "shift": 0.0},
+    }.items():
+        found["states"][name], found["histories"][name] = trained(
+            model(), data, runtime, STEPS, **options
+        )
     precise = model().double()
     precise.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     found["double"] = trained(precise, data, runtime, STEPS, learning_rate=0.02)
@@ -151,14 +187,23 @@ def found_in(folder: Path) -> dict:
     for name, options in REPAIRS.items():
         repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN, **options)
         report = repaired.report
-        found["states"][name], found["histories"][name] = repaired.model.state_dict(), list(report.history)
-        scores = [(each.population, each.before.tolist(), each.after.tolist()) for each in report.scores]
+        found["states"][name], found["histories"][name] = (
+            repaired.model.state_dict(),
+            list(report.history),
+        )
+        scores = [
+            (each.population, each.before.tolist(), each.after.tolist()) for each in report.scores
+        ]
         found[name] = {"genotypes": report.genotypes, "scores": scores}
 
-    found["NaN"] = message(NonFiniteError, lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30))
+    found["NaN"] = message(
+        NonFiniteError, lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30)
+    )
     if accelerator.num_processes > 1:
         few = {"method": "finetune", "batch_size": accelerator.num_processes - 1}
-        found["few"] = message(OptionError, lambda: timm_repair.repair("resnet18", "nowhere", **few))
+        found["few"] = message(
+            OptionError, lambda: timm_repair.repair("resnet18", "nowhere", **few)
+        )
     AcceleratorState._reset_state()
     half = Runtime(Accelerator(cpu=True, mixed_precision="bf16"), progress=False)
     found["half"], found["histories"]["half"] = trained(model(), data, half, 5)
@@ -186,10 +231,20 @@ def main() -> None:
         torch.save(found, folder / f"found-{accelerator.num_processes}.pt")
     if accelerator.num_processes > 2:
         return
-    given = {name: folder / place for name, place in (("failures", "failures"), ("retain", "train"), ("output", "out"))}
+    given = {
+        name: folder / place
+        for name, place in (("failures", "failures"), ("retain", "train"), ("output", "out"))
+    }
     given["model"] = f"local-dir:{folder / 'model'}"
-    sys.argv = ["repair.py", *(f"--{name}={value}" for name, value in given.items()), "--set=steps=4", "--set=block=layer3"]
-    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "repair.py"), run_name="__main__")
+    sys.argv = [
+        "repair.py",
+        *(f"--{name}={value}" for name, value in given.items()),
+        "--set=steps=4",
+        "--set=block=layer3",
+    ]
+    runpy.run_path(
+        str(Path(__file__).parent.parent / "examples" / "repair.py"), run_name="__main__"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A loopback Hub at the endpoint this process uses, and small repaired models to push to it: `from push_fixtures import *`."""
+"""A loopback Hub at the endpoint this process uses, and small repaired models to push to it: `from
+push_fixtures import *`.
+"""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -19,7 +21,16 @@ import timm_repair
 from timm_repair import Repaired
 from timm_repair.lineage import fingerprint, lineage
 
-__all__ = ["api", "base_folder", "cache", "image", "loopback", "repaired", "repaired_once", "published_base"]
+__all__ = [
+    "api",
+    "base_folder",
+    "cache",
+    "image",
+    "loopback",
+    "repaired",
+    "repaired_once",
+    "published_base",
+]
 
 NAMES = ["tench", "goldfish", "white shark", "hen"]
 
@@ -32,11 +43,16 @@ def image() -> torch.Tensor:
 def noise() -> list:
     """(image, label) pairs of which a model gets three quarters wrong."""
     rng = np.random.default_rng(0)
-    return [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(160)]
+    return [
+        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
+        for i in range(160)
+    ]
 
 
 def as_measured(repaired: Repaired) -> Repaired:
-    """`repaired` with its report put down as that of the weights it has now, which a test has changed."""
+    """`repaired` with its report put down as that of the weights it has now, which a test has
+    changed.
+    """
     report = replace(repaired.report, weights=fingerprint(repaired.model.state_dict()))
     lineage(repaired.model).report = report
     return replace(repaired, report=report)
@@ -51,7 +67,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def loopback(cache, monkeypatch) -> Iterator[HubServer]:
-    """The server that timm_repair, timm and huggingface_hub find in this process; users as in hub_server.py. LFS, without xet."""
+    """The server that timm_repair, timm and huggingface_hub find in this process; users as in
+    hub_server.py. LFS, without xet.
+    """
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     disable_progress_bars()
     with HubServer(HUB_PORT) as server:
@@ -71,10 +89,19 @@ def base_folder(tmp_path_factory) -> Path:
     """A small timm model of four classes, saved by timm."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = {"input_size": (3, 32, 32), "license": "cc-by-nc-4.0", "num_classes": 4, "label_names": NAMES}
-        model = timm.create_model("test_resnet", num_classes=4, zero_init_last=False, pretrained_cfg_overlay=config)
+        config = {
+            "input_size": (3, 32, 32),
+            "license": "cc-by-nc-4.0",
+            "num_classes": 4,
+            "label_names": NAMES,
+        }
+        model = timm.create_model(
+            "test_resnet", num_classes=4, zero_init_last=False, pretrained_cfg_overlay=config
+        )
     folder = tmp_path_factory.mktemp("base")
-    timm.models.save_for_hf(model.eval(), folder, model_config={"label_names": NAMES}, safe_serialization=True)
+    timm.models.save_for_hf(
+        model.eval(), folder, model_config={"label_names": NAMES}, safe_serialization=True
+    )
     return folder
 
 
@@ -88,11 +115,15 @@ def published_base(api, base_folder) -> str:
 
 @pytest.fixture(scope="session")
 def repaired_once(base_folder) -> Repaired:
-    """The model repaired in one block, with an added path; the same for all tests of the session."""
+    """The model repaired in one block, with an added path; the same for all tests of the
+    session.
+    """
     pairs = noise()
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
     failures = timm_repair.collect_failures(model, pairs)
-    found = timm_repair.repair(model, failures, block="layer2", genotype="random", level="layer", steps=4, progress=False)
+    found = timm_repair.repair(
+        model, failures, block="layer2", genotype="random", level="layer", steps=4, progress=False
+    )
     for name, parameter in found.model.named_parameters():
         if ".gains." in name:
             torch.nn.init.constant_(parameter, 0.3)

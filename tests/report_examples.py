@@ -1,4 +1,6 @@
-"""Made-up reports for the tests of everything that shows one. The numbers are plausible, and nobody's result."""
+"""Made-up reports for the tests of everything that shows one. The numbers are plausible, and
+nobody's result.
+"""
 
 import dataclasses
 
@@ -19,7 +21,12 @@ EDGES = [
 
 
 def scores(
-    population: str = "failing", *, kept: int = 370, broken: int = 30, fixed: int = 280, missed: int = 320
+    population: str = "failing",
+    *,
+    kept: int = 370,
+    broken: int = 30,
+    fixed: int = 280,
+    missed: int = 320,
 ) -> Scores:
     """Scores with the four outcome counts given."""
     n = kept + broken + fixed + missed
@@ -27,7 +34,9 @@ def scores(
     wrong = (labels + 1) % 10
     index = torch.arange(n)
     before = torch.where(index < kept + broken, labels, wrong)
-    after = torch.where((index < kept) | ((index >= kept + broken) & (index < kept + broken + fixed)), labels, wrong)
+    after = torch.where(
+        (index < kept) | ((index >= kept + broken) & (index < kept + broken + fixed)), labels, wrong
+    )
     return Scores(population, labels, before, after)
 
 
@@ -43,11 +52,23 @@ def genotype(edges=EDGES, *, nodes: int = 6) -> dict:
 
 def history() -> tuple[dict, ...]:
     rows = [
-        {"stage": "search", "step": i, "loss": 2.2 * 0.97**i + 0.3, "lr": 0.01, "objective": 2.4 * 0.975**i + 0.4}
+        {
+            "stage": "search",
+            "step": i,
+            "loss": 2.2 * 0.97**i + 0.3,
+            "lr": 0.01,
+            "objective": 2.4 * 0.975**i + 0.4,
+        }
         for i in range(60)
     ]
     rows[-1]["alpha"] = [[(3 * edge + 5 * op) % 7 / 3 for op in range(6)] for edge in range(21)]
-    return (*rows, *({"stage": "finetune", "step": i, "loss": 0.9 * 0.98**i + 0.1, "lr": 0.01} for i in range(90)))
+    return (
+        *rows,
+        *(
+            {"stage": "finetune", "step": i, "loss": 0.9 * 0.98**i + 0.1, "lr": 0.01}
+            for i in range(90)
+        ),
+    )
 
 
 def report(**changes) -> Report:
@@ -60,7 +81,8 @@ def report(**changes) -> Report:
         scores=(scores(), scores("retained", kept=780, broken=12, fixed=9, missed=199)),
         repaired_blocks=("layer3",),
         blocks=tuple(
-            {"name": name, "role": "body", "num_params": 147_968 * 4**index} for index, name in enumerate(names)
+            {"name": name, "role": "body", "num_params": 147_968 * 4**index}
+            for index, name in enumerate(names)
         ),
         localization={
             "scorer": "spectrum_gradient",
@@ -76,7 +98,9 @@ def report(**changes) -> Report:
         },
         stages=tuple(
             {"name": name, "seconds": seconds, "peak_memory": 2**30 + index * 2**28}
-            for index, (name, seconds) in enumerate((("evaluate", 3.2), ("search", 40.5), ("finetune", 21.0)))
+            for index, (name, seconds) in enumerate(
+                (("evaluate", 3.2), ("search", 40.5), ("finetune", 21.0))
+            )
         ),
         versions={"timm_repair": "0.1.0", "timm": "1.0.31", "torch": "2.15.0"},
         provenance={"failing": {"source": "/home/me/failures", "n": 1000, "sha256": "ab" * 32}},
@@ -86,12 +110,24 @@ def report(**changes) -> Report:
 
 
 def localization(blocks: int = 4, layers: int = 20, **changes) -> dict:
-    """`Localization.to_dict()` with everything that a scorer can say, of a network of so many blocks and layers."""
+    """`Localization.to_dict()` with everything that a scorer can say, of a network of so many
+    blocks and layers.
+    """
     names = [f"layer{index + 1}" for index in range(blocks)]
-    owner = {f"{name}.{index // 2}.conv{index % 2 + 1}": name for name in names for index in range(layers // blocks)}
+    owner = {
+        f"{name}.{index // 2}.conv{index % 2 + 1}": name
+        for name in names
+        for index in range(layers // blocks)
+    }
     scores = [0.24 - 0.03 * index for index in range(blocks)]
     neurons = [
-        {"layer": layer, "channel": 7 * index, "score": 0.9 - 0.04 * index, "active_wrong": 500 - index, "active_right": 9 * index}
+        {
+            "layer": layer,
+            "channel": 7 * index,
+            "score": 0.9 - 0.04 * index,
+            "active_wrong": 500 - index,
+            "active_right": 9 * index,
+        }
         for index, layer in enumerate(list(owner)[:20])
     ]
     found = {
@@ -101,7 +137,10 @@ def localization(blocks: int = 4, layers: int = 20, **changes) -> dict:
         "threshold": None,
         "layers": owner,
         "layer_scores": {layer: (3 * index) % 11 / 20 for index, layer in enumerate(owner)},
-        "errors": {name: 0.012 + 0.004 * index if index else 0.0 for index, name in enumerate(names)},  # of the distance
+        # of the distance
+        "errors": {
+            name: 0.012 + 0.004 * index if index else 0.0 for index, name in enumerate(names)
+        },
         "gains": {name: 0.31 - 0.04 * index for index, name in enumerate(names)},
         "tied": names[:2],
         "details": {"misclassified": 512, "correct": 1204, "top_neurons": neurons},
@@ -111,15 +150,31 @@ def localization(blocks: int = 4, layers: int = 20, **changes) -> dict:
 
 def two_blocks(**changes) -> Report:
     """An archrepair of the two stages that could not be told apart."""
-    plans = {"layer1": genotype([(0, 1, "sep_conv"), (1, 1, "skip")], nodes=2), "layer2": genotype([(0, 0, "max_pool")], nodes=2)}
+    plans = {
+        "layer1": genotype([(0, 1, "sep_conv"), (1, 1, "skip")], nodes=2),
+        "layer2": genotype([(0, 0, "max_pool")], nodes=2),
+    }
     rows = [dict(row) for row in history()]
     rows[59]["edges"] = [12, 9]  # of the 21 rows of α
-    fields = {"repaired_blocks": ("layer1", "layer2"), "genotypes": plans, "history": tuple(rows), "localization": localization()}
+    fields = {
+        "repaired_blocks": ("layer1", "layer2"),
+        "genotypes": plans,
+        "history": tuple(rows),
+        "localization": localization(),
+    }
     return report(**fields | changes)
 
 
 def weights_only(**changes) -> Report:
     """A repair of the same model that changes weights only and has nothing retained."""
     note = "no retained data: forgetting could not be measured"
-    fields = {"method": "finetune network", "repaired_blocks": (), "localization": None, "genotypes": {}, "notes": (note,)}
-    return report(**fields | {"scores": (scores(kept=360, broken=40, fixed=200, missed=400),)} | changes)
+    fields = {
+        "method": "finetune network",
+        "repaired_blocks": (),
+        "localization": None,
+        "genotypes": {},
+        "notes": (note,),
+    }
+    return report(
+        **fields | {"scores": (scores(kept=360, broken=40, fixed=200, missed=400),)} | changes
+    )

@@ -1,4 +1,6 @@
-"""The prefix cache: a repair with it is the repair without it, it keeps to its budget, and it is used only where it pays."""
+"""The prefix cache: a repair with it is the repair without it, it keeps to its budget, and it is
+used only where it pays.
+"""
 
 import logging
 from dataclasses import replace
@@ -23,14 +25,21 @@ from timm_repair.prefix import arriving
 from timm_repair.surgery import evaluating
 from timm_repair.training import Training
 
-FAMILIES = {"test_resnet": {}, "vgg11_bn": {"mlp_ratio": 0.02}, "densenet121": {}, "efficientnet_b0": {}}
+FAMILIES = {
+    "test_resnet": {},
+    "vgg11_bn": {"mlp_ratio": 0.02},
+    "densenet121": {},
+    "efficientnet_b0": {},
+}
 AUGMENTED = {"hflip": 0.5, "shift": 0.1, "views": 2, "cache": "always"}
 MIB = 2**-10  # of a GiB
 
 
 def prepared(model: nn.Module):
     everything = digits(120)
-    training, choosing = (repair_data(model, everything[i : i + 20], everything[i + 20 : i + 60]) for i in (0, 60))
+    training, choosing = (
+        repair_data(model, everything[i : i + 20], everything[i + 20 : i + 60]) for i in (0, 60)
+    )
     return replace(training, selection={"failing": choosing.failing, "retained": choosing.retained})
 
 
@@ -48,7 +57,9 @@ def last_block(model: nn.Module):
 
 
 def cached(model, data, runtime, block=None, **given) -> PrefixCache:
-    return prefix_cache(model, part_of(model, block or last_block(model)), data, options(**given), runtime)
+    return prefix_cache(
+        model, part_of(model, block or last_block(model)), data, options(**given), runtime
+    )
 
 
 # ---- what it gives
@@ -59,13 +70,20 @@ def test_logits_are_those_of_the_images(name, made):
     model, runtime = make(name, **made), quiet()
     data = prepared(model)
     supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
-    assert set(cache.kept) == {"failing", "retained"} | {SELECTION + population for population in data.selection}
+    assert set(cache.kept) == {"failing", "retained"} | {
+        SELECTION + population for population in data.selection
+    }
     with torch.no_grad(), evaluating(model):
         for _ in range(5):
             batch = supply.take()
-            torch.testing.assert_close(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+            torch.testing.assert_close(
+                cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
+            )
     for population, images in data.selection.items():
-        found, expected = cache.predict(population), predict(model, images, data.preprocessing, runtime)
+        found, expected = (
+            cache.predict(population),
+            predict(model, images, data.preprocessing, runtime),
+        )
         assert torch.equal(found.predictions, expected.predictions)
         torch.testing.assert_close(found.losses, expected.losses)
 
@@ -76,7 +94,11 @@ def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
     images = Examples.images
 
     def counted(self, *parts: Part):
-        computed.extend((part.name, row, view) for part in parts for row, view in zip(part.rows.tolist(), part.views.tolist(), strict=True))
+        computed.extend(
+            (part.name, row, view)
+            for part in parts
+            for row, view in zip(part.rows.tolist(), part.views.tolist(), strict=True)
+        )
         return images(self, *parts)
 
     monkeypatch.setattr(Examples, "images", counted)
@@ -88,7 +110,9 @@ def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
 
 
 def test_views_take_turns(data):
-    supply = Batches(data, options(views=3, failing_share=1.0, batch_size=len(data.failing)), quiet(), "test")
+    supply = Batches(
+        data, options(views=3, failing_share=1.0, batch_size=len(data.failing)), quiet(), "test"
+    )
     seen = [supply.take().parts[0] for _ in range(4)]
     assert [part.views.unique().tolist() for part in seen] == [[0], [1], [2], [0]]
     flips = [part.augmentation.flipped[part.rows.argsort()] for part in seen]
@@ -100,13 +124,19 @@ def test_what_does_not_fit_is_computed_again(data):
     whole = cached(model, data, runtime)
     budget = 25 * 4 * torch.Size(whole.layout.shape).numel()
     part = cached(model, data, runtime, cache_memory=budget / 2**30, cache_disk=0.0)
-    assert any(0 < rows < whole.kept[name] for name, rows in part.kept.items()), "some of a population fits"
+    assert any(0 < rows < whole.kept[name] for name, rows in part.kept.items()), (
+        "some of a population fits"
+    )
     supply = Batches(data, options(), runtime, "test")
     for _ in range(5):
         batch = supply.take()
-        torch.testing.assert_close(part.logits(batch.parts, batch.views), whole.logits(batch.parts, batch.views))
+        torch.testing.assert_close(
+            part.logits(batch.parts, batch.views), whole.logits(batch.parts, batch.views)
+        )
     for population in data.selection:
-        torch.testing.assert_close(part.predict(population).losses, whole.predict(population).losses)
+        torch.testing.assert_close(
+            part.predict(population).losses, whole.predict(population).losses
+        )
     kept = [view for view in part.views.values() if view is not None]
     assert kept and sum(view.numel() * 4 for view in kept) <= budget
 
@@ -115,11 +145,18 @@ def test_it_spills_to_a_file_that_leaves_nothing_behind(data, tmp_path, monkeypa
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, runtime = make(), quiet()
     supply = Batches(data, options(), runtime, "test")
-    in_memory, on_disk = cached(model, data, runtime), cached(model, data, runtime, cache_memory=0.0, cache_disk=64 * MIB)
+    in_memory, on_disk = (
+        cached(model, data, runtime),
+        cached(model, data, runtime, cache_memory=0.0, cache_disk=64 * MIB),
+    )
     for _ in range(5):
         batch = supply.take()
-        assert torch.equal(on_disk.logits(batch.parts, batch.views), in_memory.logits(batch.parts, batch.views))
-    assert set(on_disk.room.places.values()) == {"disk"} and set(in_memory.room.places.values()) == {"memory"}
+        assert torch.equal(
+            on_disk.logits(batch.parts, batch.views), in_memory.logits(batch.parts, batch.views)
+        )
+    assert set(on_disk.room.places.values()) == {"disk"} and set(
+        in_memory.room.places.values()
+    ) == {"memory"}
     assert not list(tmp_path.iterdir()), "the file has no name, so a killed process leaves none"
 
 
@@ -130,7 +167,10 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     monkeypatch.setattr("os.truncate", full)
     model, runtime = make(), quiet()
-    cache, supply = cached(model, data, runtime, cache_memory=0.0), Batches(data, options(), runtime, "test")
+    cache, supply = (
+        cached(model, data, runtime, cache_memory=0.0),
+        Batches(data, options(), runtime, "test"),
+    )
     with caplog.at_level(logging.WARNING, "timm_repair"):
         batch = supply.take()
         found = cache.logits(batch.parts, batch.views)
@@ -142,7 +182,10 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_takes_half_the_room(data, precision):
     model, runtime = make(), quiet()
-    exact, rounded = cached(model, data, runtime), cached(model, data, runtime, cache_precision=precision)
+    exact, rounded = (
+        cached(model, data, runtime),
+        cached(model, data, runtime, cache_precision=precision),
+    )
     batch = Batches(data, options(), runtime, "test").take()
     with torch.no_grad():
         one, other = (cache.logits(batch.parts, batch.views) for cache in (exact, rounded))
@@ -155,12 +198,21 @@ def test_half_precision_takes_half_the_room(data, precision):
 
 @pytest.mark.parametrize("method", ["archrepair", "finetune"])
 def test_a_repair_is_the_same_with_it(data, method):
-    given = BUDGET | AUGMENTED | {"block": "layer4", "steps": 12} | ({"level": "block"} if method == "finetune" else {})
+    given = (
+        BUDGET
+        | AUGMENTED
+        | {"block": "layer4", "steps": 12}
+        | ({"level": "block"} if method == "finetune" else {})
+    )
     found = {}
     for cache in ("always", "never"):
         model = make(zero_init_last=False)
         outcome = get(method, **given | {"cache": cache}).repair(model, data, quiet())
-        found[cache] = [row["loss"] for row in outcome.history], outcome.genotypes, model.state_dict()
+        found[cache] = (
+            [row["loss"] for row in outcome.history],
+            outcome.genotypes,
+            model.state_dict(),
+        )
     losses, genotypes, states = zip(*found.values(), strict=True)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and genotypes[0] == genotypes[1]
     for name, tensor in states[0].items():
@@ -182,9 +234,15 @@ def test_gain_by_hand():
 
 def test_what_is_read_once_is_not_kept():
     costs = Costs(prefix=1000, part=100, suffix=50, bytes=2)
-    once, often = Demand("retained", 100, 1, 100, costs.step), Demand("failing", 10, 1, 100, costs.step)
+    once, often = (
+        Demand("retained", 100, 1, 100, costs.step),
+        Demand("failing", 10, 1, 100, costs.step),
+    )
     assert worthwhile([once, often], costs, budget=10**6) == {"failing": 10}
-    assert worthwhile([once, often], costs, budget=10**6, always=True) == {"failing": 10, "retained": 100}
+    assert worthwhile([once, often], costs, budget=10**6, always=True) == {
+        "failing": 10,
+        "retained": 100,
+    }
 
 
 def test_a_cheap_prefix_is_not_kept():
@@ -195,9 +253,14 @@ def test_a_cheap_prefix_is_not_kept():
 
 
 def test_gain_is_a_share_of_the_whole_run():
-    """Training that cannot be kept counts as well: a selection split that is a small part of it is not worth its memory."""
+    """Training that cannot be kept counts as well: a selection split that is a small part of it is
+    not worth its memory.
+    """
     costs = Costs(prefix=1000, part=100, suffix=50, bytes=2)
-    fresh, choosing = Demand("failing", 10, 0, 10**6, costs.step), Demand("selection failing", 10, 1, 100, costs.measurement)
+    fresh, choosing = (
+        Demand("failing", 10, 0, 10**6, costs.step),
+        Demand("selection failing", 10, 1, 100, costs.measurement),
+    )
     assert worthwhile([choosing], costs, budget=10**6) == {"selection failing": 10}
     assert worthwhile([fresh, choosing], costs, budget=10**6) == {}
 
@@ -231,7 +294,9 @@ def test_it_can_be_switched_off(data, given):
     cache, supply = cached(model, data, runtime, **given), Batches(data, options(), runtime, "test")
     batch = supply.take()
     assert not cache.kept
-    assert torch.equal(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+    assert torch.equal(
+        cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
+    )
 
 
 def test_the_whole_network_has_no_prefix(data):
@@ -257,7 +322,9 @@ def test_layers_of_a_dense_block_are_entered_with_all_features():
     assert cache.place.path == block.paths[0] and cache.layout.shape == block.in_shape
     batch = (supply := Batches(data, options(), runtime, "test")).take()
     with evaluating(model):
-        torch.testing.assert_close(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+        torch.testing.assert_close(
+            cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
+        )
 
 
 class Asserting(nn.Module):
@@ -282,7 +349,10 @@ class Checkpointed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        units = [nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh(), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(2)]
+        units = [
+            nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh(), nn.Conv2d(1, 1, 3, padding=1))
+            for _ in range(2)
+        ]
         self.stage, self.fc = nn.Sequential(*units), nn.Linear(1, 10)
 
     def forward(self, x):
@@ -300,14 +370,19 @@ class Together(Asserting):
         return self.fc(self.second(self.first(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("kind", "path"), [(Asserting, "second"), (ByName, "second"), (Checkpointed, "stage.1"), (Together, "second")])
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [(Asserting, "second"), (ByName, "second"), (Checkpointed, "stage.1"), (Together, "second")],
+)
 def test_models_that_cannot_be_entered_are_run_from_the_images(data, kind, path):
     model, runtime = kind().eval(), quiet()
     cache = prefix_cache(model, model.get_submodule(path), data, options(), runtime)
     supply = Batches(data, options(), runtime, "test")
     batch = supply.take(cache)
     assert not cache.kept
-    assert torch.equal(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
+    assert torch.equal(
+        cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
+    )
 
 
 class Tied(nn.Module):
@@ -332,8 +407,14 @@ def test_weights_that_come_before_the_part_too_are_not_cached(data):
 def test_room_is_given_first_come_first_served_by_plan_not_by_request():
     for order in ("abc", "cba"):
         room = Room(100, 1000, torch.device("cpu"), {"a": 100, "b": 96, "c": 4000})
-        found = {key: room.empty(key, (size // 4,), torch.float32) for key, size in zip(order, (25, 24, 25), strict=True)}
-        assert room.places == {"a": "memory", "b": "disk"} and room.left == {"memory": 0, "disk": 904}
+        found = {
+            key: room.empty(key, (size // 4,), torch.float32)
+            for key, size in zip(order, (25, 24, 25), strict=True)
+        }
+        assert room.places == {"a": "memory", "b": "disk"} and room.left == {
+            "memory": 0,
+            "disk": 904,
+        }
         assert [key for key, kept in found.items() if kept is None] == ["c"]
 
 

@@ -1,4 +1,6 @@
-"""To accept a changed card: `TIMM_REPAIR_GOLDEN=write pytest tests/test_card.py`, and read the difference."""
+"""To accept a changed card: `TIMM_REPAIR_GOLDEN=write pytest tests/test_card.py`, and read the
+difference.
+"""
 
 import os
 import socket
@@ -21,7 +23,11 @@ def front_matter(text: str) -> dict:
 
 def test_card_is_the_golden_one():
     made = card.render(
-        report(), repo_id="me/net", base_model="timm/resnet18.a1_in1k", license="apache-2.0", dataset="u/d"
+        report(),
+        repo_id="me/net",
+        base_model="timm/resnet18.a1_in1k",
+        license="apache-2.0",
+        dataset="u/d",
     )
     if os.environ.get("TIMM_REPAIR_GOLDEN") == "write":
         GOLDEN.write_text(made, encoding="utf-8")
@@ -99,7 +105,9 @@ def test_hostile_names_stay_text():
             "gains": {bad: 0.5},
             "tied": [bad, "b"],
             "details": {
-                "top_neurons": [{"layer": bad, "channel": 3, "score": 0.5, "active_wrong": 1, "active_right": 2}]
+                "top_neurons": [
+                    {"layer": bad, "channel": 3, "score": 0.5, "active_wrong": 1, "active_right": 2}
+                ]
             },
         },
         stages=({"name": bad, "seconds": 1.0, "peak_memory": 1},),
@@ -119,16 +127,22 @@ def test_hostile_names_stay_text():
 
 def test_card_shows_no_local_path():
     made = report(
-        model="local-dir:/home/me/net", provenance={"failing": {"source": "/home/me/failures", "n": 3, "sha256": "a"}}
+        model="local-dir:/home/me/net",
+        provenance={"failing": {"source": "/home/me/failures", "n": 3, "sha256": "a"}},
     )
     assert "/home/me" not in card.render(made)
 
 
 def test_card_says_what_is_missing():
     text = card.render(weights_only())
-    assert "forgetting could not be measured" in text and "what the repair made worse elsewhere is unknown" in text
+    assert (
+        "forgetting could not be measured" in text
+        and "what the repair made worse elsewhere is unknown" in text
+    )
     assert "mermaid" not in text and "weights only" in text
-    assert "ended at the raw architecture" in card.render(report(genotypes={"layer3": genotype(())}))
+    assert "ended at the raw architecture" in card.render(
+        report(genotypes={"layer3": genotype(())})
+    )
     failures_only = scores(kept=0, broken=0, fixed=5, missed=5)
     assert "could only rise" in card.render(report(scores=(failures_only,)))
 
@@ -136,19 +150,35 @@ def test_card_says_what_is_missing():
 def test_card_tells_why_the_block_was_chosen():
     text = card.render(report(localization=localization(), repaired_blocks=("layer1",)))
     assert "| block | suspiciousness | predicted gain | parameters | repaired |" in text
-    assert "| layer1 | 0.24 | 0.31 | 147.97 k | yes |" in text and "| layer2 | 0.210 ± 0.016 | 0.27 | 591.87 k |  |" in text
-    assert "layer1 and layer2 cannot be told apart on these examples (within two standard errors); `blocks=2` repairs both" in text
+    assert (
+        "| layer1 | 0.24 | 0.31 | 147.97 k | yes |" in text
+        and "| layer2 | 0.210 ± 0.016 | 0.27 | 591.87 k |  |" in text
+    )
+    assert (
+        "layer1 and layer2 cannot be told apart on these examples (within two standard errors);"
+        " `blocks=2` repairs both" in text
+    )
     assert "| layer | channel | score | wrong (of 512) | right (of 1204) |" in text
-    assert "| layer1.0.conv2 | 7 | 0.86 | 499 | 9 |" in text and text.count("| layer1.") == 5 and text.count("| layer2.") == 5
+    assert (
+        "| layer1.0.conv2 | 7 | 0.86 | 499 | 9 |" in text
+        and text.count("| layer1.") == 5
+        and text.count("| layer2.") == 5
+    )
 
 
 def test_card_of_two_blocks_draws_both():
     text = card.render(two_blocks())
-    assert "Blocks layer1 and layer2, by the method archrepair" in text and text.count("```mermaid") == 2
+    assert (
+        "Blocks layer1 and layer2, by the method archrepair" in text
+        and text.count("```mermaid") == 2
+    )
     assert "Architecture of layer1: the raw layers stay; 2 added paths read" in text
     assert "Architecture of layer2: the raw layers stay; 1 added path reads" in text
     half = card.render(two_blocks(genotypes=two_blocks().genotypes | {"layer1": genotype(())}))
-    assert "Architecture of layer1: unchanged." in half and "did not change the architecture" not in half
+    assert (
+        "Architecture of layer1: unchanged." in half
+        and "did not change the architecture" not in half
+    )
 
 
 def test_card_of_the_barest_report():

@@ -1,4 +1,6 @@
-"""Common corruptions: the same numbers as the reference where it is given the same randomness, and the same contract for all of them."""
+"""Common corruptions: the same numbers as the reference where it is given the same randomness, and
+the same contract for all of them.
+"""
 
 import colorsys
 import io
@@ -19,14 +21,26 @@ from timm_repair import corruption_filters as filters
 from timm_repair import corruption_kernels as kernels
 from timm_repair.corruptions import PARAMETERS
 
-SETS = {"cifar": (32, 4), "tiny": (64, 3), "imagenet": (112, 2)}  # side and number of the photographs below
-STEADY = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"}
+# side and number of the photographs below
+SETS = {"cifar": (32, 4), "tiny": (64, 3), "imagenet": (112, 2)}
+STEADY = {
+    "defocus_blur",
+    "zoom_blur",
+    "brightness",
+    "contrast",
+    "pixelate",
+    "jpeg_compression",
+    "gaussian_blur",
+    "saturate",
+}
 EVERY = [pytest.param(kind, name, id=f"{kind}-{name}") for kind in SETS for name in CORRUPTIONS]
 
-# Mean |corrupted - original| in grey levels at the severities 1 to 5, of the formulas in make_cifar_c.py, make_tinyimagenet_c.py and
-# make_imagenet_c.py of github.com/hendrycks/robustness, computed with scikit-image 0.26, opencv 5.0, scipy 1.17 and, for what they take
-# from ImageMagick, the motion blur of imagecorruptions-imaug 1.1.5; image i with np.random.seed(i). Without frost, which is generated
-# here, and impulse noise, for which scikit-image draws otherwise: both are below.
+# Mean |corrupted - original| in grey levels at the severities 1 to 5, of the formulas in
+# make_cifar_c.py, make_tinyimagenet_c.py and make_imagenet_c.py of github.com/hendrycks/robustness,
+# computed with scikit-image 0.26, opencv 5.0, scipy 1.17 and, for what they take from ImageMagick,
+# the motion blur of imagecorruptions-imaug 1.1.5; image i with np.random.seed(i). Without frost,
+# which is generated here, and impulse noise, for which scikit-image draws otherwise: both are
+# below.
 REFERENCE = {
     ("cifar", "gaussian_noise"): (7.52, 11.20, 14.83, 16.60, 18.36),
     ("cifar", "shot_noise"): (4.37, 6.19, 9.68, 11.23, 13.75),
@@ -88,8 +102,14 @@ def photographs(side: int, count: int) -> np.ndarray:
     found = []
     for photo in load_sample_images().images:
         width = 640 if side > 64 else 640 * side // 96
-        pixels = np.asarray(Image.fromarray(photo).resize((width, 427 * width // 640), Image.Resampling.BOX))
-        places = [(top, left) for top in range(0, len(pixels) - side + 1, side) for left in range(0, width - side + 1, side)]
+        pixels = np.asarray(
+            Image.fromarray(photo).resize((width, 427 * width // 640), Image.Resampling.BOX)
+        )
+        places = [
+            (top, left)
+            for top in range(0, len(pixels) - side + 1, side)
+            for left in range(0, width - side + 1, side)
+        ]
         found.append([pixels[top : top + side, left : left + side] for top, left in places])
     turns = [tile for pair in zip(*found, strict=True) for tile in pair]
     return np.stack(turns[len(turns) // 2 :][:count])
@@ -101,7 +121,9 @@ def photos() -> dict[str, np.ndarray]:
 
 
 class Legacy:
-    """Numpy's old generator, whose numbers never change, asked in the order in which the reference asks it."""
+    """Numpy's old generator, whose numbers never change, asked in the order in which the reference
+    asks it.
+    """
 
     def __init__(self, seed: int):
         self.old = np.random.RandomState(seed)
@@ -109,7 +131,8 @@ class Legacy:
     def normal(self, mean: float, std: float, shape: tuple) -> np.ndarray:
         if len(shape) == 2:
             return self.old.normal(mean, std, shape)
-        return np.moveaxis(self.old.normal(mean, std, (*shape[1:], shape[0])), -1, 0)  # the reference has channels last
+        # the reference has channels last
+        return np.moveaxis(self.old.normal(mean, std, (*shape[1:], shape[0])), -1, 0)
 
     def poisson(self, rates: np.ndarray) -> np.ndarray:
         return np.moveaxis(self.old.poisson(np.moveaxis(rates, 0, -1)), -1, 0)
@@ -152,10 +175,17 @@ def test_contract(photos, kind, name):
     options = {"name": name, "parameters": kind}
     for severity in range(1, 6):
         found = corrupt(images, **options, severity=severity)
-        assert found.shape == images.shape and found.dtype == np.uint8 and change(images, found) > 0.02
-        tensor = corrupt(torch.from_numpy(images.transpose(0, 3, 1, 2)), **options, severity=severity)
-        assert tensor.dtype == torch.uint8 and np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), found)
-        assert np.array_equal(corrupt(images[:1], **options, severity=severity), found[:1])  # whatever else is in the batch
+        assert (
+            found.shape == images.shape and found.dtype == np.uint8 and change(images, found) > 0.02
+        )
+        tensor = corrupt(
+            torch.from_numpy(images.transpose(0, 3, 1, 2)), **options, severity=severity
+        )
+        assert tensor.dtype == torch.uint8 and np.array_equal(
+            tensor.permute(0, 2, 3, 1).numpy(), found
+        )
+        # whatever else is in the batch
+        assert np.array_equal(corrupt(images[:1], **options, severity=severity), found[:1])
     assert np.array_equal(corrupt(images, **options, seed=1), found) == (name in STEADY)
     twice = corrupt(np.repeat(images[:1], 2, 0), **options)
     assert np.array_equal(twice[0], twice[1]) == (name in STEADY)
@@ -166,15 +196,28 @@ def test_grey_images_stay_grey(photos, kind, name):
     grey = photos[kind][:, :15, :31].mean(3).astype(np.uint8)[..., None]
     found = corrupt(grey, name, parameters=kind)
     assert found.shape == grey.shape and (change(grey, found) > 0.02) == (name != "saturate")
-    if name in STEADY:  # nothing is random in them, so a colour image without colours must give the same
-        assert np.abs(corrupt(np.repeat(grey, 3, 3), name, parameters=kind)[..., :1].astype(int) - found).max() <= 1
+    # nothing is random in them, so a colour image without colours must give the same
+    if name in STEADY:
+        assert (
+            np.abs(
+                corrupt(np.repeat(grey, 3, 3), name, parameters=kind)[..., :1].astype(int) - found
+            ).max()
+            <= 1
+        )
 
 
-@pytest.mark.parametrize(("kind", "name"), [known for known in KNOWN if "elastic_transform" not in known.values])
+@pytest.mark.parametrize(
+    ("kind", "name"), [known for known in KNOWN if "elastic_transform" not in known.values]
+)
 def test_severities_grow_where_those_of_the_reference_do(photos, kind, name):
-    ours = [change(photos[kind], corrupt(photos[kind], name, severity, parameters=kind)) for severity in range(1, 6)]
+    ours = [
+        change(photos[kind], corrupt(photos[kind], name, severity, parameters=kind))
+        for severity in range(1, 6)
+    ]
     reference = REFERENCE[kind, name]
-    growing = [(i, j) for i, j in itertools.combinations(range(5), 2) if reference[j] > 1.3 * reference[i]]
+    growing = [
+        (i, j) for i, j in itertools.combinations(range(5), 2) if reference[j] > 1.3 * reference[i]
+    ]
     assert growing and all(ours[i] < ours[j] for i, j in growing)
 
 
@@ -183,23 +226,37 @@ def test_nothing_else_is_random(photos):
     images = photos["cifar"]
     first = {name: corrupt(images, name, seed=3) for name in CORRUPTIONS}
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
-    assert all(np.array_equal(corrupt(images, name, seed=3), first[name]) for name in reversed(CORRUPTIONS))
+    assert all(
+        np.array_equal(corrupt(images, name, seed=3), first[name]) for name in reversed(CORRUPTIONS)
+    )
     x = np.full((1, 32, 32, 3), 128, np.uint8)  # two corruptions do not share their noise either
-    assert np.corrcoef(corrupt(x, "gaussian_noise").ravel(), corrupt(x, "speckle_noise").ravel())[0, 1] < 0.1
+    assert (
+        np.corrcoef(corrupt(x, "gaussian_noise").ravel(), corrupt(x, "speckle_noise").ravel())[0, 1]
+        < 0.1
+    )
 
 
 def test_large_batches_are_worked_off_in_parts(photos):
     images = np.tile(photos["cifar"], (100, 1, 1, 1))
     for name in ("glass_blur", "fog", "contrast"):
         found = corrupt(images, name)
-        assert np.array_equal(corrupt(images[:3], name), found[:3]) and change(images[-8:], found[-8:]) > 1
+        assert (
+            np.array_equal(corrupt(images[:3], name), found[:3])
+            and change(images[-8:], found[-8:]) > 1
+        )
 
 
-@pytest.mark.parametrize(("side", "kind"), [(32, "cifar"), (48, "cifar"), (49, "tiny"), (128, "tiny"), (129, "imagenet")])
+@pytest.mark.parametrize(
+    ("side", "kind"), [(32, "cifar"), (48, "cifar"), (49, "tiny"), (128, "tiny"), (129, "imagenet")]
+)
 def test_parameters_follow_from_the_shorter_side(side, kind):
     images = np.random.default_rng(0).integers(0, 256, (1, side, side + 100, 3), dtype=np.uint8)
     chosen = corrupt(images, "gaussian_noise", 5)
-    assert [k for k in SETS if np.array_equal(corrupt(images, "gaussian_noise", 5, parameters=k), chosen)] == [kind]
+    assert [
+        k
+        for k in SETS
+        if np.array_equal(corrupt(images, "gaussian_noise", 5, parameters=k), chosen)
+    ] == [kind]
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -207,7 +264,8 @@ def test_parameters_follow_from_the_shorter_side(side, kind):
 def test_noise_has_the_size_it_is_named_after(kind, severity):
     flat = np.full((40, 32, 32, 3), 100, np.uint8)
     std, photons, share, speckle = (
-        PARAMETERS[kind][name][severity - 1] for name in ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+        PARAMETERS[kind][name][severity - 1]
+        for name in ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
     )
 
     def found(name: str) -> np.ndarray:
@@ -219,13 +277,18 @@ def test_noise_has_the_size_it_is_named_after(kind, severity):
         assert found(name).mean() == pytest.approx(expected.mean(), abs=0.5)
         assert found(name).std() == pytest.approx(expected.std(), rel=0.01)
     expected = (255 * (rng.poisson(photons * 100 / 255, 10**6) / photons).clip(0, 1)).astype(int)
-    assert set(np.unique(found("shot_noise"))) <= {int(255 * (count / photons)) for count in range(photons + 1)}
+    assert set(np.unique(found("shot_noise"))) <= {
+        int(255 * (count / photons)) for count in range(photons + 1)
+    }
     assert found("shot_noise").mean() == pytest.approx(expected.mean(), abs=0.5)
     assert found("shot_noise").std() == pytest.approx(expected.std(), rel=0.01)
     impulses = corrupt(flat, "impulse_noise", severity, parameters=kind)
     assert (impulses != 100).mean() == pytest.approx(share, rel=0.06)
     assert (impulses == 255).sum() == pytest.approx((impulses == 0).sum(), rel=0.1)
-    assert set(np.unique(impulses)) == {0, 100, 255} and (impulses != 100).any(3).mean() > 1.5 * share  # channels by themselves
+    # channels by themselves
+    assert (
+        set(np.unique(impulses)) == {0, 100, 255} and (impulses != 100).any(3).mean() > 1.5 * share
+    )
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -234,15 +297,20 @@ def test_digital_corruptions_are_exact(photos, kind):
     x, side = images / 255, images.shape[1]
     for severity in range(1, 6):
         factor, quality, small, _ = (
-            PARAMETERS[kind][name][severity - 1] for name in ("contrast", "jpeg_compression", "pixelate", "brightness")
+            PARAMETERS[kind][name][severity - 1]
+            for name in ("contrast", "jpeg_compression", "pixelate", "brightness")
         )
         mean = np.mean(x, axis=(1, 2), keepdims=True)
         expected = (255 * ((x - mean) * factor + mean).clip(0, 1)).astype(int)
-        assert np.abs(corrupt(images, "contrast", severity, parameters=kind) - expected).max() <= 1  # rounding of the mean
+        # rounding of the mean
+        assert np.abs(corrupt(images, "contrast", severity, parameters=kind) - expected).max() <= 1
         for i, image in enumerate(images):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "JPEG", quality=quality)
-            assert np.array_equal(corrupt(images, "jpeg_compression", severity, parameters=kind)[i], np.asarray(Image.open(file)))
+            assert np.array_equal(
+                corrupt(images, "jpeg_compression", severity, parameters=kind)[i],
+                np.asarray(Image.open(file)),
+            )
             boxes = Image.fromarray(image).resize((int(side * small),) * 2, Image.Resampling.BOX)
             boxes = np.asarray(boxes.resize((side, side), Image.Resampling.BOX))
             assert np.array_equal(corrupt(images, "pixelate", severity, parameters=kind)[i], boxes)
@@ -253,12 +321,18 @@ def test_digital_corruptions_are_exact(photos, kind):
 def test_brightness_and_saturation_are_those_of_hsv(photos, kind, severity):
     images = photos[kind][:1, :24, :24].copy()
     images[0, 0, :2] = [[0, 0, 0], [90, 90, 90]]  # no saturation, no hue
-    shift, (factor, offset) = (PARAMETERS[kind][name][severity - 1] for name in ("brightness", "saturate"))
+    shift, (factor, offset) = (
+        PARAMETERS[kind][name][severity - 1] for name in ("brightness", "saturate")
+    )
     for name in ("brightness", "saturate"):
         expected = []
         for pixel in images.reshape(-1, 3):
             h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
-            changed = (h, s, min(v + shift, 1)) if name == "brightness" else (h, min(s * factor + offset, 1), v)
+            changed = (
+                (h, s, min(v + shift, 1))
+                if name == "brightness"
+                else (h, min(s * factor + offset, 1), v)
+            )
             expected.append(colorsys.hsv_to_rgb(*changed))
         expected = (255 * np.array(expected).reshape(images.shape)).astype(int)
         assert np.abs(corrupt(images, name, severity, parameters=kind) - expected).max() <= 1
@@ -274,29 +348,59 @@ def impulse(side: int = 61) -> np.ndarray:
 def test_blur_kernels_sum_to_one(kind):
     for name in ("defocus_blur", "gaussian_blur", "zoom_blur"):
         for parameters in severities(kind, name):
-            x = apply(name, np.full((1, 1, 61, 61), 0.5) if name == "zoom_blur" else impulse(), None, *parameters)
+            x = apply(
+                name,
+                np.full((1, 1, 61, 61), 0.5) if name == "zoom_blur" else impulse(),
+                None,
+                *parameters,
+            )
             total = x.mean() / 0.5 if name == "zoom_blur" else x.sum()
-            # these disks touch the rim of the array that the reference smooths them in, and gain a little
-            assert total == pytest.approx(1, abs=0.02 if parameters in ((8, 0.5), (10, 0.5)) else 1e-6)
+            # these disks touch the rim of the array that the reference smooths them in, and gain a
+            # little
+            assert total == pytest.approx(
+                1, abs=0.02 if parameters in ((8, 0.5), (10, 0.5)) else 1e-6
+            )
     for radius, sigma in severities(kind, "motion_blur"):
         for angle in (-45.0, -10.0, 0.0, 30.0):
             weights, _ = filters._line(radius, sigma, angle)
-            flat = apply("motion_blur", np.full((1, 1, 20, 20), 0.4), SimpleNamespace(uniform=lambda *_, a=angle: a), radius, sigma)
+            flat = apply(
+                "motion_blur",
+                np.full((1, 1, 20, 20), 0.4),
+                SimpleNamespace(uniform=lambda *_, a=angle: a),
+                radius,
+                sigma,
+            )
             assert weights.sum() == pytest.approx(1) and np.allclose(flat, 0.4)
 
 
-@pytest.mark.parametrize(("radius", "alias", "half"), [(0.5, 0.6, 8), (1.5, 0.1, 8), (3, 0.1, 8), (10, 0.5, 10)])
+@pytest.mark.parametrize(
+    ("radius", "alias", "half"), [(0.5, 0.6, 8), (1.5, 0.1, 8), (3, 0.1, 8), (10, 0.5, 10)]
+)
 def test_defocus_is_a_mean_over_a_disk(radius, alias, half):
     """By hand: a disk on a grid, smoothed with 3 or 5 taps."""
-    disk = {(i, j): float(i * i + j * j <= radius**2) for i in range(-half, half + 1) for j in range(-half, half + 1)}
+    disk = {
+        (i, j): float(i * i + j * j <= radius**2)
+        for i in range(-half, half + 1)
+        for j in range(-half, half + 1)
+    }
     taps = range(-1, 2) if half == 8 else range(-2, 3)
     line = {i: math.exp(-(i**2) / (2 * alias**2)) for i in taps}
-    mirrored = {i: (i if abs(i) <= half else math.copysign(2 * half - abs(i), i)) for i in range(-half - 2, half + 3)}
+    mirrored = {
+        i: i if abs(i) <= half else math.copysign(2 * half - abs(i), i)
+        for i in range(-half - 2, half + 3)
+    }
     kernel = {
-        (i, j): sum(line[a] * line[b] * disk[mirrored[i + a], mirrored[j + b]] for a in taps for b in taps)
-        / sum(line.values()) ** 2 / sum(disk.values())
+        (i, j): (
+            sum(
+                line[a] * line[b] * disk[mirrored[i + a], mirrored[j + b]]
+                for a in taps
+                for b in taps
+            )
+            / sum(line.values()) ** 2
+            / sum(disk.values())
+        )
         for i, j in disk
-    }  # fmt: skip
+    }
     found = apply("defocus_blur", impulse(), None, radius, alias)[0, 0]
     expected = np.zeros_like(found)
     for (i, j), weight in kernel.items():
@@ -304,22 +408,35 @@ def test_defocus_is_a_mean_over_a_disk(radius, alias, half):
     assert np.allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("radius", "sigma", "angle"), [(6, 1, -45), (9, 2.5, 20), (4, 3, -100), (15, 8, 7)])
+@pytest.mark.parametrize(
+    ("radius", "sigma", "angle"), [(6, 1, -45), (9, 2.5, 20), (4, 3, -100), (15, 8, 7)]
+)
 def test_motion_follows_a_line_that_grows_fainter(radius, sigma, angle):
-    """By hand, pixel by pixel, as ImageMagick documents it; what lies outside is as the nearest pixel inside."""
+    """By hand, pixel by pixel, as ImageMagick documents it; what lies outside is as the nearest
+    pixel inside.
+    """
     x = np.random.default_rng(0).random((1, 1, 14, 17))
     found = apply("motion_blur", x, SimpleNamespace(uniform=lambda *_: angle), radius, sigma)
     weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(2 * radius + 1)]
-    steps = [[math.ceil(i * f(math.radians(angle)) - 0.5) for f in (math.sin, math.cos)] for i in range(2 * radius + 1)]
+    steps = [
+        [math.ceil(i * f(math.radians(angle)) - 0.5) for f in (math.sin, math.cos)]
+        for i in range(2 * radius + 1)
+    ]
     for row, column in itertools.product(range(14), range(17)):
         places = [(min(max(row + dy, 0), 13), min(max(column + dx, 0), 16)) for dy, dx in steps]
-        mean = sum(w * x[0, 0, i, j] for w, (i, j) in zip(weights, places, strict=True)) / sum(weights)
+        mean = sum(w * x[0, 0, i, j] for w, (i, j) in zip(weights, places, strict=True)) / sum(
+            weights
+        )
         assert abs(255 * found[0, 0, row, column] - 255 * mean) <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize(("reach", "height", "width"), [(1, 32, 32), (2, 20, 31), (3, 8, 9), (4, 8, 30)])
+@pytest.mark.parametrize(
+    ("reach", "height", "width"), [(1, 32, 32), (2, 20, 31), (3, 8, 9), (4, 8, 30)]
+)
 def test_glass_copies_pixels_one_after_the_other(reach, height, width):
-    steps = np.random.default_rng(reach).integers(-reach, reach, (2, 2, max(height - 2 * reach, 0), max(width - 2 * reach, 0)))
+    steps = np.random.default_rng(reach).integers(
+        -reach, reach, (2, 2, max(height - 2 * reach, 0), max(width - 2 * reach, 0))
+    )
     found = filters.copied_from(steps, reach, height, width)
     for example, (right, down) in enumerate(steps):
         pixels = np.arange(height * width).reshape(height, width)
@@ -335,7 +452,9 @@ def test_zoom_interpolates_the_middle(n, factor):
     kept = math.ceil(n / factor)
     size = round(kept * factor)
     start, trim = (n - kept) // 2, (size - n) // 2
-    expected = np.interp(np.linspace(0, kept - 1, size), np.arange(kept), line[start : start + kept])[trim : trim + n]
+    expected = np.interp(
+        np.linspace(0, kept - 1, size), np.arange(kept), line[start : start + kept]
+    )[trim : trim + n]
     assert np.allclose(filters.zoom_matrix(n, factor) @ line, expected)
 
 
@@ -348,7 +467,9 @@ def test_plasma_is_the_diamond_square_algorithm():
         for first, second in ((half, half), (0, half), (half, 0)):
             for i, j in itertools.product(range(first, side, step), range(second, side, step)):
                 corners = [(half, half), (half, -half), (-half, half), (-half, -half)]
-                around = corners if first == second else [(half, 0), (-half, 0), (0, half), (0, -half)]
+                around = (
+                    corners if first == second else [(half, 0), (-half, 0), (0, half), (0, -half)]
+                )
                 mean = sum(field[(i + a) % side, (j + b) % side] for a, b in around) / 4
                 field[i, j] = mean + size**2 * next(numbers)
         step, size = half, size / decay
@@ -358,14 +479,26 @@ def test_plasma_is_the_diamond_square_algorithm():
 
 
 def test_elastic_moves_three_points_and_then_everything():
-    ramps = np.stack(np.meshgrid(np.arange(60) / 60, np.arange(60) / 60))[None]  # x in one channel, y in the other
+    # x in one channel, y in the other
+    ramps = np.stack(np.meshgrid(np.arange(60) / 60, np.arange(60) / 60))[None]
     jitter = np.array([[3.0, -2.0], [1.5, 4.0], [-2.0, 1.0]])
     zero, both = np.zeros((2, 60, 60)), np.stack([np.full((60, 60), 0.5), np.full((60, 60), -0.25)])
     for moves, alpha in ((zero, 0), (both, 8)):
         draws = iter([jitter, moves])
-        found = 60 * apply("elastic_transform", ramps, SimpleNamespace(uniform=lambda *_, d=draws: next(d)), alpha, 2, 5)[0]
+        found = (
+            60
+            * apply(
+                "elastic_transform",
+                ramps,
+                SimpleNamespace(uniform=lambda *_, d=draws: next(d)),
+                alpha,
+                2,
+                5,
+            )[0]
+        )
         for (x, y), (dx, dy) in zip([(50, 50), (50, 10), (10, 10)], jitter, strict=True):
-            # where the point was moved to, less the displacement, there is now what was at the point
+            # where the point was moved to, less the displacement, there is now what was at the
+            # point
             at = np.array([y + dy, x + dx]) - alpha * np.array([moves[1, 0, 0], moves[0, 0, 0]])
             (i, j), (v, h) = at.astype(int), at % 1
             corners = found[:, i : i + 2, j : j + 2]
@@ -380,7 +513,11 @@ def test_distance_is_that_of_a_chess_knight():
     for example, row, column in itertools.product(range(2), range(0, 30, 3), range(0, 40, 3)):
         away = np.sort(np.abs(np.argwhere(places[example]) - [row, column]), 1)
         short, long = away[:, 0], away[:, 1]
-        lengths = np.where(long >= 2 * short, 2.1969 * short + long - 2 * short, 2.1969 * (long - short) + 1.4 * (2 * short - long))
+        lengths = np.where(
+            long >= 2 * short,
+            2.1969 * short + long - 2 * short,
+            2.1969 * (long - short) + 1.4 * (2 * short - long),
+        )
         assert found[example, row, column] == pytest.approx(min(lengths.min(), 20))
 
 
@@ -388,9 +525,11 @@ def test_edges_and_histograms():
     levels = np.zeros((1, 12, 12))
     levels[0, :, 6:] = 200
     edges = filters.canny(levels, 50, 150)[0]
-    assert edges.sum(1).tolist() == [1] * 12 and edges[:, 5:7].any(1).all()  # one pixel wide, where the step is
+    # one pixel wide, where the step is
+    assert edges.sum(1).tolist() == [1] * 12 and edges[:, 5:7].any(1).all()
     assert np.array_equal(filters.canny(levels.swapaxes(1, 2), 50, 150)[0], edges.T)
-    faint = np.where(levels > 0, 20, 0)  # 4 * 20 lies between the thresholds: an edge only where a strong one leads to it
+    # 4 * 20 lies between the thresholds: an edge only where a strong one leads to it
+    faint = np.where(levels > 0, 20, 0)
     assert not filters.canny(faint, 50, 150).any()
     faint[0, :3] = levels[0, :3]
     assert filters.canny(faint, 50, 150)[0, 9, 5:7].any()
@@ -404,18 +543,31 @@ def test_frost_has_the_colours_of_the_photographs(kind, scale):
     for which, (colour, std) in enumerate(filters.FROSTS):
         texture = 255 * filters.frost_texture(which, scale)
         brightness = filters.grey(texture[None])
-        assert np.abs(texture.mean((1, 2)) - colour).max() < 1 and brightness.std() == pytest.approx(std, rel=0.06)
+        assert np.abs(
+            texture.mean((1, 2)) - colour
+        ).max() < 1 and brightness.std() == pytest.approx(std, rel=0.06)
         assert (filters._needles(which) ** 3).mean() > 0.15  # bright needles on darker ice
 
 
 def test_spatter_overflows_as_that_of_the_reference():
     drops = np.full((24, 24), 0.8)
     drops[8:16, 8:16] = 1.01  # 257 of 255
-    x = apply("spatter", np.zeros((1, 3, 24, 24)), SimpleNamespace(normal=lambda *_: drops), 0.6, 0.1, 0, 0.7, 0.5, False)[0, 1]
+    x = apply(
+        "spatter",
+        np.zeros((1, 3, 24, 24)),
+        SimpleNamespace(normal=lambda *_: drops),
+        0.6,
+        0.1,
+        0,
+        0.7,
+        0.5,
+        False,
+    )[0, 1]
     assert x.max() == pytest.approx(0.5 * 238 / 255) and x[8:16, 8:16].max() < 0.02 * x.max()
 
 
-# mean |corrupted - 100| of flat grey images under the five photographs (those of imagecorruptions-imaug 1.1.5), every crop alike
+# mean |corrupted - 100| of flat grey images under the five photographs (those of
+# imagecorruptions-imaug 1.1.5), every crop alike
 FROST = {
     "cifar": (32.4, 48.8, 55.2, 50.2, 48.6),
     "tiny": (48.7, 55.2, 53.3, 56.8, 59.9),
@@ -427,7 +579,9 @@ FROST = {
 def test_frost_changes_as_much_as_the_photographs_do(kind):
     flat = np.full((150, 32, 32, 3), 100, np.uint8)
     for severity, expected in enumerate(FROST[kind], start=1):
-        assert change(flat, corrupt(flat, "frost", severity, parameters=kind)) == pytest.approx(expected, rel=0.08)
+        assert change(flat, corrupt(flat, "frost", severity, parameters=kind)) == pytest.approx(
+            expected, rel=0.08
+        )
     found, grey = (corrupt(images, "frost", 3, parameters=kind) for images in (flat, flat[..., :1]))
     assert np.abs(grey[..., 0] - found @ [0.299, 0.587, 0.114]).max() <= 1
 
@@ -465,7 +619,9 @@ def source(request, digits, tmp_path):
             (tmp_path / NAMES[label]).mkdir(exist_ok=True)
             image.save(tmp_path / NAMES[label] / f"{i:03}.png")
         return str(tmp_path)
-    features = datasets.Features({"scan": datasets.Image(), "digit": datasets.ClassLabel(names=NAMES)})
+    features = datasets.Features(
+        {"scan": datasets.Image(), "digit": datasets.ClassLabel(names=NAMES)}
+    )
     columns = {"scan": [image for image, _ in pairs], "digit": [label for _, label in pairs]}
     table = datasets.Dataset.from_dict(columns, features=features)
     if request.param == "datasets":
@@ -479,7 +635,10 @@ def test_any_source_keeps_its_labels_and_names(source, named, offline):
     found = corrupt(source, "fog", 4, seed=2)
     images = as_images(found, named)
     assert len(found) == len(images) == 30 and torch.equal(images.labels, clean.labels)
-    assert images.origin["label_mapping"] == clean.origin["label_mapping"] and images.labels.unique().numel() > 5
+    assert (
+        images.origin["label_mapping"] == clean.origin["label_mapping"]
+        and images.labels.unique().numel() > 5
+    )
     expected = corrupt(clean.pixels(range(30)), "fog", 4, seed=2)
     assert torch.equal(images.pixels(range(30)), expected)
     order = [17, 3, 29, -1]  # of access: it does not matter
@@ -495,7 +654,9 @@ def test_a_plain_list_and_images_made_for_a_model(trained, digits):
     expected = corrupt(clean.pixels(range(20)), "shot_noise", parameters="imagenet")
     for given in (pairs, clean):
         found = as_images(corrupt(given, "shot_noise", parameters="imagenet"), trained)
-        assert torch.equal(found.pixels(range(20)), expected) and torch.equal(found.labels, clean.labels)
+        assert torch.equal(found.pixels(range(20)), expected) and torch.equal(
+            found.labels, clean.labels
+        )
     some = corrupt(clean.subset([4, 9]), "contrast")
     assert [label for _, label in some] == [pairs[4][1], pairs[9][1]] and np.array_equal(
         np.asarray(some[1][0]), np.asarray(corrupt(pairs, "contrast")[9][0])
@@ -505,14 +666,26 @@ def test_a_plain_list_and_images_made_for_a_model(trained, digits):
 
 
 def test_failures_are_found_under_a_corruption(trained, digits, runtime):
-    failures = collect_failures(trained, corrupt(digits["unseen"], "impulse_noise", 5, parameters="imagenet"), runtime=runtime)
+    failures = collect_failures(
+        trained,
+        corrupt(digits["unseen"], "impulse_noise", 5, parameters="imagenet"),
+        runtime=runtime,
+    )
     usual = collect_failures(trained, digits["unseen"], runtime=runtime)
     assert failures.error_rate > 2 * usual.error_rate and len(failures) > 2 * len(usual)
 
 
 def test_columns_can_be_chosen(digits):
-    columns = {"a": [i for i, _ in digits["unseen"][:3]], "b": [i for i, _ in digits["unseen"][3:6]], "label": [2, 0, 1]}
-    table = datasets.Dataset.from_dict(columns).cast_column("a", datasets.Image()).cast_column("b", datasets.Image())
+    columns = {
+        "a": [i for i, _ in digits["unseen"][:3]],
+        "b": [i for i, _ in digits["unseen"][3:6]],
+        "label": [2, 0, 1],
+    }
+    table = (
+        datasets.Dataset.from_dict(columns)
+        .cast_column("a", datasets.Image())
+        .cast_column("b", datasets.Image())
+    )
     splits = datasets.DatasetDict({"first": table, "second": table.select([2, 1])})
     with pytest.raises(DataError, match="choose one with split="):
         corrupt(splits, "contrast")
@@ -527,56 +700,79 @@ def test_columns_can_be_chosen(digits):
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "I;16", "CMYK"])
 def test_one_image_of_any_mode(photos, mode):
     image = Image.fromarray(photos["tiny"][0])
-    image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256) if mode == "I;16" else image.convert(mode)
+    image = (
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256)
+        if mode == "I;16"
+        else image.convert(mode)
+    )
     found = corrupt(image, "gaussian_noise", 2)
-    assert found.size == image.size and found.mode == ("L" if mode in ("L", "LA", "1", "I;16") else "RGB")
-    plain = image.convert("RGB") if found.mode == "RGB" else Image.fromarray(photos["tiny"][0]).convert("L")
+    assert found.size == image.size and found.mode == (
+        "L" if mode in ("L", "LA", "1", "I;16") else "RGB"
+    )
+    plain = (
+        image.convert("RGB")
+        if found.mode == "RGB"
+        else Image.fromarray(photos["tiny"][0]).convert("L")
+    )
     if mode != "1":
         array = np.asarray(plain).reshape(1, *image.size[::-1], -1)
-        assert np.array_equal(np.asarray(found).reshape(array.shape), corrupt(array, "gaussian_noise", 2))
+        assert np.array_equal(
+            np.asarray(found).reshape(array.shape), corrupt(array, "gaussian_noise", 2)
+        )
 
 
 def test_the_fifteen_come_first():
     common = [name for name, family in CORRUPTIONS.items() if family != "extra"]
     assert len(common) == 15 and list(CORRUPTIONS)[:15] == common and len(CORRUPTIONS) == 19
     for kind in SETS:
-        assert set(PARAMETERS[kind]) == set(CORRUPTIONS) and {len(row) for row in PARAMETERS[kind].values()} == {5}
+        assert set(PARAMETERS[kind]) == set(CORRUPTIONS) and {
+            len(row) for row in PARAMETERS[kind].values()
+        } == {5}
     assert timm_repair.corrupt(np.zeros((0, 32, 32, 3), np.uint8), "fog").shape == (0, 32, 32, 3)
 
 
 IMAGES = np.zeros((2, 32, 32, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"name": "gausian_noise"}, "did you mean 'gaussian_noise'"),
-    ({"name": "fog", "parameters": "imagnet"}, "did you mean 'imagenet'"),
-    ({"name": "fog", "severity": 0}, "1, 2, 3, 4 or 5"),
-    ({"name": "fog", "severity": 6}, "1, 2, 3, 4 or 5"),
-    ({"name": "fog", "severity": 2.5}, "1, 2, 3, 4 or 5"),
-    ({"name": "fog", "severity": True}, "1, 2, 3, 4 or 5"),
-    ({"name": "fog", "severity": "3"}, "1, 2, 3, 4 or 5"),
-    ({"name": "fog", "seed": 0.5}, "must be an integer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "gausian_noise"}, "did you mean 'gaussian_noise'"),
+        ({"name": "fog", "parameters": "imagnet"}, "did you mean 'imagenet'"),
+        ({"name": "fog", "severity": 0}, "1, 2, 3, 4 or 5"),
+        ({"name": "fog", "severity": 6}, "1, 2, 3, 4 or 5"),
+        ({"name": "fog", "severity": 2.5}, "1, 2, 3, 4 or 5"),
+        ({"name": "fog", "severity": True}, "1, 2, 3, 4 or 5"),
+        ({"name": "fog", "severity": "3"}, "1, 2, 3, 4 or 5"),
+        ({"name": "fog", "seed": 0.5}, "must be an integer"),
+    ],
+)
 def test_options_are_checked_at_once(options, message):
     for images in (IMAGES, "no/such/dataset"):
         with pytest.raises(OptionError, match=message):
             corrupt(images, **options)
 
 
-@pytest.mark.parametrize(("images", "message"), [
-    (IMAGES.astype(np.float32), "uint8 .* not float32; scale, round and convert"),
-    (torch.zeros(2, 3, 32, 32), r"uint8 .* not torch\.float32"),
-    (IMAGES[0], r"for one image, give images\[None\]"),
-    (torch.zeros(3, 32, 32, dtype=torch.uint8), r"for one image, give images\[None\]"),
-    (IMAGES.transpose(0, 3, 1, 2), "move the axis of the channels"),
-    (torch.from_numpy(IMAGES), "move the axis of the channels"),
-    (IMAGES[:, :7], "32 x 7 pixels are too small"),
-    (Image.new("F", (32, 32)), "floating point image"),
-    ("no/such/folder/anywhere", "does not exist"),
-    ([], "holds no examples"),
-    (torch.utils.data.TensorDataset(torch.zeros(2, 3, 32, 32), torch.zeros(2)), "already applied"),
-    (3, "cannot take images from int"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES.astype(np.float32), "uint8 .* not float32; scale, round and convert"),
+        (torch.zeros(2, 3, 32, 32), r"uint8 .* not torch\.float32"),
+        (IMAGES[0], r"for one image, give images\[None\]"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), r"for one image, give images\[None\]"),
+        (IMAGES.transpose(0, 3, 1, 2), "move the axis of the channels"),
+        (torch.from_numpy(IMAGES), "move the axis of the channels"),
+        (IMAGES[:, :7], "32 x 7 pixels are too small"),
+        (Image.new("F", (32, 32)), "floating point image"),
+        ("no/such/folder/anywhere", "does not exist"),
+        ([], "holds no examples"),
+        (
+            torch.utils.data.TensorDataset(torch.zeros(2, 3, 32, 32), torch.zeros(2)),
+            "already applied",
+        ),
+        (3, "cannot take images from int"),
+    ],
+)
 def test_what_cannot_be_corrupted_is_refused(images, message):
     with pytest.raises(DataError, match=message):
         corrupt(images, "contrast")

@@ -1,4 +1,6 @@
-"""Images, the splits of prepare(), and what it refuses, on a model that reads the class off the red channel."""
+"""Images, the splits of prepare(), and what it refuses, on a model that reads the class off the red
+channel.
+"""
 
 import json
 import pickle
@@ -20,7 +22,9 @@ CLASSES = 3
 
 
 class Reddest(nn.Module):
-    """Answers the class whose centre (20, 40, 60) is nearest to the mean of the red channel, times 255."""
+    """Answers the class whose centre (20, 40, 60) is nearest to the mean of the red channel, times
+    255.
+    """
 
     num_classes = CLASSES
 
@@ -35,7 +39,9 @@ class Reddest(nn.Module):
 
 
 def examples(n, *, right, start=0, seed=0):
-    """`n` different images with labels that the model gets `right`, or all wrong; classes in turn."""
+    """`n` different images with labels that the model gets `right`, or all wrong; classes in
+    turn.
+    """
     noise = np.random.default_rng(seed)
     items = []
     for i in range(start, start + n):
@@ -60,9 +66,19 @@ def keys(images):
 
 
 def test_splits_are_disjoint_complete_and_stratified(model, runtime):
-    data = prepare(model, examples(60, right=False), retain=examples(90, right=True, seed=1), runtime=runtime)
-    assert (len(data.failing), len(data.selection["failing"]), len(data.holdout["failing"])) == (36, 12, 12)
-    assert (len(data.retained), len(data.selection["retained"]), len(data.holdout["retained"])) == (63, 9, 18)
+    data = prepare(
+        model, examples(60, right=False), retain=examples(90, right=True, seed=1), runtime=runtime
+    )
+    assert (len(data.failing), len(data.selection["failing"]), len(data.holdout["failing"])) == (
+        36,
+        12,
+        12,
+    )
+    assert (len(data.retained), len(data.selection["retained"]), len(data.holdout["retained"])) == (
+        63,
+        9,
+        18,
+    )
     for name, train in (("failing", data.failing), ("retained", data.retained)):
         parts = [train, data.selection[name], data.holdout[name]]
         assert len(set.union(*map(keys, parts))) == sum(map(len, parts))
@@ -75,7 +91,10 @@ def test_splits_are_disjoint_complete_and_stratified(model, runtime):
 def test_the_seed_decides_the_split_and_the_caller_keeps_his_model(model):
     failures = examples(30, right=False)
     before, state = pickle.dumps(model.state_dict()), torch.get_rng_state()
-    ids = [prepare(model.train(), failures, runtime=Runtime(seed=s, progress=False)).failing.ids for s in (0, 0, 1)]
+    ids = [
+        prepare(model.train(), failures, runtime=Runtime(seed=s, progress=False)).failing.ids
+        for s in (0, 0, 1)
+    ]
     assert ids[0] == ids[1] != ids[2]
     assert model.training and pickle.dumps(model.state_dict()) == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -94,12 +113,20 @@ def test_stratified_takes_its_share_of_every_label(imbalance):
 def test_a_given_holdout_is_measured_and_leaves_the_retained_whole(model, runtime):
     holdout = examples(20, right=True, seed=2)
     retain = examples(50, right=True, seed=1)
-    data = prepare(model, examples(30, right=False), retain=retain, holdout=holdout, runtime=runtime)
-    assert {name: len(images) for name, images in data.holdout.items()} == {"failing": 6, "retained": 20}
+    data = prepare(
+        model, examples(30, right=False), retain=retain, holdout=holdout, runtime=runtime
+    )
+    assert {name: len(images) for name, images in data.holdout.items()} == {
+        "failing": 6,
+        "retained": 20,
+    }
     assert len(data.retained) == 45
     named = {"failing": examples(9, right=False, seed=4), "drift": holdout}
     data = prepare(model, examples(30, right=False), holdout=named, runtime=runtime)
-    assert {name: len(images) for name, images in data.holdout.items()} == {"failing": 9, "drift": 20}
+    assert {name: len(images) for name, images in data.holdout.items()} == {
+        "failing": 9,
+        "drift": 20,
+    }
     assert len(data.failing) == 24 and data.retained is None and set(data.selection) == {"failing"}
 
 
@@ -121,7 +148,12 @@ def test_too_little_is_refused_before_any_work(model, runtime):
         prepare(model, examples(5, right=False), runtime=runtime)
     assert len(prepare(model, examples(6, right=False), runtime=runtime).failing) == 2
     with pytest.raises(DataError, match="of one class"):
-        prepare(model, examples(9, right=False), retain=examples(30, right=True, seed=1)[::3], runtime=runtime)
+        prepare(
+            model,
+            examples(9, right=False),
+            retain=examples(30, right=True, seed=1)[::3],
+            runtime=runtime,
+        )
     one_class = examples(30, right=False)[::3]
     assert len(prepare(model, one_class, runtime=runtime).failing) == 6
 
@@ -139,7 +171,9 @@ def test_no_failure_is_retained_and_none_counts_twice(model, runtime):
     failures, retain = examples(20, right=False), examples(40, right=True, seed=1)
     data = prepare(model, failures + failures[:5], retain=retain + failures, runtime=runtime)
     assert len(data.failing) + len(data.selection["failing"]) + len(data.holdout["failing"]) == 20
-    assert len(data.retained) + len(data.selection["retained"]) + len(data.holdout["retained"]) == 40
+    assert (
+        len(data.retained) + len(data.selection["retained"]) + len(data.holdout["retained"]) == 40
+    )
 
 
 def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
@@ -154,7 +188,9 @@ def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
 
 
 def test_provenance_is_plain_json_and_tells_labels_apart(model, runtime):
-    data = prepare(model, examples(30, right=False), retain=examples(30, right=True, seed=1), runtime=runtime)
+    data = prepare(
+        model, examples(30, right=False), retain=examples(30, right=True, seed=1), runtime=runtime
+    )
     assert json.loads(json.dumps(data.provenance)) == data.provenance
     assert data.provenance["failing"]["n"] == 18
     assert data.provenance["failing"]["skipped"] == {"unknown_label": 0, "unreadable": 0}
@@ -178,7 +214,8 @@ def test_images_of_another_model_are_refused(model, runtime):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"selection_share": 0}, {"holdout_share": 0.9}, {"max_right": 2}, {"retained_holdout_max": 0}]
+    "wrong",
+    [{"selection_share": 0}, {"holdout_share": 0.9}, {"max_right": 2}, {"retained_holdout_max": 0}],
 )
 def test_options_out_of_range(wrong):
     with pytest.raises(OptionError, match=next(iter(wrong)).split("_")[0]):
@@ -200,7 +237,9 @@ class Counting:
 
 def test_pixels_are_decoded_once_shared_by_subsets_and_kept_within_the_budget(model):
     items = examples(10, right=True)
-    expected = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in items])
+    expected = torch.stack(
+        [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in items]
+    )
     whole = as_images(items, model)
     for kept in (10, 4):
         reader = Counting(items)
@@ -209,7 +248,10 @@ def test_pixels_are_decoded_once_shared_by_subsets_and_kept_within_the_budget(mo
         again = images.subset([7, 2, 2]), images.subset(torch.arange(10) >= 8)
         for _ in range(2):
             assert torch.equal(images.pixels(range(10)), expected)
-        assert torch.equal(again[0].pixels([0, 1]), images.pixels([7, 2])) and again[1].ids == (8, 9)
+        assert torch.equal(again[0].pixels([0, 1]), images.pixels([7, 2])) and again[1].ids == (
+            8,
+            9,
+        )
         assert len([row for row in reader.read_rows if row < kept]) == kept
         assert (len(reader.read_rows) == 10) == (kept == 10)
 
@@ -222,7 +264,9 @@ def test_images_survive_pickling_without_their_pixels(model):
     assert len(pickle.dumps(images)) <= size
     assert torch.equal(copy.pixels(range(10)), images.pixels(range(10))) and copy.ids == images.ids
     image, label = copy[3]
-    assert image.dtype == torch.uint8 and image.shape == (3, 8, 8) and label == int(images.labels[3])
+    assert (
+        image.dtype == torch.uint8 and image.shape == (3, 8, 8) and label == int(images.labels[3])
+    )
     with pytest.raises(IndexError):
         copy[10]
 
@@ -231,13 +275,18 @@ def test_normalize_is_timm_s(model):
     model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     images = as_images(examples(4, right=True), model)
     pixels = images.pixels(range(4))
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1),
+        torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1),
+    )
     expected = (pixels / 255 - mean) / std
     torch.testing.assert_close(images.preprocessing.normalize(pixels, "cpu"), expected)
     assert pixels.dtype == torch.uint8
 
 
-def test_an_unreadable_retained_image_is_met_late_and_replaced_by_its_class(model, runtime, tmp_path):
+def test_an_unreadable_retained_image_is_met_late_and_replaced_by_its_class(
+    model, runtime, tmp_path
+):
     retain = examples(30, right=True, seed=1)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")

@@ -1,6 +1,8 @@
-"""README and docs: every python and json block runs, every `timm-repair` line runs, every relative link leads somewhere.
+"""README and docs: every python and json block runs, every `timm-repair` line runs, every relative
+link leads somewhere.
 
-The text is run as printed but for the Hub model, which becomes a tiny local one, and the number of steps where the text leaves it open.
+The text is run as printed but for the Hub model, which becomes a tiny local one, and the number of
+steps where the text leaves it open.
 """
 
 import json
@@ -35,14 +37,26 @@ def blocks(language: str) -> list:
     found = []
     for page in PAGES:
         texts = [text for tongue, text in FENCE.findall(page.read_text()) if tongue == language]
-        found += [pytest.param(text, id=f"{page.relative_to(ROOT)}-{i}") for i, text in enumerate(texts)]
+        found += [
+            pytest.param(text, id=f"{page.relative_to(ROOT)}-{i}") for i, text in enumerate(texts)
+        ]
     return found
 
 
 def commands() -> list[list[str]]:
-    """Words of the lines that call the command, or its script through accelerate (which only starts it), each once."""
-    lines = (shlex.split(line, comments=True) for block in blocks("sh") for line in block.values[0].splitlines())
-    found = [started(line[2:]) if line[0] == "accelerate" else line for line in lines if line[0] in ("timm-repair", "accelerate")]
+    """Words of the lines that call the command, or its script through accelerate (which only starts
+    it), each once.
+    """
+    lines = (
+        shlex.split(line, comments=True)
+        for block in blocks("sh")
+        for line in block.values[0].splitlines()
+    )
+    found = [
+        started(line[2:]) if line[0] == "accelerate" else line
+        for line in lines
+        if line[0] in ("timm-repair", "accelerate")
+    ]
     return [line for i, line in enumerate(found) if line not in found[:i]]
 
 
@@ -59,8 +73,12 @@ def place(tmp_path_factory, trained, digits) -> Path:
     save_for_hf(trained, place / "model", safe_serialization=True)
     pool = worn(digits["pool"])
     wrong = timm_repair.collect_failures(trained, pool)
-    pairs = {"train": digits["train"], "unseen": digits["unseen"], "unseen_failing": worn(digits["unseen"]),
-             "failures": [pool[i] for i in wrong.ids]}
+    pairs = {
+        "train": digits["train"],
+        "unseen": digits["unseen"],
+        "unseen_failing": worn(digits["unseen"]),
+        "failures": [pool[i] for i in wrong.ids],
+    }
     for folder, examples in pairs.items():
         for i, (image, label) in enumerate(examples[:250]):
             path = place / folder / str(label) / f"{i}.png"
@@ -88,9 +106,15 @@ def logged_in(loopback, published_base, monkeypatch):
 @pytest.mark.parametrize("text", blocks("python"))
 def test_python_block_runs(text, few_steps, classifier, failures, digits, request):
     request.getfixturevalue("logged_in" if "push_to_hub" in text else "offline")
-    predefined = {"timm_repair": timm_repair, "model": classifier, "failures": failures, "train": digits["train"],
-                  "holdout": {"failing": worn(digits["unseen"]), "clean": digits["unseen"]}}
-    if "repaired" in text and "repaired =" not in text:  # the text goes on from where a model of the Hub was repaired
+    predefined = {
+        "timm_repair": timm_repair,
+        "model": classifier,
+        "failures": failures,
+        "train": digits["train"],
+        "holdout": {"failing": worn(digits["unseen"]), "clean": digits["unseen"]},
+    }
+    # the text goes on from where a model of the Hub was repaired
+    if "repaired" in text and "repaired =" not in text:
         predefined["repaired"] = request.getfixturevalue("repaired")
         known = lineage(predefined["repaired"].model)
         known.base = replace(known.base, id="me/base")
@@ -99,7 +123,15 @@ def test_python_block_runs(text, few_steps, classifier, failures, digits, reques
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
-    assert {line[1] for line in commands()} >= {"blocks", "localize", "repair", "compare", "report", "push", "export"}
+    assert {line[1] for line in commands()} >= {
+        "blocks",
+        "localize",
+        "repair",
+        "compare",
+        "report",
+        "push",
+        "export",
+    }
     for program, *words in commands():
         words = ["local-dir:model" if word == HUB_MODEL else word for word in words]
         if program == "timm-repair":
@@ -126,19 +158,32 @@ def test_relative_links_resolve(page):
 
 
 def test_every_page_is_linked_from_another():
-    linked = {(page.parent / link).resolve() for page in PAGES for link in LINK.findall(page.read_text()) if "://" not in link}
+    linked = {
+        (page.parent / link).resolve()
+        for page in PAGES
+        for link in LINK.findall(page.read_text())
+        if "://" not in link
+    }
     assert [page.name for page in PAGES[1:] if page.resolve() not in linked] == []
 
 
 def test_every_method_has_its_card():
-    assert {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} == set(timm_repair.methods.METHODS)
+    assert {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} == set(
+        timm_repair.methods.METHODS
+    )
 
 
 def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= targets
+    assert (
+        set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= targets
+    )
 
 
 def test_tables_are_up_to_date():
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "table.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "table.py", "--check"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

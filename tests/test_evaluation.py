@@ -22,7 +22,9 @@ SHARED = Path(os.environ.get("TIMM_REPAIR_DATA", Path(__file__).parents[2] / "sh
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(5)
+    )
     model.pretrained_cfg = {"input_size": (3, 8, 8), "crop_pct": 1.0}
     model(torch.zeros(2, 3, 8, 8))
     return model.eval()
@@ -40,12 +42,19 @@ def test_answers_come_in_example_order_whatever_the_batch(model, images):
     with torch.no_grad():
         logits = model(pixels)
     for size in (1, 10, 256):
-        got = predict(model, images, images.preprocessing, Runtime(progress=False, eval_batch_size=size))
+        got = predict(
+            model, images, images.preprocessing, Runtime(progress=False, eval_batch_size=size)
+        )
         assert torch.equal(got.predictions, logits.argmax(1))
-        torch.testing.assert_close(got.losses, F.cross_entropy(logits, images.labels, reduction="none"))
+        torch.testing.assert_close(
+            got.losses, F.cross_entropy(logits, images.labels, reduction="none")
+        )
     few = predict(model, images.subset([5, 2]), images.preprocessing, Runtime(progress=False))
     assert few.predictions.tolist() == got.predictions[[5, 2]].tolist()
-    assert len(predict(model, images.subset([]), images.preprocessing, Runtime(progress=False)).losses) == 0
+    assert (
+        len(predict(model, images.subset([]), images.preprocessing, Runtime(progress=False)).losses)
+        == 0
+    )
 
 
 def test_every_module_keeps_its_mode_also_after_an_error(model, images):
@@ -78,11 +87,17 @@ def test_a_trained_model_answers_as_through_plain_timm():
     import datasets
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    test = datasets.Dataset.from_parquet(str(SHARED / "data" / "cifar10" / "test.parquet")).select(range(0, 10000, 50))
+    test = datasets.Dataset.from_parquet(str(SHARED / "data" / "cifar10" / "test.parquet")).select(
+        range(0, 10000, 50)
+    )
     images = as_images(test, model)
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
     with torch.no_grad():
-        plain = model(torch.stack([transform(example["image"].convert("RGB")) for example in test])).argmax(1)
+        plain = model(
+            torch.stack([transform(example["image"].convert("RGB")) for example in test])
+        ).argmax(1)
     predictions = predict(model, images, images.preprocessing, Runtime(progress=False)).predictions
     assert torch.equal(predictions, plain)
     assert (predictions == torch.tensor(test["label"][:])).float().mean() > 0.7

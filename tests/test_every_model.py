@@ -1,4 +1,6 @@
-"""One model of each of timm's families, cut at every granularity; benchmarks/blocks.py does the same for all of timm's models."""
+"""One model of each of timm's families, cut at every granularity; benchmarks/blocks.py does the
+same for all of timm's models.
+"""
 
 import json
 import runpy
@@ -33,14 +35,17 @@ def test_the_partition_keeps_its_rules_and_is_the_recorded_one(name):
 
 
 def test_the_sample_is_large_and_has_every_outcome():
-    assert len({BENCHMARK["module_of"](name) for name in MODELS}) >= len(MODELS) - 1 >= 40  # levit in both of its forms
+    # levit in both of its forms
+    assert len({BENCHMARK["module_of"](name) for name in MODELS}) >= len(MODELS) - 1 >= 40
     outcomes = [BENCHMARK["outcome"](RECORDED["models"][name]["stage"]) for name in MODELS]
     assert min(outcomes.count(each) for each in ("all", "some", "none")) >= 3
 
 
 def test_the_record_is_complete_and_meets_its_targets():
     totals = RECORDED["totals"]
-    assert totals["models"] == len(RECORDED["models"]) and totals == BENCHMARK["totals"](RECORDED["models"])
+    assert totals["models"] == len(RECORDED["models"]) and totals == BENCHMARK["totals"](
+        RECORDED["models"]
+    )
     if timm.__version__ == RECORDED["versions"]["timm"]:
         assert sorted(RECORDED["models"]) == sorted(BENCHMARK["names"]())
     assert totals["stage"]["all"] >= 850
@@ -50,5 +55,10 @@ def test_the_record_is_complete_and_meets_its_targets():
 
 def test_an_error_that_does_not_help_is_noticed():
     reason = BENCHMARK["reason"]
-    assert reason("no block of X can be repaired: 2 x tokens. Pass names=[...], or granularity='layer'") == "2 x tokens"
+    assert (
+        reason(
+            "no block of X can be repaired: 2 x tokens. Pass names=[...], or granularity='layer'"
+        )
+        == "2 x tokens"
+    )
     assert reason("no block of X can be repaired: 2 x tokens. Bad luck") == reason("cannot") == ""

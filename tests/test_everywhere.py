@@ -1,4 +1,6 @@
-"""A repaired model on the Hub loads everywhere: in fresh processes that know nothing but its name, with the same answers."""
+"""A repaired model on the Hub loads everywhere: in fresh processes that know nothing but its name,
+with the same answers.
+"""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +26,8 @@ from torch import nn
 import timm_repair
 from timm_repair import saving
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+# huggingface_hub's own
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 ME = {"token": "hf_me"}
 
 
@@ -94,7 +97,8 @@ for name in {names}:
     assert name == "me/remote" or {here} == ("timm_repair" in sys.modules)
 """
 
-IN_TRANSFORMERS = {  # how -> the import, the models, and the options for the one that was pushed with remote_code=True
+# how -> the import, the models, and the options for the one that was pushed with remote_code=True
+IN_TRANSFORMERS = {
     "plugin": ("import timm_repair", ["me/open", "me/remote", "me/network"], {}),
     "remote code": ("", ["me/network", "me/remote"], {"trust_remote_code": True}),
 }
@@ -122,7 +126,9 @@ def photo() -> Image.Image:
 
 def seen(model: nn.Module) -> torch.Tensor:
     """The logits of the photo, by timm's own transform."""
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(model), is_training=False
+    )
     return model(transform(photo()).unsqueeze(0))
 
 
@@ -130,16 +136,28 @@ def seen(model: nn.Module) -> torch.Tensor:
 def tuned(base_folder) -> dict[str, timm_repair.Repaired]:
     """Repairs that changed weights alone."""
     rng = np.random.default_rng(0)
-    pairs = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4) for i in range(64)]
+    pairs = [
+        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
+        for i in range(64)
+    ]
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
     failures = timm_repair.collect_failures(model, pairs)
-    return {name: timm_repair.repair(model, failures, method="finetune", steps=2, progress=False, **options)
-            for name, options in (("network", {"level": "network"}), ("block", {"level": "block", "block": "layer2"}))}  # fmt: skip
+    return {
+        name: timm_repair.repair(
+            model, failures, method="finetune", steps=2, progress=False, **options
+        )
+        for name, options in (
+            ("network", {"level": "network"}),
+            ("block", {"level": "block", "block": "layer2"}),
+        )
+    }
 
 
 @pytest.fixture(scope="module")
 def world(base_folder, repaired_once, tuned, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """A Hub with everything that was ever pushed: `models` by their names there; me/net is private and was pushed twice."""
+    """A Hub with everything that was ever pushed: `models` by their names there; me/net is private
+    and was pushed twice.
+    """
     api, models = HfApi(token="hf_me"), {}
     with pytest.MonkeyPatch.context() as patch, HubServer(HUB_PORT) as server, torch.no_grad():
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -154,9 +172,14 @@ def world(base_folder, repaired_once, tuned, tmp_path_factory) -> Iterator[Simpl
         api.create_repo("me/base")
         api.upload_folder(repo_id="me/base", folder_path=base_folder)
         models["me/old"], old = first.model, first.push_to_hub("me/net", private=True, **ME).oid
-        for name, repaired, options in (("me/net", second, {}), ("me/open", first, {}), ("me/remote", first, {"remote_code": True}),
-                                        ("me/patch", first, {"patch": True, "base_model": "me/base"}),
-                                        ("me/network", tuned["network"], {}), ("me/block", tuned["block"], {})):  # fmt: skip
+        for name, repaired, options in (
+            ("me/net", second, {}),
+            ("me/open", first, {}),
+            ("me/remote", first, {"remote_code": True}),
+            ("me/patch", first, {"patch": True, "base_model": "me/base"}),
+            ("me/network", tuned["network"], {}),
+            ("me/block", tuned["block"], {}),
+        ):
             repaired.push_to_hub(name, **options, **ME)
             models[name] = repaired.model
         yield SimpleNamespace(server=server, url=server.url, models=models, old=old)
@@ -166,18 +189,24 @@ def world(base_folder, repaired_once, tuned, tmp_path_factory) -> Iterator[Simpl
 
 @pytest.fixture(scope="module")
 def found(world, tmp_path_factory) -> dict[str, Future]:
-    """What each script found, every one in a folder and with an empty cache of its own; two run at a time."""
+    """What each script found, every one in a folder and with an empty cache of its own; two run at
+    a time.
+    """
     scripts = {"timm": TIMM_AND_US, "plain": PLAIN_TIMM, "cards": CARDS}
     if find_spec("transformers"):
         for how, (plugin, names, options) in IN_TRANSFORMERS.items():
-            scripts[how] = TRANSFORMERS.format(plugin=plugin, names=names, options=options, here=bool(plugin))
+            scripts[how] = TRANSFORMERS.format(
+                plugin=plugin, names=names, options=options, here=bool(plugin)
+            )
     running, folder = {}, tmp_path_factory.mktemp("scripts")
     with ThreadPoolExecutor(2) as pool:
         for name, script in scripts.items():
             (folder / name).mkdir()
             photo().save(folder / name / "photo.png")
             (folder / name / "old").write_text(world.old)
-            environment = hub_environment(world.url, folder / name / "home", token="hf_me" if name == "timm" else None)
+            environment = hub_environment(
+                world.url, folder / name / "home", token="hf_me" if name == "timm" else None
+            )
             running[name] = pool.submit(fresh, script, folder / name, environment, image=image())
     world.home = folder / "timm" / "home"  # a cache with both commits of me/net
     return running
@@ -185,15 +214,23 @@ def found(world, tmp_path_factory) -> dict[str, Future]:
 
 @torch.no_grad()
 def test_timm_and_timm_repair(world, found):
-    found, model, old = found["timm"].result(), world.models["me/net"], world.models["me/old"](image())
+    found, model, old = (
+        found["timm"].result(),
+        world.models["me/net"],
+        world.models["me/old"](image()),
+    )
     assert not torch.equal(model(image()), old)
     grey = deepcopy(model)
     stem = grey.get_submodule(model.pretrained_cfg["first_conv"])
     stem.weight = nn.Parameter(stem.weight.sum(1, keepdim=True))
     expected = {"revision=": old, "token=": model(image())}
     for name in ("timm", "timm_repair"):
-        expected |= {f"{name} main": model(image()), f"{name} old": old, f"{name} body": model.forward_features(image()),
-                     f"{name} grey": grey(image()[:, :1])}  # fmt: skip
+        expected |= {
+            f"{name} main": model(image()),
+            f"{name} old": old,
+            f"{name} body": model.forward_features(image()),
+            f"{name} grey": grey(image()[:, :1]),
+        }
         maps = model.forward_intermediates(image(), intermediates_only=True)
         expected |= {f"{name} features {number}": each for number, each in enumerate(maps)}
     assert found.keys() == expected.keys()
@@ -223,7 +260,11 @@ def test_transformers(how, world, found):
         given = torch.tensor([[scores[label] for label in labels]])
         torch.testing.assert_close(given, seen(model).softmax(-1), rtol=1e-5, atol=1e-5)
         package, *_, kind = found[f"{name} class"].split(".")
-        assert package == ("transformers_modules" if how == "remote code" and name == "me/remote" else "transformers")
+        assert package == (
+            "transformers_modules"
+            if how == "remote code" and name == "me/remote"
+            else "transformers"
+        )
         assert kind == "TimmWrapperForImageClassification", "pipelines warn of other names"
 
 
@@ -245,7 +286,12 @@ def test_from_the_cache_without_the_hub(world, found, tmp_path):
         for name, flags in (("down", {}), ("offline", {"HF_HUB_OFFLINE": "1"})):
             (tmp_path / name).mkdir()
             (tmp_path / name / "old").write_text(world.old)
-            running[name] = start(WITHOUT_THE_HUB, tmp_path / name, hub_environment(world.url, world.home) | flags, image=image())
+            running[name] = start(
+                WITHOUT_THE_HUB,
+                tmp_path / name,
+                hub_environment(world.url, world.home) | flags,
+                image=image(),
+            )
         results = {name: finish() for name, finish in running.items()}
     finally:
         world.server.start()

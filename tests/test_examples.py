@@ -1,4 +1,6 @@
-"""The examples run to their end, each with a few steps; those that compare print their table. repair.py: test_docs.py."""
+"""The examples run to their end, each with a few steps; those that compare print their table.
+repair.py: test_docs.py.
+"""
 
 import json
 import runpy
@@ -30,21 +32,37 @@ def run(monkeypatch, tmp_path, offline):
 
 
 def test_demo_keeps_its_promise(run, tmp_path, capsys):
-    run("demo.py", "--steps", "150", "--output", "out")  # with 60 the classifier is so raw that it does not always keep it
+    # with 60 the classifier is so raw that it does not always keep it
+    run("demo.py", "--steps", "150", "--output", "out")
     assert "equal those before saving: True" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "config.json", "model.safetensors", "repair.json", "README.md", "figures"}
+        "config.json",
+        "model.safetensors",
+        "repair.json",
+        "README.md",
+        "figures",
+    }
     assert (tmp_path / "out" / "figures" / "overview.png").stat().st_size > 10_000
 
 
 def test_compare_methods(run, tmp_path, capsys):
     run("compare_methods.py", "--steps", "8", "--output", "comparison.json")
-    rows = timm_repair.Comparison.from_dict(json.loads((tmp_path / "comparison.json").read_text())).rows
-    assert list(rows) == ["bn_recalibration", "finetune network", "finetune chosen block", "archrepair", "archrepair random"]
+    rows = timm_repair.Comparison.from_dict(
+        json.loads((tmp_path / "comparison.json").read_text())
+    ).rows
+    assert list(rows) == [
+        "bn_recalibration",
+        "finetune network",
+        "finetune chosen block",
+        "archrepair",
+        "archrepair random",
+    ]
     assert "finetune chosen block" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")])
+@pytest.mark.parametrize(
+    ("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")]
+)
 def test_own(run, capsys, name, row):
     run(name, "--steps", "8")
     assert f"\n  {row} " in capsys.readouterr().out
@@ -57,7 +75,13 @@ def test_corruptions(run, tmp_path, digits, capsys):
     run("corruptions.py", "images", "--images", "2", "--output", "sheet.png")
     assert "19 corruptions of 2 images of 32 pixels" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
-    rows = sheet[18:].reshape(19, 38, *sheet.shape[1:])[:, :32, 130:].reshape(19, 32, 6, 70, 3)[:, :, :, :64]
-    assert (rows[:, :, 0] == rows[:1, :, 0]).all() and len(np.unique(rows[0, :, 0])) > 10  # the originals, in each row
+    rows = (
+        sheet[18:]
+        .reshape(19, 38, *sheet.shape[1:])[:, :32, 130:]
+        .reshape(19, 32, 6, 70, 3)[:, :, :, :64]
+    )
+    # the originals, in each row
+    assert (rows[:, :, 0] == rows[:1, :, 0]).all() and len(np.unique(rows[0, :, 0])) > 10
     changes = np.abs(rows - rows[:, :, :1]).mean((1, 3, 4))  # (row, column)
-    assert (changes[:, 0] == 0).all() and (changes[:18, 1:] > 0).all()  # the last row, saturate, may leave grey images alone
+    # the last row, saturate, may leave grey images alone
+    assert (changes[:, 0] == 0).all() and (changes[:18, 1:] > 0).all()

@@ -1,4 +1,6 @@
-"""Exported models run without timm and timm_repair, for any batch size; what cannot be exported leaves nothing behind."""
+"""Exported models run without timm and timm_repair, for any batch size; what cannot be exported
+leaves nothing behind.
+"""
 
 from pathlib import Path
 
@@ -15,10 +17,15 @@ from timm_repair.pipeline import Repaired
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 SMALL = {  # small ones of two families, whose full size takes a minute
-    "densenet121": ({"block_config": (2, 4), "growth_rate": 8}, "pair", "features.denseblock2.denselayer3-denselayer4"),
+    "densenet121": (
+        {"block_config": (2, 4), "growth_rate": 8},
+        "pair",
+        "features.denseblock2.denselayer3-denselayer4",
+    ),
     "test_efficientnet": ({}, "stage", "blocks.2"),
 }
-FAMILIES = {"onnx": ("test_resnet", "test_efficientnet"), "torch": ("vgg11_bn", "densenet121")}  # an export takes seconds
+# an export takes seconds
+FAMILIES = {"onnx": ("test_resnet", "test_efficientnet"), "torch": ("vgg11_bn", "densenet121")}
 RUN = """
 import sys
 sys.modules["timm"] = sys.modules["timm_repair"] = None  # cannot be imported
@@ -57,14 +64,18 @@ def test_families(format, monkeypatch, tmp_path, capfd):
         model.train()  # exported in eval mode all the same, and left as it was
         path = Repaired(model, example_report()).export(tmp_path / name, format=format)
         assert path == tmp_path / f"{name}{exporting.FORMATS[format]}" and model.training
-    assert {p.stem for p in tmp_path.iterdir()} == set(FAMILIES[format]), "no scratch, and no weights beside the model"
+    assert {p.stem for p in tmp_path.iterdir()} == set(FAMILIES[format]), (
+        "no scratch, and no weights beside the model"
+    )
     assert capfd.readouterr() == ("", "")
     found = fresh(RUN, tmp_path / "run", images=images)
     assert len(found) == 3 * len(models)
     for key, logits in found.items():
         file, count = key.split()
-        expected = models[file.rpartition(".")[0]].eval()(images[:int(count)])
-        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        expected = models[file.rpartition(".")[0]].eval()(images[: int(count)])
+        torch.testing.assert_close(
+            logits, expected, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 class Small(nn.Module):
@@ -101,9 +112,15 @@ class Forgetful(Small):
 
 
 @pytest.mark.parametrize("format", exporting.FORMATS)
-@pytest.mark.parametrize(("kind", "message"), [
-    (Branching, "data-dependent"), (TwoAtATime, "batch"), (Many, "tuple"), (Forgetful, r"differs by 1 in its logits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Branching, "data-dependent"),
+        (TwoAtATime, "batch"),
+        (Many, "tuple"),
+        (Forgetful, r"differs by 1 in its logits"),
+    ],
+)
 def test_what_cannot_be_exported_leaves_the_earlier_file(kind, message, format, tmp_path):
     for package in PACKAGES if format == "onnx" else ():
         pytest.importorskip(package)
@@ -119,14 +136,20 @@ def test_refused_before_any_work(monkeypatch, tmp_path):
     (tmp_path / "folder.pt2").mkdir()
     (tmp_path / "file").write_text("")
     for path, format, error, message in (
-        ("x", "onxn", OptionError, "did you mean 'onnx'"), ("x", None, OptionError, "Known: onnx, torch"),
-        ("x.pt2", "onnx", OptionError, "pass format='torch'"), ("x.onnx", "torch", OptionError, "ending in .pt2"),
-        ("folder", "torch", OutputError, "is a directory"), ("missing/x", "torch", OutputError, "choose another"),
-        ("file/x", "torch", OutputError, "choose another"), ("/proc/x", "torch", OutputError, "choose another"),
-    ):  # fmt: skip
+        ("x", "onxn", OptionError, "did you mean 'onnx'"),
+        ("x", None, OptionError, "Known: onnx, torch"),
+        ("x.pt2", "onnx", OptionError, "pass format='torch'"),
+        ("x.onnx", "torch", OptionError, "ending in .pt2"),
+        ("folder", "torch", OutputError, "is a directory"),
+        ("missing/x", "torch", OutputError, "choose another"),
+        ("file/x", "torch", OutputError, "choose another"),
+        ("/proc/x", "torch", OutputError, "choose another"),
+    ):
         with pytest.raises(error, match=message):
             exporting.export(Small(), tmp_path / path, format=format)
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(
+        exporting, "find_spec", lambda name: None if name == "onnxscript" else object()
+    )
     with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'timm_repair\[export\]'"):
         exporting.export(Small(), tmp_path / "x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.pt2"]

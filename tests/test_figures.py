@@ -18,13 +18,17 @@ def words(figure) -> list[str]:
     from matplotlib.text import Text
 
     figure.draw_without_rendering()
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    return [
+        text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()
+    ]
 
 
 def test_architecture_labels_every_path_without_overlap():
     figure = figures.architecture(report())
     figure.draw_without_rendering()
-    labels = [text for text in figure.axes[0].texts if "_" in text.get_text() or text.get_text() == "skip"]
+    labels = [
+        text for text in figure.axes[0].texts if "_" in text.get_text() or text.get_text() == "skip"
+    ]
     assert len(labels) == len(report().genotype["edges"])
     boxes = [label.get_window_extent() for label in labels]
     assert not any(a.overlaps(b) for index, a in enumerate(boxes) for b in boxes[:index])
@@ -46,25 +50,41 @@ def test_architecture_draws_operations_and_names_of_any_kind():
 
 def test_architecture_of_several_blocks_is_one_panel_each():
     figure = figures.architecture(two_blocks())
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [f"What was built into layer{i}" for i in (1, 2)]
-    assert [len([text for text in ax.texts if "_" in text.get_text() or text.get_text() == "skip"]) for ax in figure.axes] == [2, 1]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        f"What was built into layer{i}" for i in (1, 2)
+    ]
+    assert [
+        len([text for text in ax.texts if "_" in text.get_text() or text.get_text() == "skip"])
+        for ax in figure.axes
+    ] == [2, 1]
 
 
 def test_suspiciousness_marks_the_repaired_block():
     figure = figures.suspiciousness(report())
     ax = figure.axes[0]
     colors = [bar.get_facecolor() for bar in ax.patches]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["layer1", "layer2", "layer3", "layer4"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    ]
     assert colors[2] not in colors[:2] + colors[3:] and colors[0] != colors[1], "neighbours differ"
     assert "33  repaired" in words(figure)
 
 
 def test_suspiciousness_shows_errors_gains_and_ties():
-    figure = figures.suspiciousness(report(localization=localization(), repaired_blocks=("layer1",)))
+    figure = figures.suspiciousness(
+        report(localization=localization(), repaired_blocks=("layer1",))
+    )
     shown = words(figure)
     assert "0.24  gain 0.31  repaired" in shown and "0.210 ± 0.016  gain 0.27  tied" in shown
     assert "0.180 ± 0.020  gain 0.23" in shown
-    bars = [segment[:, 0].round(3).tolist() for lines in figure.axes[0].collections for segment in lines.get_segments()]
+    bars = [
+        segment[:, 0].round(3).tolist()
+        for lines in figure.axes[0].collections
+        for segment in lines.get_segments()
+    ]
     assert bars == [[0.194, 0.226], [0.16, 0.2], [0.126, 0.174]]
     assert "±" not in "".join(words(figures.overview(report(localization=localization()))))
 
@@ -75,30 +95,56 @@ def test_suspiciousness_shows_every_layer_in_network_order(blocks, layers):
     figure = figures.suspiciousness(report(localization=found, repaired_blocks=("layer1",)))
     figure.draw_without_rendering()
     by_block, by_layer = figure.axes
-    assert [round(bar.get_height(), 3) for bar in by_layer.patches] == list(found["layer_scores"].values())
+    assert [round(bar.get_height(), 3) for bar in by_layer.patches] == list(
+        found["layer_scores"].values()
+    )
     places = [bar.get_x() for bar in by_layer.patches]
     assert places == sorted(places)
-    colors = {name: bar.get_facecolor() for name, bar in zip(found["suspiciousness"], by_block.patches, strict=True)}
-    assert [bar.get_facecolor() for bar in by_layer.patches] == [colors[block] for block in found["layers"].values()]
+    colors = {
+        name: bar.get_facecolor()
+        for name, bar in zip(found["suspiciousness"], by_block.patches, strict=True)
+    }
+    assert [bar.get_facecolor() for bar in by_layer.patches] == [
+        colors[block] for block in found["layers"].values()
+    ]
     labels = [label for label in by_layer.get_xticklabels() if label.get_text()]
     lefts = [label.get_window_extent().x1 for label in labels]
-    assert labels and all(b - a > 6 for a, b in zip(lefts, lefts[1:], strict=False)), "labels are thinned out where they would meet"
+    assert labels and all(b - a > 6 for a, b in zip(lefts, lefts[1:], strict=False)), (
+        "labels are thinned out where they would meet"
+    )
 
 
 def test_layers_of_a_neuron_scorer_are_counted():
     layers = {"a.0": "a", "a.1": "a", "b.0": "b"}
     vulnerable = {"a.1": [0, 5, 6], "b.0": [2]}
-    found = {"scorer": "spectrum", "suspiciousness": {"a": 3.0, "b": 1.0}, "layers": layers, "details": {"vulnerable": vulnerable}}
+    found = {
+        "scorer": "spectrum",
+        "suspiciousness": {"a": 3.0, "b": 1.0},
+        "layers": layers,
+        "details": {"vulnerable": vulnerable},
+    }
     figure = figures.suspiciousness(report(localization=found, repaired_blocks=("a",)))
-    assert [bar.get_height() for bar in figure.axes[1].patches] == [0, 3, 1] and "vulnerable neurons" in words(figure)
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [
+        0,
+        3,
+        1,
+    ] and "vulnerable neurons" in words(figure)
 
 
-@pytest.mark.parametrize("found", [
-    {"scorer": "rgn", "suspiciousness": {"a": 0.0, "b": 0.0}},
-    {"scorer": "probe", "suspiciousness": {"a": -0.2, "b": None}, "errors": {"a": 0.1}},
-    {"scorer": "rgn", "suspiciousness": {"a": 1.0, "b": 0.5}, "layers": {"a": "a", "b": "b"}, "layer_scores": {"a": 1.0, "b": 0.5}},
-    {"scorer": "random", "suspiciousness": {}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"scorer": "rgn", "suspiciousness": {"a": 0.0, "b": 0.0}},
+        {"scorer": "probe", "suspiciousness": {"a": -0.2, "b": None}, "errors": {"a": 0.1}},
+        {
+            "scorer": "rgn",
+            "suspiciousness": {"a": 1.0, "b": 0.5},
+            "layers": {"a": "a", "b": "b"},
+            "layer_scores": {"a": 1.0, "b": 0.5},
+        },
+        {"scorer": "random", "suspiciousness": {}},
+    ],
+)
 def test_suspiciousness_without_layers_is_one_panel(found):
     figure = figures.suspiciousness(report(localization=found, repaired_blocks=("a",)))
     figure.draw_without_rendering()
@@ -107,7 +153,9 @@ def test_suspiciousness_without_layers_is_one_panel(found):
 
 
 def test_of_many_blocks_the_overview_shows_the_highest_and_the_repaired():
-    figure = figures.overview(report(localization=localization(40, 80), repaired_blocks=("layer40",)))
+    figure = figures.overview(
+        report(localization=localization(40, 80), repaired_blocks=("layer40",))
+    )
     shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert shown == [f"layer{index}" for index in (*range(1, 24), 40)]
     assert any("the 24 highest of 40 blocks" in text for text in words(figure))
@@ -117,7 +165,14 @@ def test_before_after_shows_counts_and_whiskers():
     sure = scores("all right", kept=50, broken=0, fixed=0, missed=0)
     figure = figures.before_after(report(scores=(*report().scores, sure)))
     assert "+280 fixed\n−30 broken" in words(figure)
-    assert [round(bar.get_height(), 1) for bar in figure.axes[0].patches] == [40.0, 65.0, 79.2, 78.9, 100.0, 100.0]
+    assert [round(bar.get_height(), 1) for bar in figure.axes[0].patches] == [
+        40.0,
+        65.0,
+        79.2,
+        78.9,
+        100.0,
+        100.0,
+    ]
     assert len(figure.axes[0].collections) == 6
 
 
@@ -129,7 +184,9 @@ def test_trajectories_follow_the_history():
     assert [line.get_label() for line in objective.lines] == ["search"]
     assert axes[2].images[0].get_array().sum() == pytest.approx(21)
     several = figures.trajectories(two_blocks())
-    assert {"layer1", "layer2"} <= set(words(several)) and several.axes[2].lines[0].get_ydata()[0] == 11.5
+    assert {"layer1", "layer2"} <= set(words(several)) and several.axes[2].lines[0].get_ydata()[
+        0
+    ] == 11.5
 
 
 def test_figures_without_data_say_so():
@@ -147,7 +204,12 @@ def test_overview_leaves_out_what_a_method_lacks():
 
 def test_save_all_writes_what_there_is(tmp_path):
     paths = figures.save_all(weights_only(), tmp_path / "new")
-    assert {path.stem for path in paths} == {"architecture", "before_after", "overview", "trajectories"}
+    assert {path.stem for path in paths} == {
+        "architecture",
+        "before_after",
+        "overview",
+        "trajectories",
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
@@ -172,4 +234,9 @@ def test_missing_matplotlib_is_explained(monkeypatch):
 
 def test_importing_figures_does_not_import_matplotlib():
     code = "import sys, timm_repair.figures; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]
+        ).returncode
+        == 0
+    )

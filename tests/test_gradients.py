@@ -1,4 +1,6 @@
-"""Gradients by parts of the failures: equal to autograd's, and without the bias of a squared norm."""
+"""Gradients by parts of the failures: equal to autograd's, and without the bias of a squared
+norm.
+"""
 
 import pytest
 import torch
@@ -14,25 +16,35 @@ from timm_repair.training import Training
 def failing():
     model = make(zero_init_last=False)
     images = repair_data(model, digits(60), None).failing
-    inputs = repair_data(model, digits(60), None).preprocessing.normalize(images.pixels(torch.arange(60)))
+    inputs = repair_data(model, digits(60), None).preprocessing.normalize(
+        images.pixels(torch.arange(60))
+    )
     with torch.no_grad():
         wrong = model(inputs).argmax(1) != images.labels
-    return model, [example for example, is_wrong in zip(digits(60), wrong.tolist(), strict=True) if is_wrong]
+    return model, [
+        example for example, is_wrong in zip(digits(60), wrong.tolist(), strict=True) if is_wrong
+    ]
 
 
 def mean_gradient(model, examples, names, loss) -> dict[str, torch.Tensor]:
     data = repair_data(model, examples, None)
     inputs = data.preprocessing.normalize(data.failing.pixels(torch.arange(len(examples))))
-    found = torch.autograd.grad(loss(model(inputs), data.failing.labels), [model.get_parameter(name) for name in names])
+    found = torch.autograd.grad(
+        loss(model(inputs), data.failing.labels), [model.get_parameter(name) for name in names]
+    )
     return dict(zip(names, found, strict=True))
 
 
 def test_norms_and_products_are_those_of_autograd(failing):
     model, examples = failing
     names = ["layer1.0.conv1.weight", "layer3.0.bn1.weight"]
-    found = folded_gradients(model, names, repair_data(model, examples, None), quiet(), wrong_class_weight=1.0)
+    found = folded_gradients(
+        model, names, repair_data(model, examples, None), quiet(), wrong_class_weight=1.0
+    )
     whole = mean_gradient(model, examples, names, F.cross_entropy)
-    parts = [mean_gradient(model, examples[part::FOLDS], names, F.cross_entropy) for part in range(FOLDS)]
+    parts = [
+        mean_gradient(model, examples[part::FOLDS], names, F.cross_entropy) for part in range(FOLDS)
+    ]
     for name in names:
         assert found.norm(name) == pytest.approx(whole[name].norm().item(), rel=1e-4)
         expected = torch.tensor([[(a[name] * b[name]).sum().item() for b in parts] for a in parts])
@@ -40,29 +52,47 @@ def test_norms_and_products_are_those_of_autograd(failing):
 
 
 def test_the_gain_is_what_a_small_step_does_to_the_loss_of_other_failures(failing):
-    """First order: at a rate that goes to zero, the mean over pairs of parts of what a step along one does for another."""
+    """First order: at a rate that goes to zero, the mean over pairs of parts of what a step along
+    one does for another.
+    """
     model, examples = failing
     rate = 1e-4
     training = Training(learning_rate=rate, wrong_class_weight=1.0)
-    found = gain(model, blocks(model), repair_data(model, examples, None), quiet(), training=training)
+    found = gain(
+        model, blocks(model), repair_data(model, examples, None), quiet(), training=training
+    )
     block = next(block for block in blocks(model) if block.name == "layer2")
-    parts = [mean_gradient(model, examples[part::FOLDS], block.parameters, F.cross_entropy) for part in range(FOLDS)]
+    parts = [
+        mean_gradient(model, examples[part::FOLDS], block.parameters, F.cross_entropy)
+        for part in range(FOLDS)
+    ]
     decreases = []
     for i, gradient in enumerate(parts):
         for j in range(FOLDS):
             if i != j:
                 data = repair_data(model, examples[j::FOLDS], None)
-                inputs = data.preprocessing.normalize(data.failing.pixels(torch.arange(len(data.failing)))).double()
-                stepped = {name: tensor.double() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+                inputs = data.preprocessing.normalize(
+                    data.failing.pixels(torch.arange(len(data.failing)))
+                ).double()
+                stepped = {
+                    name: tensor.double()
+                    for name, tensor in model.state_dict().items()
+                    if tensor.is_floating_point()
+                }
                 moved = stepped | {name: stepped[name] - rate * g for name, g in gradient.items()}
-                logits = [torch.func.functional_call(model, state, (inputs,)) for state in (stepped, moved)]
+                logits = [
+                    torch.func.functional_call(model, state, (inputs,))
+                    for state in (stepped, moved)
+                ]
                 losses = [F.cross_entropy(each, data.failing.labels) for each in logits]
                 decreases.append((losses[0] - losses[1]).item())
     assert found.gains["layer2"] == pytest.approx(sum(decreases) / len(decreases), rel=0.05)
 
 
 def test_noise_counts_for_nothing():
-    """Gradients that agree on nothing have a large norm and no gain: products of different parts average to zero."""
+    """Gradients that agree on nothing have a large norm and no gain: products of different parts
+    average to zero.
+    """
     generator = torch.Generator().manual_seed(0)
     values, errors = [], []
     for _ in range(300):
@@ -81,7 +111,13 @@ def test_noise_counts_for_nothing():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_failures(failing, count):
     model, examples = failing
-    found = gain(model, blocks(model)[1:3], repair_data(model, examples[:count], None), quiet(), training=Training())
+    found = gain(
+        model,
+        blocks(model)[1:3],
+        repair_data(model, examples[:count], None),
+        quiet(),
+        training=Training(),
+    )
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
     assert set(found.errors.values()) == {0.0} or count == 3
 
@@ -89,6 +125,10 @@ def test_few_failures(failing, count):
 def test_leaving_out_a_part_is_the_norm_of_the_others(failing):
     model, examples = failing
     name = "layer1.0.conv1.weight"
-    found = folded_gradients(model, [name], repair_data(model, examples, None), quiet(), wrong_class_weight=1.0)
+    found = folded_gradients(
+        model, [name], repair_data(model, examples, None), quiet(), wrong_class_weight=1.0
+    )
     others = [example for i, example in enumerate(examples) if i % FOLDS != 1]
-    assert found.norm(name, without=1) == pytest.approx(mean_gradient(model, others, [name], F.cross_entropy)[name].norm().item(), rel=1e-4)
+    assert found.norm(name, without=1) == pytest.approx(
+        mean_gradient(model, others, [name], F.cross_entropy)[name].norm().item(), rel=1e-4
+    )

@@ -1,4 +1,6 @@
-"""Saved and loaded: timm gives back the same model, every feature of timm goes on working, and strangers' folders are not trusted."""
+"""Saved and loaded: timm gives back the same model, every feature of timm goes on working, and
+strangers' folders are not trusted.
+"""
 
 import json
 import shutil
@@ -39,15 +41,24 @@ def image(channels: int = 3) -> torch.Tensor:
 
 
 def edited(name: str, times: int = 1) -> nn.Module:
-    """A timm model with a random genotype in one block, or in two turns, and random gains, as a repair leaves it."""
+    """A timm model with a random genotype in one block, or in two turns, and random gains, as a
+    repair leaves it.
+    """
     options, granularity, block = MODELS[name]
     model = timm.create_model(name, num_classes=5, **options)
     for turn in range(times):
-        found = next(b for b in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if b.paths[0] == block.rpartition("-")[0]
-                     or b.name == block)  # fmt: skip
-        genotype = random_genotype(plan(extract(model, found), found.in_shape), Runtime(seed=turn, progress=False))
+        found = next(
+            b
+            for b in blocks(model, granularity=granularity, input_size=(3, 64, 64))
+            if b.paths[0] == block.rpartition("-")[0] or b.name == block
+        )
+        genotype = random_genotype(
+            plan(extract(model, found), found.in_shape), Runtime(seed=turn, progress=False)
+        )
         assert genotype.edges
-        edits = [{"paths": list(found.paths), "genotype": json.loads(json.dumps(genotype.to_dict()))}]
+        edits = [
+            {"paths": list(found.paths), "genotype": json.loads(json.dumps(genotype.to_dict()))}
+        ]
         apply_edits(model, edits)
         hub.mark(model, edits)
     for name_, parameter in model.named_parameters():
@@ -70,9 +81,16 @@ def saved(tmp_path_factory) -> dict[str, tuple[Path, nn.Module]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "times"), [
-    ("test_resnet", 1), ("test_resnet", 2), ("vgg11_bn", 2), ("densenet121", 2), ("efficientnet_b0", 1)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("test_resnet", 1),
+        ("test_resnet", 2),
+        ("vgg11_bn", 2),
+        ("densenet121", 2),
+        ("efficientnet_b0", 1),
+    ],
+)
 @torch.no_grad()
 def test_timm_loads_what_was_saved(name, times, tmp_path, offline):
     model = edited(name, times)
@@ -82,8 +100,14 @@ def test_timm_loads_what_was_saved(name, times, tmp_path, offline):
     assert torch.equal(loaded(image()), model(image()))
     for gain in (p for n, p in loaded.named_parameters() if ".gains." in n):
         gain.zero_()
-    assert not torch.equal(loaded(image()), model(image())), "the added paths count, so the equality above says something"
-    assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt*")) + list(tmp_path.rglob("*.pkl"))
+    assert not torch.equal(loaded(image()), model(image())), (
+        "the added paths count, so the equality above says something"
+    )
+    assert (
+        not list(tmp_path.rglob("*.bin"))
+        + list(tmp_path.rglob("*.pt*"))
+        + list(tmp_path.rglob("*.pkl"))
+    )
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "vgg11_bn"])
@@ -94,26 +118,39 @@ def test_timm_goes_on_working(name, saved):
     assert grey(image(1)).shape == (2, 5)
     features = load(folder, features_only=True)
     with torch.no_grad():
-        maps, expected = features(image()), model.forward_intermediates(image(), intermediates_only=True)
+        maps, expected = (
+            features(image()),
+            model.forward_intermediates(image(), intermediates_only=True),
+        )
     assert [m.shape[1] for m in maps] == features.feature_info.channels()
     shapes = [tuple(m.shape) for m in expected]
     for m in maps:
-        assert tuple(m.shape) in shapes and any(torch.equal(m, e) for e in expected if e.shape == m.shape)
+        assert tuple(m.shape) in shapes and any(
+            torch.equal(m, e) for e in expected if e.shape == m.shape
+        )
     again = load(folder)
     if name != "vgg11_bn":  # timm's VGG refuses gradient checkpointing
         again.set_grad_checkpointing(True)
     again.train()
     again(image()).sum().backward()
-    missing = [n for n, p in again.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    missing = [
+        n for n, p in again.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not missing
     assert from_pretrained(str(folder), num_classes=2).num_classes == 2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda state: state.pop(next(k for k in state if ".gains." in k)), "Missing key"),
-    (lambda state: state.update(extra=torch.zeros(3)), "Unexpected key"),
-    (lambda state: state.update({next(k for k in state if ".gains." in k): torch.zeros(1)}), "size mismatch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(next(k for k in state if ".gains." in k)), "Missing key"),
+        (lambda state: state.update(extra=torch.zeros(3)), "Unexpected key"),
+        (
+            lambda state: state.update({next(k for k in state if ".gains." in k): torch.zeros(1)}),
+            "size mismatch",
+        ),
+    ],
+)
 def test_loading_is_strict(change, message, saved, tmp_path):
     shutil.copytree(saved["test_resnet"][0], tmp_path / "copy")
     weights = tmp_path / "copy" / "model.safetensors"
@@ -125,9 +162,16 @@ def test_loading_is_strict(change, message, saved, tmp_path):
 
 
 NODE = {"layer": "0", "channels": 32, "scale": 1}
-EDIT = {"paths": ["layer2"], "genotype": {
-    "level": "unit", "partial": 4, "version": 1, "nodes": [NODE],
-    "edges": [{"source": 0, "target": 0, "operation": "skip"}]}}  # fmt: skip
+EDIT = {
+    "paths": ["layer2"],
+    "genotype": {
+        "level": "unit",
+        "partial": 4,
+        "version": 1,
+        "nodes": [NODE],
+        "edges": [{"source": 0, "target": 0, "operation": "skip"}],
+    },
+}
 HOSTILE = {
     "base from the Hub": {"base": "hf-hub:evil/x"},
     "base from a directory": {"base": "local-dir:/etc"},
@@ -153,7 +197,9 @@ HOSTILE = {
     "paths of two parents": {"edits": [EDIT | {"paths": ["layer2.0", "layer3.0"]}]},
     "a path twice": {"edits": [EDIT | {"paths": ["layer2", "layer2"]}]},
     "a genotype None": {"edits": [EDIT | {"genotype": None}]},
-    "a layer that is not there": {"edits": [EDIT | {"genotype": EDIT["genotype"] | {"nodes": [NODE | {"layer": "7"}]}}]},
+    "a layer that is not there": {
+        "edits": [EDIT | {"genotype": EDIT["genotype"] | {"nodes": [NODE | {"layer": "7"}]}}]
+    },
 }
 
 
@@ -177,18 +223,43 @@ def test_a_repair_and_a_second_one_on_top(classifier, digits, tmp_path, offline)
     model, x = classifier, torch.randn(4, 1, 32, 32)
     for turn, block in enumerate(("layer3", "layer3", "layer1"), start=1):
         failures = collect_failures(model, worn(digits["pool"]))
-        repaired = repair(model, failures, **given, genotype="random", block=block, output_dir=tmp_path / str(turn), **BUDGET)
+        repaired = repair(
+            model,
+            failures,
+            **given,
+            genotype="random",
+            block=block,
+            output_dir=tmp_path / str(turn),
+            **BUDGET,
+        )
         assert repaired.edits
         loaded = load(tmp_path / str(turn))
         assert torch.equal(loaded(x), repaired.model(x))
-        assert len(json.loads((tmp_path / str(turn) / "config.json").read_text())["model_args"]["edits"]) == turn
-        assert Report.from_dict(json.loads((tmp_path / str(turn) / "repair.json").read_text())) == repaired.report
+        assert (
+            len(
+                json.loads((tmp_path / str(turn) / "config.json").read_text())["model_args"][
+                    "edits"
+                ]
+            )
+            == turn
+        )
+        assert (
+            Report.from_dict(json.loads((tmp_path / str(turn) / "repair.json").read_text()))
+            == repaired.report
+        )
         assert (tmp_path / str(turn) / "README.md").read_text().startswith("---")
         model = loaded
 
 
 def test_weights_alone_load_without_this_package(classifier, failures, digits, tmp_path, offline):
-    repaired = repair(classifier, failures.subset(range(160)), retain=digits["train"][:200], progress=False, method="finetune", **BUDGET)
+    repaired = repair(
+        classifier,
+        failures.subset(range(160)),
+        retain=digits["train"][:200],
+        progress=False,
+        method="finetune",
+        **BUDGET,
+    )
     folder, x = repaired.save_pretrained(tmp_path / "out"), torch.randn(4, 1, 32, 32)
     assert json.loads((folder / "config.json").read_text())["architecture"] == "test_resnet"
     torch.save({"x": x, "y": repaired.model(x).detach()}, tmp_path / "expected.pt")
@@ -199,7 +270,12 @@ def test_weights_alone_load_without_this_package(classifier, failures, digits, t
         "assert 'timm_repair' not in sys.modules\n"
         "assert torch.equal(model(expected['x']), expected['y'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, folder, tmp_path / "expected.pt"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder, tmp_path / "expected.pt"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -210,19 +286,27 @@ def test_bad_output_directories_are_refused_before_any_work(classifier, tmp_path
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    for directory, message in ((tmp_path / "file", "choose another"), (tmp_path / "file" / "below", "choose another"),
-                               (tmp_path / "full", "holds thesis.tex"), ("/proc/nowhere", "cannot write")):  # fmt: skip
+    for directory, message in (
+        (tmp_path / "file", "choose another"),
+        (tmp_path / "file" / "below", "choose another"),
+        (tmp_path / "full", "holds thesis.tex"),
+        ("/proc/nowhere", "cannot write"),
+    ):
         with pytest.raises(OutputError, match=message):
-            repair(classifier, failures=object(), output_dir=directory)  # failures would raise too, if they were looked at
+            # failures would raise too, if they were looked at
+            repair(classifier, failures=object(), output_dir=directory)
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_text("mine")  # a model folder that no repair has written
+    # a model folder that no repair has written
+    (tmp_path / "model" / "model.safetensors").write_text("mine")
     with pytest.raises(OutputError, match="not a saved repair"):
         repair(classifier, failures=object(), output_dir=tmp_path / "model")
     changed = deepcopy(classifier)
     changed.fc = torch.nn.Linear(changed.fc.in_features, 3)
     with pytest.raises(ConfigError, match="replaced head"):
         repair(changed, failures=object(), output_dir=tmp_path / "new")
-    assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+    assert (
+        (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.tex").read_text() == "mine"
+    )
 
 
 def test_an_earlier_save_is_replaced_as_a_whole(saved, tmp_path):
@@ -231,7 +315,9 @@ def test_an_earlier_save_is_replaced_as_a_whole(saved, tmp_path):
     (folder / "figures" / "old.png").write_bytes(b"")
     saving.save(model, example_report(seed=7), folder)
     assert json.loads((folder / "repair.json").read_text())["seed"] == 7
-    assert not (folder / "figures" / "old.png").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert not (folder / "figures" / "old.png").exists() and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["out"]
 
 
 def test_a_failed_save_keeps_the_earlier_one(saved, tmp_path):
@@ -242,12 +328,18 @@ def test_a_failed_save_keeps_the_earlier_one(saved, tmp_path):
     other.layer1 = nn.Sequential(nn.Identity())  # a change that the edits do not tell
     with pytest.raises((ConfigError, RuntimeError)):
         saving.save(other, example_report(), folder)
-    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["out"]
 
 
 @pytest.mark.parametrize("moved", range(4))  # the report, the weights, the card, the config
-def test_a_save_killed_between_two_moves_never_loads_as_a_mixture(moved, saved, tmp_path, monkeypatch):
-    """Files of two saves side by side would be a model that nobody measured; saving again mends the folder."""
+def test_a_save_killed_between_two_moves_never_loads_as_a_mixture(
+    moved, saved, tmp_path, monkeypatch
+):
+    """Files of two saves side by side would be a model that nobody measured; saving again mends the
+    folder.
+    """
     _, model = saved["test_resnet"]
     monkeypatch.setattr(saving, "find_spec", lambda name: None)
     folder, replace, done = saving.save(model, example_report(), tmp_path / "out"), Path.replace, []
@@ -265,7 +357,10 @@ def test_a_save_killed_between_two_moves_never_loads_as_a_mixture(moved, saved, 
         from_pretrained(folder)
     monkeypatch.setattr(Path, "replace", replace)
     saving.save(model, example_report(seed=7), folder)
-    assert from_pretrained(folder) is not None and json.loads((folder / "repair.json").read_text())["seed"] == 7
+    assert (
+        from_pretrained(folder) is not None
+        and json.loads((folder / "repair.json").read_text())["seed"] == 7
+    )
 
 
 def test_plain_modules_cannot_be_saved_and_are_told_the_way(tmp_path):

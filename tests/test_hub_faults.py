@@ -1,4 +1,6 @@
-"""The loopback Hub fails in the ways that a test asks for, and the client of huggingface_hub does with that what it does."""
+"""The loopback Hub fails in the ways that a test asks for, and the client of huggingface_hub does
+with that what it does.
+"""
 
 import time
 from pathlib import Path
@@ -13,10 +15,15 @@ from huggingface_hub import constants, errors
 
 @pytest.mark.parametrize("cut", [0, 100_000])
 def test_a_cut_download_is_resumed(monkeypatch, hub, api, pushed, pull, cut):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)  # what is less than a chunk is asked for again
+    # what is less than a chunk is asked for again
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
     hub.fault("GET", "/resolve/.*safetensors", cut_after=cut)
     assert pull() == FILES
-    ranges = [(r.status, r.headers.get("Range")) for r in hub.requests if r.method == "GET" and r.path.endswith("model.safetensors")]
+    ranges = [
+        (r.status, r.headers.get("Range"))
+        for r in hub.requests
+        if r.method == "GET" and r.path.endswith("model.safetensors")
+    ]
     assert ranges == [(200, None), (206, f"bytes={cut}-") if cut else (200, None)]
 
 
@@ -49,7 +56,8 @@ def test_a_cut_upload_is_sent_again(hub, api, folder):
 def test_a_corrupt_upload_is_refused(hub, api, folder):
     api.create_repo("me/x")
     hub.fault("PUT", "/lfs/", corrupt=True)
-    with pytest.raises(RuntimeError, match="Error while uploading 'model.safetensors'") as caught:  # so the client calls it
+    # so the client calls it
+    with pytest.raises(RuntimeError, match="Error while uploading 'model.safetensors'") as caught:
         api.upload_folder(repo_id="me/x", folder_path=folder)
     assert isinstance(caught.value.__cause__, errors.BadRequestError)
     assert hub.store.repo("me/x").files() == {}
@@ -71,11 +79,16 @@ def test_a_lost_reply_leaves_the_commit(hub, api, folder):
 
 def test_other_disturbed_downloads(hub, api, pushed, tmp_path):
     def download(name: str) -> bytes:
-        return Path(api.hf_hub_download("me/x", "model.safetensors", cache_dir=tmp_path / name)).read_bytes()
+        return Path(
+            api.hf_hub_download("me/x", "model.safetensors", cache_dir=tmp_path / name)
+        ).read_bytes()
 
     hub.fault("GET", "/resolve/", corrupt=True)
     received = download("corrupt")
-    assert len(received) == len(WEIGHTS) and sum(a != b for a, b in zip(received, WEIGHTS, strict=True)) == 8
+    assert (
+        len(received) == len(WEIGHTS)
+        and sum(a != b for a, b in zip(received, WEIGHTS, strict=True)) == 8
+    )
     hub.fault("GET", "/resolve/", slow=(64_000, 0.05))
     started = time.monotonic()
     assert download("slow") == WEIGHTS
@@ -105,4 +118,8 @@ def test_a_bug_in_the_server_is_reported(monkeypatch):
     with HubServer() as hub:
         monkeypatch.setattr(hub, "store", None)
         answer = httpx2.get(f"{hub.url}/api/whoami-v2")
-        assert (answer.status_code, "AttributeError" in answer.json()["error"], len(hub.errors)) == (500, True, 1)
+        assert (
+            answer.status_code,
+            "AttributeError" in answer.json()["error"],
+            len(hub.errors),
+        ) == (500, True, 1)

@@ -10,7 +10,14 @@ import pytest
 from hub_fixtures import *  # noqa: F403
 from hub_fixtures import FILES, WEIGHTS, asked
 from hub_server import HubServer, hub_environment
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants, errors
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    errors,
+)
 
 
 def test_push_and_pull(hub, mode, api, pushed, pull):
@@ -18,18 +25,24 @@ def test_push_and_pull(hub, mode, api, pushed, pull):
     assert pull() == FILES
     assert bool(asked(hub, "/lfs/")) == (mode in ("lfs", "multipart"))
     assert asked(hub, "/lfs/").count("PUT") == {"lfs": 1, "multipart": 4}.get(mode, 0)
-    assert bool(asked(hub, "xet-write-token")) == bool(asked(hub, "xet-read-token")) == (mode == "xet")
+    assert (
+        bool(asked(hub, "xet-write-token")) == bool(asked(hub, "xet-read-token")) == (mode == "xet")
+    )
     assert not [r for r in hub.requests if r.authorization and r.path.startswith("/lfs/")]
     assert all(record.status < 400 for record in hub.requests)
     info = api.model_info("me/x", files_metadata=True)
     assert (info.sha, info.card_data.license, info.tags) == (pushed, "mit", ["timm", "license:mit"])
-    assert {s.rfilename: s.size for s in info.siblings if s.rfilename in FILES} == {name: len(data) for name, data in FILES.items()}
+    assert {s.rfilename: s.size for s in info.siblings if s.rfilename in FILES} == {
+        name: len(data) for name, data in FILES.items()
+    }
 
 
 def test_pushing_the_same_again_makes_no_commit(hub, mode, api, pushed, folder):
     before = len(hub.requests)
     assert api.upload_folder(repo_id="me/x", folder_path=folder).oid == pushed
-    assert not any("/commit/" in record.path or record.method == "PUT" for record in hub.requests[before:])
+    assert not any(
+        "/commit/" in record.path or record.method == "PUT" for record in hub.requests[before:]
+    )
 
 
 def test_pull_request(hub, mode, api, pushed, folder, pull):
@@ -57,7 +70,10 @@ def test_branch_tag_and_pinned_commit(hub, mode, api, pushed, folder, pull):
         assert pull(revision=revision)["model.safetensors"] == WEIGHTS[:1000]
     assert pull(revision=pushed) == pull() == FILES
     refs = api.list_repo_refs("me/x")
-    assert ({b.name for b in refs.branches}, [t.target_commit for t in refs.tags]) == ({"main", "dev/1"}, [new])
+    assert ({b.name for b in refs.branches}, [t.target_commit for t in refs.tags]) == (
+        {"main", "dev/1"},
+        [new],
+    )
     assert [c.commit_id for c in api.list_repo_commits("me/x", revision="v1")][:2] == [new, pushed]
     api.delete_tag("me/x", tag="v1")
     api.delete_branch("me/x", branch="dev/1")
@@ -84,12 +100,20 @@ def test_private(hub, mode, api, folder, pull):
 
 def test_ranges(hub, api, pushed):
     url = f"{hub.url}/me/x/resolve/main/model.safetensors"
-    for asked_for, expected in {"0-9": WEIGHTS[:10], "100-": WEIGHTS[100:], "-7": WEIGHTS[-7:]}.items():
+    for asked_for, expected in {
+        "0-9": WEIGHTS[:10],
+        "100-": WEIGHTS[100:],
+        "-7": WEIGHTS[-7:],
+    }.items():
         answer = httpx2.get(url, headers={"Range": f"bytes={asked_for}"})
         assert (answer.status_code, answer.content) == (206, expected)
     assert httpx2.get(url, headers={"Range": f"bytes={len(WEIGHTS)}-"}).status_code == 416
     head = httpx2.head(url)
-    assert (head.headers["Content-Length"], head.headers["X-Repo-Commit"], head.content) == (str(len(WEIGHTS)), pushed, b"")
+    assert (head.headers["Content-Length"], head.headers["X-Repo-Commit"], head.content) == (
+        str(len(WEIGHTS)),
+        pushed,
+        b"",
+    )
 
 
 def test_repositories(hub, api):
@@ -101,7 +125,9 @@ def test_repositories(hub, api):
         api.create_repo("other/bare")
     hub.add_user("boss", "hf_boss", orgs=("lab",))
     hub.add_user("guest", "hf_guest", write=False)
-    assert api.create_repo("lab/x", token="hf_boss", repo_type="dataset").endswith("/datasets/lab/x")
+    assert api.create_repo("lab/x", token="hf_boss", repo_type="dataset").endswith(
+        "/datasets/lab/x"
+    )
     assert api.whoami(token="hf_boss")["orgs"][0]["name"] == "lab"
     with pytest.raises(errors.HfHubHTTPError, match="403"):
         api.create_repo("guest/x", token="hf_guest")
@@ -117,21 +143,43 @@ def test_repositories(hub, api):
 def test_commits(hub, api, pushed):
     hub.page_size = 2
     assert api.list_repo_files("me/x") == [".gitattributes", *sorted(FILES)]
-    assert [(f.path, hasattr(f, "blob_id")) for f in api.list_repo_tree("me/x")][-1] == ("sub", False)
-    assert [f.path for f in api.get_paths_info("me/x", ["sub", "model.safetensors", "nothing"])] == ["sub", "model.safetensors"]
+    assert [(f.path, hasattr(f, "blob_id")) for f in api.list_repo_tree("me/x")][-1] == (
+        "sub",
+        False,
+    )
+    assert [
+        f.path for f in api.get_paths_info("me/x", ["sub", "model.safetensors", "nothing"])
+    ] == ["sub", "model.safetensors"]
     assert api.file_exists("me/x", "README.md") and not api.file_exists("me/x", "model.bin")
     with pytest.raises(errors.EntryNotFoundError):
         list(api.list_repo_tree("me/x", "nothing"))
-    operations = [CommitOperationAdd("new.txt", b"1"), CommitOperationCopy("model.safetensors", "copy.safetensors"),
-                  CommitOperationDelete("sub/"), CommitOperationDelete("README.md")]  # fmt: skip
-    new = api.create_commit("me/x", operations, commit_message="all kinds", parent_commit=pushed).oid
-    assert hub.store.repo("me/x").files() == {"model.safetensors": WEIGHTS, "new.txt": b"1", "copy.safetensors": WEIGHTS}
+    operations = [
+        CommitOperationAdd("new.txt", b"1"),
+        CommitOperationCopy("model.safetensors", "copy.safetensors"),
+        CommitOperationDelete("sub/"),
+        CommitOperationDelete("README.md"),
+    ]
+    new = api.create_commit(
+        "me/x", operations, commit_message="all kinds", parent_commit=pushed
+    ).oid
+    assert hub.store.repo("me/x").files() == {
+        "model.safetensors": WEIGHTS,
+        "new.txt": b"1",
+        "copy.safetensors": WEIGHTS,
+    }
     with pytest.raises(errors.HfHubHTTPError, match="412"):
-        api.create_commit("me/x", [CommitOperationAdd("late.txt", b"1")], commit_message="stale", parent_commit=pushed)
+        api.create_commit(
+            "me/x",
+            [CommitOperationAdd("late.txt", b"1")],
+            commit_message="stale",
+            parent_commit=pushed,
+        )
     assert hub.store.repo("me/x").commit().oid == new
     for content in ("---\nlicense: [\n---\n", "---\ndatasets: [null]\n---\n"):
         with pytest.raises(ValueError, match="metadata"):
-            api.upload_file(path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id="me/x")
+            api.upload_file(
+                path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id="me/x"
+            )
 
 
 def test_a_large_file_that_never_arrived_is_refused(hub, api):
@@ -139,8 +187,11 @@ def test_a_large_file_that_never_arrived_is_refused(hub, api):
     for oid, size in (("0" * 64, 3), ("f" * 64, 4)):
         hub.store.repo("me/x").objects["f" * 64] = b"else"
         lines = b'{"key":"header","value":{"summary":"s"}}\n{"key":"lfsFile","value":{"path":"a.bin","oid":"%s","size":%d}}'
-        answer = httpx2.post(f"{hub.url}/api/models/me/x/commit/main", content=lines % (oid.encode(), size),
-                             headers={"Authorization": "Bearer hf_me"})  # fmt: skip
+        answer = httpx2.post(
+            f"{hub.url}/api/models/me/x/commit/main",
+            content=lines % (oid.encode(), size),
+            headers={"Authorization": "Bearer hf_me"},
+        )
         assert (answer.status_code, hub.store.repo("me/x").files()) == (400, {})
 
 
@@ -152,7 +203,9 @@ def test_a_second_origin_gets_no_token(monkeypatch, tmp_path, folder):
         api.upload_folder(repo_id="me/x", folder_path=folder)
         for name, data in FILES.items():
             assert Path(api.hf_hub_download("me/x", name, cache_dir=tmp_path)).read_bytes() == data
-        assert [(r.method, r.authorization, r.status) for r in hub.cdn.requests] == [("GET", None, 200)]
+        assert [(r.method, r.authorization, r.status) for r in hub.cdn.requests] == [
+            ("GET", None, 200)
+        ]
         assert asked(hub, "/api/resolve-cache/models/me/x/")
         assert hub.errors == []
 
@@ -161,7 +214,9 @@ def test_gated(hub, api, pushed, pull, tmp_path):
     api.update_repo_settings("me/x", gated="manual")
     assert pull() == FILES
     with pytest.raises(errors.GatedRepoError):
-        huggingface_hub.hf_hub_download("me/x", "README.md", endpoint=hub.url, token="hf_other", cache_dir=tmp_path)
+        huggingface_hub.hf_hub_download(
+            "me/x", "README.md", endpoint=hub.url, token="hf_other", cache_dir=tmp_path
+        )
 
 
 TIMM = """
@@ -187,9 +242,23 @@ assert [row["image"].getpixel((0, 0))[0] for row in streamed] == [40 * n for n i
 """
 
 
-@pytest.mark.parametrize(("script", "mode"), [(TIMM, "xet"), (DATASETS, "lfs")], ids=["timm", "datasets"], indirect=["mode"])
+@pytest.mark.parametrize(
+    ("script", "mode"),
+    [(TIMM, "xet"), (DATASETS, "lfs")],
+    ids=["timm", "datasets"],
+    indirect=["mode"],
+)
 def test_in_a_fresh_process(hub, tmp_path, script, mode):
     environment = hub_environment(hub.url, tmp_path, token="hf_me", xet=mode == "xet")
-    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
-    assert {r.authorization for r in hub.requests if "/api/" in r.path and "validate-yaml" not in r.path} == {"Bearer hf_me"}
+    assert {
+        r.authorization for r in hub.requests if "/api/" in r.path and "validate-yaml" not in r.path
+    } == {"Bearer hf_me"}

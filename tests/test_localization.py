@@ -1,5 +1,6 @@
-"""Localization: equal to the paper's equations, independent of batches, blind to nothing, and without a trace in the
-model."""
+"""Localization: equal to the paper's equations, independent of batches, blind to nothing, and
+without a trace in the model.
+"""
 
 import copy
 import json
@@ -43,7 +44,9 @@ def faulty(trained) -> tuple[nn.Module, RepairData]:
 
 
 def plant(model: nn.Module, stage: str, share: float) -> tuple[nn.Module, RepairData]:
-    """A copy with a share of the filters of one stage set to zero, and what it now gets wrong that it had right."""
+    """A copy with a share of the filters of one stage set to zero, and what it now gets wrong that
+    it had right.
+    """
     examples, model = digits(700), copy.deepcopy(model)
     before = right(model, examples)
     generator = torch.Generator().manual_seed(1)
@@ -62,31 +65,50 @@ def run(model, data, score=DEFAULT_SCORER, runtime=None, **options):
 
 def test_agrees_with_the_paper(faulty):
     model, data = faulty
-    data = repair_data(model, *([(i.permute(1, 2, 0).numpy(), label) for i, label in (images[k] for k in range(n))]
-                                for images, n in ((data.failing, 12), (data.retained, 15))))  # fmt: skip
+    data = repair_data(
+        model,
+        *(
+            [(i.permute(1, 2, 0).numpy(), label) for i, label in (images[k] for k in range(n))]
+            for images, n in ((data.failing, 12), (data.retained, 15))
+        ),
+    )
     candidates = [block for block in blocks(model) if block.repairable]
     norms = {tap.layer: tap.path for tap in find_taps(model, candidates, (1, 32, 32))}
     block_of = {layer: layer.split(".")[0] for layer in norms}
     seen = [
         paper.observe(
-            model, norms, data.preprocessing.normalize(images.pixels(torch.arange(len(images)))), images.labels
+            model,
+            norms,
+            data.preprocessing.normalize(images.pixels(torch.arange(len(images)))),
+            images.labels,
         )
         for images in (data.failing, data.retained)
     ]
     scores, counts = paper.algorithm_1(*seen, block_of, 20)
-    expected = {"spectrum_gradient": scores, "spectrum": paper.tarantula(seen[0] + seen[1]),
-                "gradient": paper.distances(paper.mean_gradients(seen[0]), block_of)}  # fmt: skip
-    assert all(norms[layer] != layer for layer in norms), "every layer of a ResNet is followed by a norm"
+    expected = {
+        "spectrum_gradient": scores,
+        "spectrum": paper.tarantula(seen[0] + seen[1]),
+        "gradient": paper.distances(paper.mean_gradients(seen[0]), block_of),
+    }
+    assert all(norms[layer] != layer for layer in norms), (
+        "every layer of a ResNet is followed by a norm"
+    )
     for score, values in expected.items():
         found = run(model, data, score, top=20)
         assert found.layers == block_of
         ours = torch.cat([found.neurons[layer] for layer in block_of])
-        theirs = torch.tensor([values[layer, j] for layer in block_of for j in range(len(found.neurons[layer]))])
+        theirs = torch.tensor(
+            [values[layer, j] for layer in block_of for j in range(len(found.neurons[layer]))]
+        )
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-6)
     assert run(model, data, "spectrum_gradient", top=20).suspiciousness == counts
     epsilon = 0.3
     by_threshold = run(model, data, "spectrum_gradient", threshold=epsilon)
-    assert sum(by_threshold.suspiciousness.values()) == sum(value > epsilon for value in scores.values()) > 0
+    assert (
+        sum(by_threshold.suspiciousness.values())
+        == sum(value > epsilon for value in scores.values())
+        > 0
+    )
 
 
 @pytest.mark.parametrize("score", ALL)
@@ -99,8 +121,9 @@ def test_batch_size_does_not_matter(faulty, score):
 
 @pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
 def test_relative_gradient_norm_names_a_planted_fault(trained, stage):
-    """The one scorer of which this can be asked; counts of vulnerable neurons name a stage hardly better than chance
-    here."""
+    """The one scorer of which this can be asked; counts of vulnerable neurons name a stage hardly
+    better than chance here.
+    """
     assert run(*plant(trained, stage, share=0.6), "rgn").worst == stage
 
 
@@ -114,7 +137,11 @@ def test_no_trace_is_left(faulty, score):
 
     def state():
         hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-        return hooks, [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+        return (
+            hooks,
+            [m.training for m in model.modules()],
+            [p.requires_grad for p in model.parameters()],
+        )
 
     before, tensors = state(), copy.deepcopy(model.state_dict())
     run(model, data, score)
@@ -151,13 +178,17 @@ def test_one_result_is_reported_and_seeded(faulty):
     assert selected.sum() == 10
     described = json.loads(json.dumps(found.to_dict()))
     assert described["details"]["failing"] == len(faulty[1].failing)
-    assert described["details"]["retained_read"] == min(2 * len(faulty[1].failing), len(faulty[1].retained))
+    assert described["details"]["retained_read"] == min(
+        2 * len(faulty[1].failing), len(faulty[1].retained)
+    )
     draws = [run(*faulty, "random", quiet(seed=seed)).suspiciousness for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_blocks_within_noise_are_tied(faulty):
-    """Vulnerable neurons as a multinomial sample: 2 of 2 more than 0 may be chance, 29 more than 4 of 50 may not."""
+    """Vulnerable neurons as a multinomial sample: 2 of 2 more than 0 may be chance, 29 more than 4
+    of 50 may not.
+    """
     found = run(*faulty, "spectrum_gradient", top=50)
     counts = found.suspiciousness
     a, b = counts[found.ranking[0]], counts[found.ranking[-1]]
@@ -165,21 +196,31 @@ def test_blocks_within_noise_are_tied(faulty):
     shares, generator = torch.tensor([a, b, 50 - a - b]) / 50, torch.Generator().manual_seed(0)
     draws = torch.multinomial(shares, 50 * 4000, replacement=True, generator=generator)
     sampled = torch.nn.functional.one_hot(draws.view(4000, 50), 3).sum(1).double()
-    assert found.errors[found.ranking[-1]] == pytest.approx((sampled[:, 0] - sampled[:, 1]).std().item(), rel=0.05)
+    assert found.errors[found.ranking[-1]] == pytest.approx(
+        (sampled[:, 0] - sampled[:, 1]).std().item(), rel=0.05
+    )
     assert found.tied[0] == found.worst
-    assert all((a - counts[name] <= 2 * found.errors[name]) == (name in found.tied) for name in counts)
+    assert all(
+        (a - counts[name] <= 2 * found.errors[name]) == (name in found.tied) for name in counts
+    )
 
 
 def test_without_retained_examples_the_spectrum_says_that_it_is_blind(faulty):
     model, data = faulty
-    found = run(model, RepairData(data.failing, None, {}, {}, data.preprocessing, 10, None, None, {}), "spectrum")
+    found = run(
+        model,
+        RepairData(data.failing, None, {}, {}, data.preprocessing, 10, None, None, {}),
+        "spectrum",
+    )
     assert set(torch.cat(list(found.neurons.values())).tolist()) <= {0.0, 1.0}
     assert found.details["retained_read"] == 0 and "cannot tell" in found.details["note"]
 
 
 def test_own_scorers(faulty):
     model, data = faulty
-    own = run(model, data, lambda model, blocks, data, runtime: {b.name: b.num_params for b in blocks})
+    own = run(
+        model, data, lambda model, blocks, data, runtime: {b.name: b.num_params for b in blocks}
+    )
     assert own.worst == "layer4"
     with pytest.raises(OptionError, match="one number for each of layer1"):
         run(model, data, lambda *_: {"layer1": 1.0})
@@ -187,7 +228,9 @@ def test_own_scorers(faulty):
     def told(model, blocks, data, runtime, training):
         return {block.name: training.learning_rate * block.num_params for block in blocks}
 
-    one, other = (run(model, data, told, training=options) for options in (None, Training(learning_rate=0.5)))
+    one, other = (
+        run(model, data, told, training=options) for options in (None, Training(learning_rate=0.5))
+    )
     assert other.suspiciousness["layer1"] == pytest.approx(25 * one.suspiciousness["layer1"])
 
 
@@ -229,13 +272,18 @@ def test_gates_are_no_neurons_and_small_maps_are(name, count, size):
 
 
 def test_where_neurons_are_read():
-    resnet, dense, net = taps_of("resnet18", 224), taps_of("densenet121", 224), taps_of("efficientnet_b0", 224)
+    resnet, dense, net = (
+        taps_of("resnet18", 224),
+        taps_of("densenet121", 224),
+        taps_of("efficientnet_b0", 224),
+    )
     assert resnet["layer1.0.conv1"].path == "layer1.0.bn1" and not resnet["layer1.0.conv1"].before
     layer = "features.denseblock1.denselayer1"
     assert dense[f"{layer}.conv1"].path == f"{layer}.norm2.act" and dense[f"{layer}.conv1"].before
     assert dense[f"{layer}.conv2"].path == f"{layer}.conv2", "a concatenation follows, not a norm"
     assert (
-        net["blocks.1.0.conv_dw"].path == "blocks.1.0.bn2.act" and net["blocks.1.0.conv_pwl"].path == "blocks.1.0.bn3"
+        net["blocks.1.0.conv_dw"].path == "blocks.1.0.bn2.act"
+        and net["blocks.1.0.conv_pwl"].path == "blocks.1.0.bn3"
     )
 
 

@@ -1,4 +1,6 @@
-"""Where a batch does not fit in memory, parts of it do: the same results from smaller batches, each example counted once."""
+"""Where a batch does not fit in memory, parts of it do: the same results from smaller batches, each
+example counted once.
+"""
 
 import copy
 import itertools
@@ -23,9 +25,14 @@ TRAINED_AT_ONCE = probing.BATCH  # by the one scorer that trains
 
 
 def fail(error: str = "device") -> None:
-    """Run out of memory: as CUDA says it, or truly, by asking the host for more than its addresses can tell."""
+    """Run out of memory: as CUDA says it, or truly, by asking the host for more than its addresses
+    can tell.
+    """
     if error == "device":
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.25 GiB")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of"
+            " 79.25 GiB"
+        )
     torch.empty(2**50)
 
 
@@ -45,8 +52,12 @@ class Limited(nn.Module):
         return x
 
 
-def limited(model: nn.Module, limit: int, error: str = "device", *, backward: bool = False) -> nn.Module:
-    """A copy that runs out of memory in its middle, so that some neurons have been counted by then."""
+def limited(
+    model: nn.Module, limit: int, error: str = "device", *, backward: bool = False
+) -> nn.Module:
+    """A copy that runs out of memory in its middle, so that some neurons have been counted by
+    then.
+    """
     model = copy.deepcopy(model)
     model.layer2[0].act1 = nn.Sequential(Limited(limit, error, backward), model.layer2[0].act1)
     return model
@@ -70,7 +81,8 @@ def assert_same(one, other):
     assert one.suspiciousness == pytest.approx(other.suspiciousness, rel=1e-5, abs=1e-9)
     assert one.errors == pytest.approx(other.errors, rel=1e-4, abs=1e-9)
     assert {name: value for name, value in one.details.items() if name != "top_neurons"} == {
-        name: value for name, value in other.details.items() if name != "top_neurons"}  # fmt: skip
+        name: value for name, value in other.details.items() if name != "top_neurons"
+    }
     for layer, values in one.neurons.items():
         torch.testing.assert_close(values, other.neurons[layer], rtol=1e-4, atol=1e-6)
 
@@ -85,7 +97,9 @@ def test_predict(model, data, error, caplog):
     assert torch.equal(got.predictions, expected.predictions)
     torch.testing.assert_close(got.losses, expected.losses)
     assert sizes == [150, 75, 37, 37, 37, 37, 2], "halved until it fits, and then no larger"
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warnings = [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
     assert len(warnings) == 1 and "150 images" in warnings[0] and "37 are evaluated" in warnings[0]
     sizes.clear()
     predict(smaller, data.failing, data.preprocessing, runtime)
@@ -93,37 +107,57 @@ def test_predict(model, data, error, caplog):
     assert len(caplog.records) == 1 and runtime.eval_batch_size == 256
 
 
-@pytest.mark.parametrize(("error", "backward"), [("device", False), ("host", True)], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("error", "backward"), [("device", False), ("host", True)], ids=["forward", "backward"]
+)
 @pytest.mark.parametrize("score", sorted(SCORERS))
 def test_localize(model, data, score, error, backward, monkeypatch):
-    # what arrives at a block is computed for all examples at once, here it is computed anew in each batch
+    # what arrives at a block is computed for all examples at once, here it is computed anew in each
+    # batch
     monkeypatch.setattr(probing, "entrances", partial(probing.entrances, budget=0))
     limit, asked = (TRAINED_AT_ONCE, 256) if score == "probe" else (11, 48)
     smaller, runtime = limited(model, limit, error, backward=backward), quiet(eval_batch_size=asked)
-    assert_same(found(smaller, data, score, runtime), found(limited(model, 999), data, score, quiet()))
+    assert_same(
+        found(smaller, data, score, runtime), found(limited(model, 999), data, score, quiet())
+    )
     forward = score not in ("random", "gain", "rgn") and not backward
     trained = score in ("gain", "rgn", "gradient", "spectrum_gradient", "enrichment")
-    expected = {name for name, used in ((False, forward and score != "gradient"), (True, trained)) if used}
-    assert set(runtime.fitting) == expected and all(size <= limit for size in runtime.fitting.values())
+    expected = {
+        name for name, used in ((False, forward and score != "gradient"), (True, trained)) if used
+    }
+    assert set(runtime.fitting) == expected and all(
+        size <= limit for size in runtime.fitting.values()
+    )
 
 
 @pytest.mark.parametrize("score", sorted(set(SCORERS) - {"random", "probe"}))
 def test_not_even_one(model, data, score):
     smaller = limited(model, 0)
-    with pytest.raises(MemoryExceededError, match="a single image does not fit in memory: use a device with more") as caught:
+    with pytest.raises(
+        MemoryExceededError, match="a single image does not fit in memory: use a device with more"
+    ) as caught:
         found(smaller, data, score, quiet(eval_batch_size=2))
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError) and isinstance(caught.value, MemoryError)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError) and isinstance(
+        caught.value, MemoryError
+    )
     with pytest.raises(MemoryExceededError):
         predict(smaller, data.failing, data.preprocessing, quiet(eval_batch_size=1))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in smaller.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in smaller.modules()
+    )
 
 
 def test_a_training_step_is_not_cut(model, data, monkeypatch):
     monkeypatch.setattr(probing, "entrances", partial(probing.entrances, budget=0))
-    with pytest.raises(MemoryExceededError, match="32 images does not fit in memory: choose a score that trains nothing"):
+    with pytest.raises(
+        MemoryExceededError,
+        match="32 images does not fit in memory: choose a score that trains nothing",
+    ):
         found(limited(model, TRAINED_AT_ONCE - 1), data, "probe", quiet())
     for error in ERRORS:
-        with pytest.raises(MemoryExceededError, match="batch_size=128 does not fit in memory: lower batch_size") as caught:
+        with pytest.raises(
+            MemoryExceededError, match="batch_size=128 does not fit in memory: lower batch_size"
+        ) as caught:
             with out_of_memory_explained("batch_size=128"):
                 fail(error)
         assert isinstance(caught.value.__cause__, ERRORS[error])

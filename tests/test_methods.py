@@ -1,4 +1,6 @@
-"""What every repair method owes its user, run over the table in cases.py: one row is one method, made tiny."""
+"""What every repair method owes its user, run over the table in cases.py: one row is one method,
+made tiny.
+"""
 
 import dataclasses
 import json
@@ -24,18 +26,28 @@ from timm_repair.strategies import PCDarts
 
 @pytest.fixture
 def given(failures, digits) -> dict:
-    return {"failures": failures.subset(range(160)), "retain": digits["train"][:200], "holdout": digits["unseen"][:100], "progress": False}
+    return {
+        "failures": failures.subset(range(160)),
+        "retain": digits["train"][:200],
+        "holdout": digits["unseen"][:100],
+        "progress": False,
+    }
 
 
 def snapshot(model: nn.Module) -> dict:
     return {
         "state": {k: v.clone() for k, v in model.state_dict().items()},
-        "gradients": {k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()},
+        "gradients": {
+            k: None if p.grad is None else p.grad.clone() for k, p in model.named_parameters()
+        },
         "trainable": [p.requires_grad for p in model.parameters()],
         "modes": [m.training for m in model.modules()],
         "kinds": [type(m) for m in model.modules()],
         "inplace": [getattr(m, "inplace", None) for m in model.modules()],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
+        "hooks": [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ],
         "config": deepcopy(model.pretrained_cfg),
         "strides": {k: v.stride() for k, v in model.state_dict().items()},
     }
@@ -50,7 +62,9 @@ def same(one, other) -> bool:
 
 
 def unusual(model: nn.Module) -> nn.Module:
-    """A model in a state that is easily lost: part in training mode, part frozen, with a gradient and a hook."""
+    """A model in a state that is easily lost: part in training mode, part frozen, with a gradient
+    and a hook.
+    """
     model.train()
     model.layer1.eval()
     model.fc.bias.requires_grad_(False)
@@ -71,7 +85,9 @@ def test_the_contract(label, classifier, given):
     model, report = repaired.model, repaired.report
     assert type(model) is type(classifier) and not any(m.training for m in model.modules())
     required = {name: p.requires_grad for name, p in classifier.named_parameters()}
-    assert all(p.requires_grad == required.get(name, True) for name, p in model.named_parameters()), "frozen stays frozen"
+    assert all(
+        p.requires_grad == required.get(name, True) for name, p in model.named_parameters()
+    ), "frozen stays frozen"
     assert not any(m._forward_hooks or m._forward_pre_hooks for name, m in model.named_modules())
 
     # the report says what one measures by hand
@@ -84,15 +100,24 @@ def test_the_contract(label, classifier, given):
         assert scores.n == len(images) and scores.labels.tolist() == images.labels.tolist()
         assert (scores.before.tolist(), scores.after.tolist()) == tuple(a.tolist() for a in answers)
         right = [a == images.labels for a in answers]
-        assert (scores.fixed, scores.broken) == (int((~right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum()))
+        assert (scores.fixed, scores.broken) == (
+            int((~right[0] & right[1]).sum()),
+            int((right[0] & ~right[1]).sum()),
+        )
     assert report.population("failing").accuracy_before == 0
     assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    assert report.method == method and report.seed == 0 and str(report) and report.cost["after"]["parameters"] == sum(
-        p.numel() for p in model.parameters())  # fmt: skip
+    assert (
+        report.method == method
+        and report.seed == 0
+        and str(report)
+        and report.cost["after"]["parameters"] == sum(p.numel() for p in model.parameters())
+    )
 
     # nothing outside the repaired blocks has moved
     wanted = options.get("block") or [None] * options.get("blocks", 1)
-    assert not report.repaired_blocks or len(report.repaired_blocks) == (1 if isinstance(wanted, str) else len(wanted))
+    assert not report.repaired_blocks or len(report.repaired_blocks) == (
+        1 if isinstance(wanted, str) else len(wanted)
+    )
     if report.repaired_blocks:
         inside = tuple(f"{block}." for block in report.repaired_blocks)
         state_after = model.state_dict()
@@ -100,13 +125,24 @@ def test_the_contract(label, classifier, given):
             if not name.startswith(inside):
                 assert torch.equal(state_after[name], tensor), name
         for block in inside:
-            own = {name: tensor for name, tensor in before["state"].items() if name.startswith(block)}
-            assert any(name not in state_after or not torch.equal(state_after[name], tensor) for name, tensor in own.items()), block
+            own = {
+                name: tensor for name, tensor in before["state"].items() if name.startswith(block)
+            }
+            assert any(
+                name not in state_after or not torch.equal(state_after[name], tensor)
+                for name, tensor in own.items()
+            ), block
     assert len(report.history) == 0 or [row["stage"] for row in report.history][-1] == "finetune"
-    assert sum(1 for _ in report.history) in (0, BUDGET["steps"]), "an architecture step counts as a step"
+    assert sum(1 for _ in report.history) in (
+        0,
+        BUDGET["steps"],
+    ), "an architecture step counts as a step"
 
     again = repair(classifier, **given, method=method, **options)
-    assert same(dict(again.model.state_dict()), dict(model.state_dict())) and again.report.scores == report.scores
+    assert (
+        same(dict(again.model.state_dict()), dict(model.state_dict()))
+        and again.report.scores == report.scores
+    )
 
 
 @pytest.mark.parametrize("label", METHOD_CASES)
@@ -145,10 +181,16 @@ def test_every_method_and_scorer_has_a_row():
 @pytest.mark.parametrize("score", SCORER_CASES)
 def test_every_scorer_can_choose(score, classifier, given):
     training = BUDGET | {"steps": 4}
-    report = repair(classifier, **given, method="finetune", level="block", score=score, **training).report
+    report = repair(
+        classifier, **given, method="finetune", level="block", score=score, **training
+    ).report
     assert report.localization["scorer"] == score
-    assert set(report.localization["suspiciousness"]) == {b["name"] for b in report.blocks if not b["reason"] and b["role"] == "body"}
-    assert report.block == max(report.localization["suspiciousness"], key=report.localization["suspiciousness"].get)
+    assert set(report.localization["suspiciousness"]) == {
+        b["name"] for b in report.blocks if not b["reason"] and b["role"] == "body"
+    }
+    assert report.block == max(
+        report.localization["suspiciousness"], key=report.localization["suspiciousness"].get
+    )
 
 
 # ---- yours instead of ours
@@ -170,7 +212,9 @@ class NudgeBias:
 
 def test_own_method_scorer_and_strategy(classifier, given):
     report = repair(classifier, **given, method=NudgeBias()).report
-    assert report.method == "nudge" and report.notes == ("nudged",) and report.options["size"] == 3.0
+    assert (
+        report.method == "nudge" and report.notes == ("nudged",) and report.options["size"] == 3.0
+    )
 
     def narrowest(model, blocks, data, runtime):
         return {b.name: 1 / b.num_params for b in blocks}
@@ -188,13 +232,24 @@ def test_own_method_scorer_and_strategy(classifier, given):
 
     report = repair(classifier, **given, score=narrowest, strategy=Uniform(), **BUDGET).report
     assert report.localization["scorer"] == "narrowest"
-    assert report.block == min((b for b in report.blocks if b["role"] == "body" and not b["reason"]), key=lambda b: b["num_params"])["name"]
-    assert report.options["strategy"]["partial"] == 2 and sum("architecture" in row for row in report.history) == 1
+    assert (
+        report.block
+        == min(
+            (b for b in report.blocks if b["role"] == "body" and not b["reason"]),
+            key=lambda b: b["num_params"],
+        )["name"]
+    )
+    assert (
+        report.options["strategy"]["partial"] == 2
+        and sum("architecture" in row for row in report.history) == 1
+    )
     assert json.dumps(report.to_dict())
 
 
 def test_objects_carry_their_own_options(classifier, given):
-    method = ArchRepair(target=Target(block="layer1"), strategy=PCDarts(partial=2), training=Training(**BUDGET))
+    method = ArchRepair(
+        target=Target(block="layer1"), strategy=PCDarts(partial=2), training=Training(**BUDGET)
+    )
     assert repair(classifier, **given, method=method).report.options["strategy"]["partial"] == 2
     with pytest.raises(OptionError, match="set them on your object"):
         repair(classifier, **given, method=method, steps=3)
@@ -204,7 +259,8 @@ def test_objects_carry_their_own_options(classifier, given):
 
 
 def test_no_effect_is_said(classifier, given):
-    frozen = BUDGET | {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}  # smaller than a weight's last bit
+    # smaller than a weight's last bit
+    frozen = BUDGET | {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
     with pytest.warns(NoEffectWarning, match="finetune changed nothing"):
         repaired = repair(classifier, **given, method="finetune", **frozen)
     assert same(dict(repaired.model.state_dict()), dict(classifier.state_dict()))
@@ -213,35 +269,50 @@ def test_no_effect_is_said(classifier, given):
 
 
 def test_no_batch_norm_no_recalibration(given, digits):
-    plain = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)).eval()
-    plain.num_classes, plain.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    plain = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    ).eval()
+    plain.num_classes, plain.pretrained_cfg = (
+        10,
+        {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0},
+    )
     with pytest.warns(NoEffectWarning), pytest.warns(UserWarning, match="right already"):
         repaired = repair(plain, digits["pool"][:60], progress=False, method="bn_recalibration")
-    assert "no batch norm" in repaired.report.notes[0] and "forget is not known" in repaired.report.notes[1]
+    assert (
+        "no batch norm" in repaired.report.notes[0]
+        and "forget is not known" in repaired.report.notes[1]
+    )
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"method": "archrepare"}, OptionError, "did you mean 'archrepair'"),
-    ({"stepps": 3}, OptionError, "did you mean 'steps'"),
-    ({"steps": 3, "training": Training()}, OptionError, "not both"),
-    ({"genotype": "rnd"}, OptionError, "unknown genotype"),
-    ({"strategy": "pc_dart"}, OptionError, "did you mean 'pc_darts'"),
-    ({"search_share": 1.0}, OptionError, "between 0 and 1"),
-    ({"method": "finetune", "level": "blok"}, OptionError, "did you mean 'block'"),
-    ({"method": "finetune", "block": "layer1"}, OptionError, "needs level='block'"),
-    ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
-    ({"block": "fc"}, PartitionError, "cannot be repaired: a single layer"),
-    ({"score": "rng", **BUDGET}, OptionError, "did you mean 'rgn'"),
-    ({"blocks": 0}, OptionError, "blocks must be at least 1"),
-    ({"blocks": 2, "block": "layer1"}, OptionError, "not both"),
-    ({"blocks": 9}, OptionError, "blocks=9, but the model has 4 that can be repaired"),
-    ({"method": "finetune", "level": "layer", "blocks": 99}, OptionError, "blocks=99, but the model has"),
-    ({"method": "finetune", "blocks": 2}, OptionError, "blocks=2 needs level='block'"),
-    ({"block": ["layer1", "layer9"]}, PartitionError, "no block 'layer9'"),
-    ({"block": ("layer1", "layer1")}, OptionError, "several different names"),
-    ({"block": []}, OptionError, "several different names"),
-    ({"block": 3}, OptionError, "block=3 must be a name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "archrepare"}, OptionError, "did you mean 'archrepair'"),
+        ({"stepps": 3}, OptionError, "did you mean 'steps'"),
+        ({"steps": 3, "training": Training()}, OptionError, "not both"),
+        ({"genotype": "rnd"}, OptionError, "unknown genotype"),
+        ({"strategy": "pc_dart"}, OptionError, "did you mean 'pc_darts'"),
+        ({"search_share": 1.0}, OptionError, "between 0 and 1"),
+        ({"method": "finetune", "level": "blok"}, OptionError, "did you mean 'block'"),
+        ({"method": "finetune", "block": "layer1"}, OptionError, "needs level='block'"),
+        ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
+        ({"block": "fc"}, PartitionError, "cannot be repaired: a single layer"),
+        ({"score": "rng", **BUDGET}, OptionError, "did you mean 'rgn'"),
+        ({"blocks": 0}, OptionError, "blocks must be at least 1"),
+        ({"blocks": 2, "block": "layer1"}, OptionError, "not both"),
+        ({"blocks": 9}, OptionError, "blocks=9, but the model has 4 that can be repaired"),
+        (
+            {"method": "finetune", "level": "layer", "blocks": 99},
+            OptionError,
+            "blocks=99, but the model has",
+        ),
+        ({"method": "finetune", "blocks": 2}, OptionError, "blocks=2 needs level='block'"),
+        ({"block": ["layer1", "layer9"]}, PartitionError, "no block 'layer9'"),
+        ({"block": ("layer1", "layer1")}, OptionError, "several different names"),
+        ({"block": []}, OptionError, "several different names"),
+        ({"block": 3}, OptionError, "block=3 must be a name"),
+    ],
+)
 def test_wrong_use_is_refused(options, error, message, classifier, given):
     with pytest.raises(error, match=message) as caught:
         repair(classifier, **given, **options)
@@ -255,23 +326,52 @@ EVERY_EDGE = "timm_repair.methods.archrepair.discretize", lambda relaxed: relaxe
 
 
 def test_the_most_suspicious_blocks_are_repaired_together(classifier, given):
-    report = repair(classifier, **given, method="finetune", level="block", score="rgn", blocks=3, **BUDGET).report
-    assert report.repaired_blocks == tuple(report.localization["ranking"][:3]) and report.block == report.localization["ranking"][0]
-    assert report.genotypes == {} and "Repaired blocks: " + ", ".join(report.repaired_blocks) in str(report)
-    named = repair(classifier, **given, method="finetune", level="block", block=report.repaired_blocks, **BUDGET).report
-    assert named.scores == report.scores and named.repaired_blocks == report.repaired_blocks, "named or chosen, it is the same repair"
+    report = repair(
+        classifier, **given, method="finetune", level="block", score="rgn", blocks=3, **BUDGET
+    ).report
+    assert (
+        report.repaired_blocks == tuple(report.localization["ranking"][:3])
+        and report.block == report.localization["ranking"][0]
+    )
+    assert report.genotypes == {} and "Repaired blocks: " + ", ".join(
+        report.repaired_blocks
+    ) in str(report)
+    named = repair(
+        classifier,
+        **given,
+        method="finetune",
+        level="block",
+        block=report.repaired_blocks,
+        **BUDGET,
+    ).report
+    assert named.scores == report.scores and named.repaired_blocks == report.repaired_blocks, (
+        "named or chosen, it is the same repair"
+    )
 
 
 @pytest.mark.parametrize("genotype", ["search", "random"])
-def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, given, digits, tmp_path, monkeypatch, offline):
+def test_blocks_searched_together_are_saved_and_loaded(
+    genotype, classifier, given, digits, tmp_path, monkeypatch, offline
+):
     monkeypatch.setattr(*EVERY_EDGE)
-    monkeypatch.setattr("timm_repair.methods.archrepair.objective", lambda model, *_: float(sum(p.numel() for p in model.parameters())))
-    repaired = repair(classifier, **given, score="rgn", blocks=2, genotype=genotype, **BUDGET | {"steps": 12})
+    monkeypatch.setattr(
+        "timm_repair.methods.archrepair.objective",
+        lambda model, *_: float(sum(p.numel() for p in model.parameters())),
+    )
+    repaired = repair(
+        classifier, **given, score="rgn", blocks=2, genotype=genotype, **BUDGET | {"steps": 12}
+    )
     report = repaired.report
-    assert list(report.genotypes) == list(report.repaired_blocks) and all(each["edges"] for each in report.genotypes.values())
-    assert [edit["paths"] for edit in repaired.edits] == [[block] for block in report.repaired_blocks]
+    assert list(report.genotypes) == list(report.repaired_blocks) and all(
+        each["edges"] for each in report.genotypes.values()
+    )
+    assert [edit["paths"] for edit in repaired.edits] == [
+        [block] for block in report.repaired_blocks
+    ]
     assert [edit["genotype"] for edit in repaired.edits] == list(report.genotypes.values())
-    assert len(report.history) == 12 and [s["name"] for s in report.stages].count("finetune") == 1, "the budget is that of one block"
+    assert (
+        len(report.history) == 12 and [s["name"] for s in report.stages].count("finetune") == 1
+    ), "the budget is that of one block"
     if genotype == "search":
         last = next(row for row in report.history if "alpha" in row)
         assert last["edges"] == [len(genotype["edges"]) for genotype in report.genotypes.values()]
@@ -282,7 +382,10 @@ def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, giv
                 parameter.add_(0.1)
     # the gains are no longer those that were measured
     repaired = dataclasses.replace(repaired, report=dataclasses.replace(report, weights=None))
-    again, x = from_pretrained(str(repaired.save_pretrained(tmp_path / "out"))).eval(), torch.randn(4, 1, 32, 32)
+    again, x = (
+        from_pretrained(str(repaired.save_pretrained(tmp_path / "out"))).eval(),
+        torch.randn(4, 1, 32, 32),
+    )
     assert torch.equal(again(x), repaired.model(x)) and len(again._model_args["edits"]) == 2
     assert (tmp_path / "out" / "README.md").read_text().count("```mermaid") == 2
     given["failures"] = collect_failures(again, worn(digits["pool"]))
@@ -293,20 +396,32 @@ def test_blocks_searched_together_are_saved_and_loaded(genotype, classifier, giv
 
 
 @pytest.mark.parametrize("kept", [("layer1",), ("layer3",), ("layer1", "layer3"), ()])
-def test_each_block_keeps_the_raw_architecture_if_that_is_better(kept, classifier, given, monkeypatch):
+def test_each_block_keeps_the_raw_architecture_if_that_is_better(
+    kept, classifier, given, monkeypatch
+):
     def objective(model, data, runtime, cache):
         """Higher for the wanted choice, block by block."""
-        added = {name.partition(".")[0] for name, _ in model.named_parameters() if ".gains." in name}
+        added = {
+            name.partition(".")[0] for name, _ in model.named_parameters() if ".gains." in name
+        }
         return float(sum((block in added) == (block not in kept) for block in ("layer1", "layer3")))
 
     monkeypatch.setattr(*EVERY_EDGE)
     monkeypatch.setattr("timm_repair.methods.archrepair.objective", objective)
     repaired = repair(classifier, **given, block=("layer3", "layer1"), **BUDGET)
-    assert {name for name, plan in repaired.report.genotypes.items() if not plan["edges"]} == set(kept)
-    assert [edit["paths"] for edit in repaired.edits] == [[block] for block in ("layer3", "layer1") if block not in kept]
+    assert {name for name, plan in repaired.report.genotypes.items() if not plan["edges"]} == set(
+        kept
+    )
+    assert [edit["paths"] for edit in repaired.edits] == [
+        [block] for block in ("layer3", "layer1") if block not in kept
+    ]
     for block in ("layer1", "layer3"):
-        assert any(f"kept the raw architecture of {block}:" in note for note in repaired.report.notes) == (block in kept)
-        assert (type(repaired.model.get_submodule(block)) is type(classifier.get_submodule(block))) == (block in kept)
+        assert any(
+            f"kept the raw architecture of {block}:" in note for note in repaired.report.notes
+        ) == (block in kept)
+        assert (
+            type(repaired.model.get_submodule(block)) is type(classifier.get_submodule(block))
+        ) == (block in kept)
 
 
 # ---- side by side
@@ -314,12 +429,20 @@ def test_each_block_keeps_the_raw_architecture_if_that_is_better(kept, classifie
 
 def test_compare_measures_all_on_the_same_examples(classifier, given):
     before = snapshot(classifier)
-    own = {"network": FineTune(training=Training(**BUDGET)), "statistics": BnRecalibration(batches=2), "mine": NudgeBias()}
+    own = {
+        "network": FineTune(training=Training(**BUDGET)),
+        "statistics": BnRecalibration(batches=2),
+        "mine": NudgeBias(),
+    }
     comparison = compare(classifier, **given, methods=own)
     assert same(snapshot(classifier), before)
-    assert list(comparison.rows) == ["network", "statistics", "mine"] and "statistics" in str(comparison)
+    assert list(comparison.rows) == ["network", "statistics", "mine"] and "statistics" in str(
+        comparison
+    )
     alone = repair(classifier, **given, method="finetune", **BUDGET).report
-    assert comparison.rows["network"].scores == alone.scores, "a row is what the method does on its own"
+    assert comparison.rows["network"].scores == alone.scores, (
+        "a row is what the method does on its own"
+    )
     named = compare(classifier, **given, methods=["archrepair", "finetune"], **BUDGET)
     assert list(named.rows) == ["archrepair", "finetune network"]
     with pytest.raises(OptionError, match="two methods are called 'finetune network'"):
@@ -327,7 +450,12 @@ def test_compare_measures_all_on_the_same_examples(classifier, given):
 
 
 def test_predictions_of_the_report_are_those_of_the_returned_model(classifier, given, runtime):
-    repaired = repair(classifier, **given, method="archrepair", **BUDGET | {"block": "layer3", "genotype": "random"})
+    repaired = repair(
+        classifier,
+        **given,
+        method="archrepair",
+        **BUDGET | {"block": "layer3", "genotype": "random"},
+    )
     images = as_images(given["holdout"], repaired.model)
     found = predict(repaired.model, images, images.preprocessing, runtime)
     assert found.predictions.tolist() == repaired.report.population("retained").after.tolist()

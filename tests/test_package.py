@@ -1,4 +1,6 @@
-"""The package as a whole: a quiet import, small files and functions, every public name explained."""
+"""The package as a whole: a quiet import, small files and functions, every public name
+explained.
+"""
 
 import ast
 import inspect
@@ -39,9 +41,14 @@ new = set(after["handlers"][i][0] for i in range(len(after["handlers"]))) - {nam
 after["handlers"] = [each for each in after["handlers"] if each[0] not in new]
 print(json.dumps({"changed": [k for k in before if before[k] != after[k]], "models": sorted(set(timm.list_models()) - models)}))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"changed": [], "models": ["timm_repaired"]} and done.stderr == ""
+    assert (
+        json.loads(done.stdout) == {"changed": [], "models": ["timm_repaired"]}
+        and done.stderr == ""
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -52,25 +59,39 @@ def test_files_and_functions_are_small_and_explained(path):
     assert ast.get_docstring(tree), "a module says what is in it"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            assert node.end_lineno - node.lineno < 60, (
+                f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            )
     for node in tree.body:
-        short = isinstance(node, ast.FunctionDef) and len(node.body) == 1  # a named expression says it itself
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not short:
+        # a named expression says it itself
+        short = isinstance(node, ast.FunctionDef) and len(node.body) == 1
+        if (
+            isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and not node.name.startswith("_")
+            and not short
+        ):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
 def test_public_names_are_there_and_explained():
     for name in timm_repair.__all__:
         assert inspect.getdoc(getattr(timm_repair, name)), name
-    # a function called like its module would hide it: timm_repair.localize is the function, the module is localization
-    modules = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    # a function called like its module would hide it: timm_repair.localize is the function, the
+    # module is localization
+    modules = {path.stem for path in ROOT.glob("*.py")} | {
+        path.name for path in ROOT.iterdir() if path.is_dir()
+    }
     assert not modules & set(timm_repair.__all__)
 
 
 def test_nothing_prints_pickles_or_catches_everything():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and path.name != "cli.py":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and path.name != "cli.py"
+            ):
                 assert node.func.id not in {"print", "eval", "exec"}, path
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}

@@ -1,4 +1,6 @@
-"""The pipeline as a whole: a planted fault is found and mended, and what cannot be repaired is refused before any work."""
+"""The pipeline as a whole: a planted fault is found and mended, and what cannot be repaired is
+refused before any work.
+"""
 
 import math
 from copy import deepcopy
@@ -33,7 +35,9 @@ def scrambled(model: nn.Module, stage: str) -> nn.Module:
     model, generator = deepcopy(model), torch.Generator().manual_seed(0)
     for module in model.get_submodule(stage).modules():
         if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data[torch.randperm(len(module.weight), generator=generator)]
+            module.weight.data = module.weight.data[
+                torch.randperm(len(module.weight), generator=generator)
+            ]
     return model
 
 
@@ -46,13 +50,23 @@ def deadened(model: nn.Module, stage: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("stage", "genotype"), [("layer1", "search"), ("layer2", "random"), ("layer3", "search")])
+@pytest.mark.parametrize(
+    ("stage", "genotype"), [("layer1", "search"), ("layer2", "random"), ("layer3", "search")]
+)
 def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
     model = scrambled(trained, stage)
     failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))
     assert failures.error_rate > 0.2
-    report = repair(model, failures, retain=digits["train"], holdout=digits["unseen"], block=stage, genotype=genotype, progress=False,
-                    **STEPS).report  # fmt: skip
+    report = repair(
+        model,
+        failures,
+        retain=digits["train"],
+        holdout=digits["unseen"],
+        block=stage,
+        genotype=genotype,
+        progress=False,
+        **STEPS,
+    ).report
     failing, population = report.population("failing"), report.population("retained")
     assert failing.accuracy_before == 0 and failing.fixed >= failing.n / 2
     wrong = population.n - round(population.accuracy_before * population.n)
@@ -72,48 +86,98 @@ def test_who_claims_to_localize_names_the_faulty_stage(score, stage, trained, di
 def test_repairing_with_the_default_scorer_repairs_the_faulty_stage(trained, digits):
     model = deadened(trained, "layer2")
     failures = collect_failures(model, digits["pool"], runtime=Runtime(progress=False))
-    report = repair(model, failures, retain=digits["train"], holdout=digits["unseen"], progress=False, **STEPS).report
+    report = repair(
+        model, failures, retain=digits["train"], holdout=digits["unseen"], progress=False, **STEPS
+    ).report
     assert report.block == "layer2" == report.localization["ranking"][0]
     assert report.population("failing").fixed >= report.population("failing").n / 2
 
 
 def test_the_report_is_complete(trained, failures, digits):
-    report = repair(trained, failures, retain=digits["train"], progress=False, block="layer1", **BUDGET, seed=3).report
+    report = repair(
+        trained, failures, retain=digits["train"], progress=False, block="layer1", **BUDGET, seed=3
+    ).report
     assert {each.population for each in report.scores} == {"failing", "retained"}
-    assert [s["name"] for s in report.stages] == ["prepare", "evaluate", "localize", "search", "finetune", "evaluate"]
-    assert all(s["seconds"] >= 0 and s["peak_memory"] > 0 for s in report.stages) and report.seed == 3
+    assert [s["name"] for s in report.stages] == [
+        "prepare",
+        "evaluate",
+        "localize",
+        "search",
+        "finetune",
+        "evaluate",
+    ]
+    assert (
+        all(s["seconds"] >= 0 and s["peak_memory"] > 0 for s in report.stages) and report.seed == 3
+    )
     assert {"torch", "timm", "timm_repair", "python"} <= set(report.versions)
     assert report.provenance["given"] == {"failures": len(failures), "wrong": len(failures)}
     assert report.cost["before"]["flops"] > 0 < report.cost["after"]["latency_ms"]
-    assert [b["name"] for b in report.blocks if b["role"] == "body" and not b["reason"]] == ["layer1", "layer2", "layer3", "layer4"]
+    assert [b["name"] for b in report.blocks if b["role"] == "body" and not b["reason"]] == [
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    ]
     assert len(str(report).splitlines()) < 80 and max(map(len, str(report).splitlines())) <= 80
 
 
 def test_without_retained_examples_the_report_says_so(trained, failures):
-    repaired = repair(trained, failures.subset(range(100)), progress=False, method="finetune", **BUDGET)
+    repaired = repair(
+        trained, failures.subset(range(100)), progress=False, method="finetune", **BUDGET
+    )
     assert any("forget is not known" in note for note in repaired.report.notes)
     assert [each.population for each in repaired.report.scores] == ["failing"]
 
 
 def test_without_retained_examples_one_step_that_fixes_nothing_is_survived(trained, failures):
-    repaired = repair(trained, failures.subset(range(40)), progress=False, method="finetune", steps=1, learning_rate=1e-6)
+    repaired = repair(
+        trained,
+        failures.subset(range(40)),
+        progress=False,
+        method="finetune",
+        steps=1,
+        learning_rate=1e-6,
+    )
     assert repaired.report.population("failing").fixed <= repaired.report.population("failing").n
 
 
 def test_a_holdout_of_failures_alone_still_measures_forgetting(trained, failures, digits):
     kept, held = failures.subset(range(0, 80)), failures.subset(range(80, 110))
-    report = repair(trained, kept, retain=digits["train"], holdout={"failing": held}, progress=False, method="finetune", steps=2).report
+    report = repair(
+        trained,
+        kept,
+        retain=digits["train"],
+        holdout={"failing": held},
+        progress=False,
+        method="finetune",
+        steps=2,
+    ).report
     assert {each.population for each in report.scores} == {"failing", "retained"}
 
 
 def test_blocks_named_by_hand(trained, failures, digits):
-    report = repair(trained, failures, retain=digits["train"], progress=False, names=("layer2", "layer3"), **BUDGET).report
+    report = repair(
+        trained,
+        failures,
+        retain=digits["train"],
+        progress=False,
+        names=("layer2", "layer3"),
+        **BUDGET,
+    ).report
     assert list(report.localization["suspiciousness"]) == ["layer2", "layer3"]
 
 
 def test_an_accelerator_is_given_back_as_it_came(trained, failures, digits):
     accelerator = Accelerator(cpu=True)
-    repair(trained, failures, retain=digits["train"], progress=False, accelerator=accelerator, block="layer1", **BUDGET)
+    repair(
+        trained,
+        failures,
+        retain=digits["train"],
+        progress=False,
+        accelerator=accelerator,
+        block="layer1",
+        **BUDGET,
+    )
     assert accelerator._optimizers == [], "optimizers would keep every repaired model alive"
 
 
@@ -121,16 +185,35 @@ def test_a_plain_module_is_repaired_too(digits):
     def unit(c_in, c_out):
         return nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), nn.BatchNorm2d(c_out), nn.ReLU())
 
-    model = nn.Sequential(unit(1, 8), unit(8, 8), unit(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
-    model.num_classes, model.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0}
+    model = nn.Sequential(
+        unit(1, 8),
+        unit(8, 8),
+        unit(8, 16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    ).eval()
+    model.num_classes, model.pretrained_cfg = (
+        10,
+        {"input_size": (1, 32, 32), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0},
+    )
     failures = collect_failures(model, digits["pool"][:200], runtime=Runtime(progress=False))
     repaired = repair(model, failures, progress=False, method="finetune", **BUDGET)
-    assert repaired.report.model == "Sequential" and torch.isfinite(repaired.model(torch.zeros(1, 1, 32, 32))).all()
+    assert (
+        repaired.report.model == "Sequential"
+        and torch.isfinite(repaired.model(torch.zeros(1, 1, 32, 32))).all()
+    )
 
 
 def test_half_precision(trained, failures, digits, monkeypatch):
     monkeypatch.setattr(Accelerator, "autocast", lambda self: torch.autocast("cpu", torch.bfloat16))
-    given = {"retain": digits["train"][:200], "holdout": digits["unseen"][:60], "progress": False, "block": "layer2", **BUDGET}
+    given = {
+        "retain": digits["train"][:200],
+        "holdout": digits["unseen"][:60],
+        "progress": False,
+        "block": "layer2",
+        **BUDGET,
+    }
     half = repair(trained, failures.subset(range(160)), **given, genotype="random")
     assert all(math.isfinite(row["loss"]) for row in half.report.history)
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
@@ -152,14 +235,26 @@ def test_a_comparison_tells_one_block_from_several(trained, failures, digits):
     given = {"retain": digits["train"][:100], "holdout": digits["unseen"][:40], "progress": False}
     tiny = {"steps": 1, "batch_size": 8, "evaluations": 1}
     rows = {
-        "finetune block": {"level": "block"}, "finetune 2 blocks": {"level": "block", "blocks": 2},
-        "finetune 2 layers": {"level": "layer", "blocks": 2}, "finetune layer1": {"level": "block", "block": "layer1"},
-        "finetune layer1+layer2": {"level": "block", "block": ("layer1", "layer2")}, "archrepair 2 blocks": {"blocks": 2, "genotype": "raw"}
-    }  # fmt: skip
-    methods = [get(label.split()[0], score="random", **options, **tiny) for label, options in rows.items()]
+        "finetune block": {"level": "block"},
+        "finetune 2 blocks": {"level": "block", "blocks": 2},
+        "finetune 2 layers": {"level": "layer", "blocks": 2},
+        "finetune layer1": {"level": "block", "block": "layer1"},
+        "finetune layer1+layer2": {"level": "block", "block": ("layer1", "layer2")},
+        "archrepair 2 blocks": {"blocks": 2, "genotype": "raw"},
+    }
+    methods = [
+        get(label.split()[0], score="random", **options, **tiny) for label, options in rows.items()
+    ]
     comparison = compare(trained, failures.subset(range(60)), methods=methods, **given)
     assert list(comparison.rows) == list(rows)
-    assert [len(report.repaired_blocks) for report in comparison.rows.values()] == [1, 2, 2, 1, 2, 2]
+    assert [len(report.repaired_blocks) for report in comparison.rows.values()] == [
+        1,
+        2,
+        2,
+        1,
+        2,
+        2,
+    ]
     assert max(map(len, str(comparison).splitlines())) <= 80
 
 
@@ -181,27 +276,43 @@ def pairs(count: int, label) -> list:
     return [(Image.new("L", (32, 32), i), label) for i in range(count)]
 
 
-@pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda d: [], NoFailuresError, "no failures were given"),
-    (lambda d: d["train"][:100], NoFailuresError, r"right already.*labels are true.*preprocessing"),
-    (lambda d: [(image, 10) for image, _ in d["pool"][:50]], LabelError, "10"),
-    (lambda d: [(image, -1) for image, _ in d["pool"][:50]], LabelError, "-1"),
-    (lambda d: [(image, "nine") for image, _ in d["pool"][:50]], LabelError, "nine"),
-    (lambda d: "/no/such/place", DataError, "does not exist"),
-    (lambda d: 7, DataError, "cannot take images from int"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda d: [], NoFailuresError, "no failures were given"),
+        (
+            lambda d: d["train"][:100],
+            NoFailuresError,
+            r"right already.*labels are true.*preprocessing",
+        ),
+        (lambda d: [(image, 10) for image, _ in d["pool"][:50]], LabelError, "10"),
+        (lambda d: [(image, -1) for image, _ in d["pool"][:50]], LabelError, "-1"),
+        (lambda d: [(image, "nine") for image, _ in d["pool"][:50]], LabelError, "nine"),
+        (lambda d: "/no/such/place", DataError, "does not exist"),
+        (lambda d: 7, DataError, "cannot take images from int"),
+    ],
+)
 def test_failures_that_cannot_be_used(make, error, message, trained, digits, no_work):
     right = digits["train"][:100]
     with torch.no_grad():  # only what the model has right, for the second row
         images = as_images(right, trained)
-        good = predict(trained, images, images.preprocessing, Runtime(progress=False)).predictions == images.labels
-    sources = digits | {"train": [pair for pair, keep in zip(right, good.tolist(), strict=True) if keep]}
+        good = (
+            predict(trained, images, images.preprocessing, Runtime(progress=False)).predictions
+            == images.labels
+        )
+    sources = digits | {
+        "train": [pair for pair, keep in zip(right, good.tolist(), strict=True) if keep]
+    }
     with pytest.raises(error, match=message) as caught:
         repair(trained, make(sources), progress=False)
-    assert isinstance(caught.value, RepairError) and any("while repairing" in note for note in caught.value.__notes__)
+    assert isinstance(caught.value, RepairError) and any(
+        "while repairing" in note for note in caught.value.__notes__
+    )
 
 
-def test_few_failures_retained_of_one_class_or_leaking_are_refused(trained, failures, digits, no_work):
+def test_few_failures_retained_of_one_class_or_leaking_are_refused(
+    trained, failures, digits, no_work
+):
     with pytest.raises(DataError, match="too few for the splits"):
         repair(trained, failures.subset(range(4)), progress=False)
     ones = [pair for pair in digits["train"] if pair[1] == 1]
@@ -220,14 +331,21 @@ def test_weights_that_are_no_numbers(value, classifier, failures, no_work):
 
 def test_no_repairable_block(digits, no_work):
     model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
-    model.num_classes, model.pretrained_cfg = 10, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    model.num_classes, model.pretrained_cfg = (
+        10,
+        {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0},
+    )
     failures = collect_failures(model, digits["pool"][:100], runtime=Runtime(progress=False))
     with pytest.raises(PartitionError, match="no block of Sequential can be repaired"):
         repair(model, failures, progress=False)
 
 
 def test_options_of_the_data_are_checked():
-    for options in ({"selection_share": 0}, {"selection_share": 0.6, "holdout_share": 0.6}, {"max_right": 2}):
+    for options in (
+        {"selection_share": 0},
+        {"selection_share": 0.6, "holdout_share": 0.6},
+        {"max_right": 2},
+    ):
         with pytest.raises(RepairError):
             DataOptions(**options)
 

@@ -1,4 +1,6 @@
-"""The prefix: entering a model at a block gives what the whole model gives, bit for bit, or is not done at all."""
+"""The prefix: entering a model at a block gives what the whole model gives, bit for bit, or is not
+done at all.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,12 @@ from timm_repair.prefix import Place, entrances, resumes_exactly, starting_at
 from timm_repair.surgery import only_trainable
 from timm_repair.tracing import trace
 
-FAMILIES = {"test_resnet": {}, "vgg11_bn": {"mlp_ratio": 0.02}, "densenet121": {}, "efficientnet_b0": {}}
+FAMILIES = {
+    "test_resnet": {},
+    "vgg11_bn": {"mlp_ratio": 0.02},
+    "densenet121": {},
+    "efficientnet_b0": {},
+}
 
 
 def parts(model: nn.Module):
@@ -54,7 +61,11 @@ class Doubling(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.fc = nn.Conv2d(1, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()), nn.Linear(4, 10)
+        self.first, self.second, self.fc = (
+            nn.Conv2d(1, 4, 3),
+            nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()),
+            nn.Linear(4, 10),
+        )
 
     def forward(self, x):
         return self.fc(self.second(2 * self.first(x)).mean((2, 3)))
@@ -76,7 +87,9 @@ def test_the_budget_keeps_the_small_maps_and_an_error_the_model():
     calls, found = parts(model)
     sizes = {block.name: 4 * 4 * torch.Size(block.in_shape).numel() for block in found}
     ways = entrances(model, found, calls, lambda rows: images[rows], 4, budget=min(sizes.values()))
-    assert [name for name, way in ways.items() if way.maps is not None] == [min(sizes, key=sizes.get)]
+    assert [name for name, way in ways.items() if way.maps is not None] == [
+        min(sizes, key=sizes.get)
+    ]
     with pytest.raises(ZeroDivisionError), starting_at(model, Place.at(found[-1].paths[0], calls)):
         raise ZeroDivisionError
     assert model(images).shape == (4, 10)

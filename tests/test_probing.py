@@ -1,4 +1,6 @@
-"""Probing: it measures what it says it does, leaves the model alone, and tries no more than it should."""
+"""Probing: it measures what it says it does, leaves the model alone, and tries no more than it
+should.
+"""
 
 import copy
 from functools import partial
@@ -34,16 +36,26 @@ def body(model):
 
 
 def test_a_block_that_cannot_learn_brings_nothing(case):
-    """At a rate of almost zero no block changes any loss; at a useful one some lower that of the failures."""
+    """At a rate of almost zero no block changes any loss; at a useful one some lower that of the
+    failures.
+    """
     model, data = case
-    idle = probe(model, body(model), data, quiet(), training=Training(learning_rate=1e-12, batch_norm="frozen"))
+    idle = probe(
+        model,
+        body(model),
+        data,
+        quiet(),
+        training=Training(learning_rate=1e-12, batch_norm="frozen"),
+    )
     assert list(idle.gains.values()) == pytest.approx([0.0] * len(idle.gains), abs=1e-6)
     active = probe(model, body(model), data, quiet(), training=Training())
     assert max(active.gains.values()) > 0.01
 
 
 def test_the_gain_is_that_of_the_repaired_model_on_unseen_failures(case, monkeypatch):
-    """The losses behind the score are those of the whole model with the block trained, whether it is entered late or not."""
+    """The losses behind the score are those of the whole model with the block trained, whether it
+    is entered late or not.
+    """
     model, data = case
     entered = probe(model, body(model), data, quiet(), training=Training())
     monkeypatch.setattr(probing, "entrances", partial(entrances, budget=0))
@@ -60,7 +72,10 @@ def test_training_and_judging_examples_are_disjoint(case):
     rows = torch.cat(list(examples.rows.values()))
     assert sorted(rows.tolist()) == list(range(len(examples)))
     trained = {row for step in range(40) for row in examples.batch(step).tolist()}
-    assert trained == {*examples.rows["training failing"].tolist(), *examples.rows["training retained"].tolist()}
+    assert trained == {
+        *examples.rows["training failing"].tolist(),
+        *examples.rows["training retained"].tolist(),
+    }
     shuffled = torch.randperm(len(examples))
     together = examples.images(torch.arange(len(examples)))
     torch.testing.assert_close(examples.images(shuffled), together[shuffled])
@@ -73,7 +88,11 @@ def test_many_blocks_are_sifted_first(case, monkeypatch):
     found = probe(model, body(model), data, quiet(), training=Training())
     assert len(found.details["tried"]) == 2
     assert max(found.suspiciousness, key=found.suspiciousness.get) in found.details["tried"]
-    untried = [found.suspiciousness[block.name] for block in body(model) if block.name not in found.details["tried"]]
+    untried = [
+        found.suspiciousness[block.name]
+        for block in body(model)
+        if block.name not in found.details["tried"]
+    ]
     assert set(untried) == {min(0.0, *found.suspiciousness.values())}
 
 
@@ -88,7 +107,9 @@ def test_the_error_rate_weighs_the_two_populations(case):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_failures_and_no_retained_examples(case, count):
     model, data = case
-    few = RepairData(data.failing.subset(range(count)), None, {}, {}, data.preprocessing, 10, None, None, {})
+    few = RepairData(
+        data.failing.subset(range(count)), None, {}, {}, data.preprocessing, 10, None, None, {}
+    )
     before = copy.deepcopy(model.state_dict())
     found = probe(model, body(model), few, quiet(), training=Training())
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
@@ -96,7 +117,9 @@ def test_few_failures_and_no_retained_examples(case, count):
 
 
 def test_planted_fault(case):
-    """The last stage is made to answer at random: no other stage can make up for it as well in a few steps."""
+    """The last stage is made to answer at random: no other stage can make up for it as well in a
+    few steps.
+    """
     model, generator = trained_on_digits(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.layer4.parameters():

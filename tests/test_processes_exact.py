@@ -1,6 +1,8 @@
-"""A repair on several processes is that of one: the same counts, choices and bits on all of them, and the same weights up to rounding.
+"""A repair on several processes is that of one: the same counts, choices and bits on all of them,
+and the same weights up to rounding.
 
-Starting a process takes seconds, so each world runs once, and everything it does is in processes_world.py.
+Starting a process takes seconds, so each world runs once, and everything it does is in
+processes_world.py.
 """
 
 import os
@@ -38,7 +40,11 @@ def folder(tmp_path_factory, trained, digits) -> Path:
     save_for_hf(trained, folder / "model", safe_serialization=True)
     pool = worn(digits["pool"])
     failures = [pool[i] for i in timm_repair.collect_failures(trained, pool).ids]
-    for name, pairs in {"failures": failures, "train": digits["train"], "unseen": digits["unseen"]}.items():
+    for name, pairs in {
+        "failures": failures,
+        "train": digits["train"],
+        "unseen": digits["unseen"],
+    }.items():
         for i, (image, label) in enumerate(pairs[: COUNTS[name]]):
             path = folder / name / str(label) / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +62,31 @@ def alone(folder) -> dict:
 def world(request, folder) -> dict:
     """What a world found, and under "output" what it wrote to standard output."""
     count = request.param
-    environment = dict(os.environ) | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, ROOT / "tests" / "processes_world.py", folder]
-    process = subprocess.Popen([sys.executable, *map(str, words)], env=environment, cwd=folder, stdin=subprocess.DEVNULL, text=True,
-                               encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    environment = dict(os.environ) | {
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        count,
+        ROOT / "tests" / "processes_world.py",
+        folder,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         output, errors = process.communicate(timeout=300)
     finally:
@@ -83,11 +110,17 @@ def compare(found, expected, relative: float, path: str = "") -> None:
     elif isinstance(expected, torch.Tensor) and expected.is_floating_point():
         assert found.dtype == expected.dtype and found.shape == expected.shape, path
         distance = (found - expected).abs().max() if len(found) else torch.tensor(0.0)
-        assert distance <= relative * expected.abs().max().clamp(min=1e-9), f"{path}: {distance} of {expected.abs().max()}"
+        assert distance <= relative * expected.abs().max().clamp(min=1e-9), (
+            f"{path}: {distance} of {expected.abs().max()}"
+        )
     elif isinstance(expected, float):
         assert found == pytest.approx(expected, rel=relative, abs=1e-12), path
     else:
-        assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected, path
+        assert (
+            torch.equal(found, expected)
+            if isinstance(expected, torch.Tensor)
+            else found == expected
+        ), path
 
 
 def without_alpha(history: list[dict]) -> list[dict]:
@@ -111,7 +144,9 @@ def test_localization_counts_every_example_once(world, alone, scorer):
     found = world["localized"][scorer]
     compare(found, alone["localized"][scorer], 1e-6)
     if "failing" in found["details"]:
-        assert found["details"]["failing"] == world["read"]["failing"], "the model gets all of them wrong"
+        assert found["details"]["failing"] == world["read"]["failing"], (
+            "the model gets all of them wrong"
+        )
         read = world["read"]["failing"] + found["details"]["retained_read"]
         assert found["details"]["misclassified"] + found["details"]["correct"] == read
 
@@ -131,15 +166,22 @@ def test_training_is_the_same_up_to_rounding(world, alone, name):
 
 
 def test_the_clipping_and_the_anchor_made_a_difference(alone):
-    weights = {name: alone["states"][name]["fc.weight"] for name in ("plain", "clipped", "anchored")}
+    weights = {
+        name: alone["states"][name]["fc.weight"] for name in ("plain", "clipped", "anchored")
+    }
     for name in ("clipped", "anchored"):
         assert (weights[name] - weights["plain"]).abs().max() > 1e-3 * weights["plain"].abs().max()
 
 
 def test_the_search_finds_the_same_architecture(world, alone):
     compare(world["search"]["state"], alone["search"]["state"], 5e-5)
-    compare(without_alpha(world["search"]["history"]), without_alpha(alone["search"]["history"]), 5e-5)
-    assert world["search"]["genotype"] == alone["search"]["genotype"] and alone["search"]["genotype"]["edges"]
+    compare(
+        without_alpha(world["search"]["history"]), without_alpha(alone["search"]["history"]), 5e-5
+    )
+    assert (
+        world["search"]["genotype"] == alone["search"]["genotype"]
+        and alone["search"]["genotype"]["edges"]
+    )
 
 
 @pytest.mark.parametrize("name", REPAIRS)
@@ -165,7 +207,9 @@ def test_errors_are_raised_by_all_processes(world, alone):
 def test_one_report_by_the_script(world, folder):
     if world["processes"] == 2:
         assert world["output"].count("Saved to") == world["output"].count("Cost of the repair") == 1
-        assert {"config.json", "model.safetensors", "repair.json", "README.md"} <= {path.name for path in (folder / "out").iterdir()}
+        assert {"config.json", "model.safetensors", "repair.json", "README.md"} <= {
+            path.name for path in (folder / "out").iterdir()
+        }
         assert not [path.name for path in (folder / "out").iterdir() if path.name.startswith(".")]
 
 
@@ -176,24 +220,47 @@ class Stub:
     """As much of an Accelerator as is looked at before it is refused."""
 
     def __init__(self, **options):
-        self.__dict__ |= {"distributed_type": DistributedType.NO, "mixed_precision": "no", "device": torch.device("cpu"),
-                          "gradient_accumulation_steps": 1, "num_processes": 1} | options  # fmt: skip
+        self.__dict__ |= {
+            "distributed_type": DistributedType.NO,
+            "mixed_precision": "no",
+            "device": torch.device("cpu"),
+            "gradient_accumulation_steps": 1,
+            "num_processes": 1,
+        } | options
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    *(({"distributed_type": kind}, f"under {kind.value}.*without that plugin")
-      for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)),
-    ({"gradient_accumulation_steps": 64, "num_processes": 4}, "batch_size=128 is less than the 4 processes x 64 accumulated parts"),
-    ({"mixed_precision": "fp16"}, "fp16.*needs a GPU"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *(
+            ({"distributed_type": kind}, f"under {kind.value}.*without that plugin")
+            for kind in (
+                DistributedType.FSDP,
+                DistributedType.DEEPSPEED,
+                DistributedType.MEGATRON_LM,
+            )
+        ),
+        (
+            {"gradient_accumulation_steps": 64, "num_processes": 4},
+            "batch_size=128 is less than the 4 processes x 64 accumulated parts",
+        ),
+        ({"mixed_precision": "fp16"}, "fp16.*needs a GPU"),
+    ],
+)
 def test_what_is_refused(options, said):
     with pytest.raises(OptionError, match=said):
         timm_repair.repair("no model is loaded", "nor data", accelerator=Stub(**options))
 
 
-@pytest.mark.parametrize("options", [{"distributed_type": kind} for kind in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)]
-                         + [{"mixed_precision": "fp16", "device": torch.device("cuda")}, {"mixed_precision": "bf16"},
-                            {"gradient_accumulation_steps": 4}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"distributed_type": kind} for kind in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)]
+    + [
+        {"mixed_precision": "fp16", "device": torch.device("cuda")},
+        {"mixed_precision": "bf16"},
+        {"gradient_accumulation_steps": 4},
+    ],
+)
 def test_what_is_not(options):
     Runtime(Stub(**options))
 
@@ -221,15 +288,27 @@ class Memory(GeneralTracker):
 
 def expected_rows(history: list[dict]) -> list[tuple]:
     kept = ("loss", "lr", "objective", "architecture")
-    return [(i, {f"{row['stage']}/{name}": row[name] for name in kept if name in row}) for i, row in enumerate(history)]
+    return [
+        (i, {f"{row['stage']}/{name}": row[name] for name in kept if name in row})
+        for i, row in enumerate(history)
+    ]
 
 
 def test_trackers_get_every_row(folder, monkeypatch):
     monkeypatch.setattr(Memory, "rows", [])
     accelerator = Accelerator(cpu=True, log_with=Memory())
     accelerator.init_trackers("test")
-    repaired = timm_repair.repair(f"local-dir:{folder / 'model'}", str(folder / "failures"), retain=str(folder / "train"), block="layer3",
-                                  steps=8, batch_size=16, evaluations=1, accelerator=accelerator, progress=False)  # fmt: skip
+    repaired = timm_repair.repair(
+        f"local-dir:{folder / 'model'}",
+        str(folder / "failures"),
+        retain=str(folder / "train"),
+        block="layer3",
+        steps=8,
+        batch_size=16,
+        evaluations=1,
+        accelerator=accelerator,
+        progress=False,
+    )
     assert Memory.rows == expected_rows(repaired.report.history)
     assert {next(iter(values)) for _, values in Memory.rows} == {"search/loss", "finetune/loss"}
 
@@ -248,8 +327,15 @@ def test_rows_of_an_earlier_run_are_counted_but_not_logged(monkeypatch):
 def test_a_tracker_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Memory, "rows", [])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "memory", Memory)
-    command = ["repair", f"--model=local-dir:{folder / 'model'}", f"--failures={folder / 'failures'}", f"--output={tmp_path / 'out'}",
-               "--method=finetune", "--set=steps=3", "--set=batch_size=8"]  # fmt: skip
+    command = [
+        "repair",
+        f"--model=local-dir:{folder / 'model'}",
+        f"--failures={folder / 'failures'}",
+        f"--output={tmp_path / 'out'}",
+        "--method=finetune",
+        "--set=steps=3",
+        "--set=batch_size=8",
+    ]
     assert cli.main([*command, "--log-with=memory"]) == 0
     assert Memory.rows == expected_rows(read_report(tmp_path / "out" / "repair.json").history)
     if not find_spec("wandb"):

@@ -1,4 +1,6 @@
-"""Pushed and loaded again through a real client and a real (loopback) server: what users do, and what stays theirs."""
+"""Pushed and loaded again through a real client and a real (loopback) server: what users do, and
+what stays theirs.
+"""
 
 import json
 import re
@@ -21,7 +23,8 @@ from timm_repair.errors import ConfigError, HubError, ModelError, OptionError
 from timm_repair.lineage import Base, Lineage, fingerprint, lineage
 from timm_repair.privacy import published
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+# huggingface_hub's own
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +35,33 @@ def undrawn(request, monkeypatch) -> None:
 
 
 def readme(api, repo_id: str, revision: str | None = None) -> str:
-    return Path(api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)).read_text()
+    return Path(
+        api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
+    ).read_text()
 
 
 @torch.no_grad()
 def test_push_and_load(repaired, api, loopback, capsys, caplog):
-    commit = repaired.push_to_hub("me/net", token="hf_me", commit_message="first", commit_description="why")
+    commit = repaired.push_to_hub(
+        "me/net", token="hf_me", commit_message="first", commit_description="why"
+    )
     assert isinstance(commit, CommitInfo) and commit == f"{loopback.url}/me/net/commit/{commit.oid}"
     assert [c.title for c in api.list_repo_commits("me/net")][0] == "first"
     files = set(api.list_repo_files("me/net"))
-    assert {"config.json", "model.safetensors", "repair.json", "README.md", "figures/overview.png"} <= files
+    assert {
+        "config.json",
+        "model.safetensors",
+        "repair.json",
+        "README.md",
+        "figures/overview.png",
+    } <= files
     assert not any(f.endswith((".bin", ".pt", ".pth", ".pkl", ".py")) for f in files)
     expected = repaired.model(image())
-    for model in (timm_repair.from_pretrained("me/net"), timm_repair.from_pretrained(f"hf-hub:me/net@{commit.oid}"),
-                  timm.create_model("hf-hub:me/net", pretrained=True).eval()):  # fmt: skip
+    for model in (
+        timm_repair.from_pretrained("me/net"),
+        timm_repair.from_pretrained(f"hf-hub:me/net@{commit.oid}"),
+        timm.create_model("hf-hub:me/net", pretrained=True).eval(),
+    ):
         assert type(model) is type(repaired.model) and torch.equal(model(image()), expected)
     written = b"".join(loopback.store.repo("me/net").files().values())
     assert b"hf_me" not in written and "hf_me" not in caplog.text + "".join(capsys.readouterr())
@@ -65,12 +81,19 @@ def test_private_branch_and_pull_request(repaired, api):
     with pytest.raises(HubError, match="private, log in|pass token="):
         timm_repair.from_pretrained("me/net", token=False)
     assert timm_repair.from_pretrained("me/net", token="hf_me").num_classes == 4
-    branch = repaired.push_to_hub("me/net", token="hf_me", revision="v2", commit_message="on a branch")
-    assert api.list_repo_refs("me/net").branches and api.model_info("me/net", revision="v2").sha == branch.oid
+    branch = repaired.push_to_hub(
+        "me/net", token="hf_me", revision="v2", commit_message="on a branch"
+    )
+    assert (
+        api.list_repo_refs("me/net").branches
+        and api.model_info("me/net", revision="v2").sha == branch.oid
+    )
     asked = repaired.push_to_hub("me/net", token="hf_me", create_pr=True, remote_code=True)
     assert asked.pr_url and "modeling_timm_repair.py" not in api.list_repo_files("me/net")
     assert "modeling_timm_repair.py" in api.list_repo_files("me/net", revision="refs/pr/1")
-    assert timm_repair.from_pretrained("me/net", token="hf_me", revision="refs/pr/1").num_classes == 4
+    assert (
+        timm_repair.from_pretrained("me/net", token="hf_me", revision="refs/pr/1").num_classes == 4
+    )
 
 
 def test_bad_requests_are_refused_before_the_hub_is_asked(repaired, loopback, tmp_path):
@@ -99,7 +122,9 @@ def test_bad_requests_are_refused_before_the_hub_is_asked(repaired, loopback, tm
 
 
 @torch.no_grad()
-def test_a_patch_holds_the_repaired_part_and_is_put_on_its_base(repaired, api, published_base, loopback):
+def test_a_patch_holds_the_repaired_part_and_is_put_on_its_base(
+    repaired, api, published_base, loopback
+):
     with pytest.raises(ConfigError, match="base that others can load"):
         repaired.push_to_hub("me/patch", token="hf_me", patch=True)
     repaired.push_to_hub("me/patch", token="hf_me", patch=True, base_model=published_base)
@@ -107,12 +132,18 @@ def test_a_patch_holds_the_repaired_part_and_is_put_on_its_base(repaired, api, p
     base = loopback.store.repo("me/base").files()["model.safetensors"]
     assert "model.safetensors" not in files and len(files["patch.safetensors"]) < 0.3 * len(base)
     config = json.loads(files["config.json"])
-    assert config["timm_repair"]["base"] == "me/base" and config["timm_repair"]["revision"] == api.model_info("me/base").sha
+    assert (
+        config["timm_repair"]["base"] == "me/base"
+        and config["timm_repair"]["revision"] == api.model_info("me/base").sha
+    )
     model = timm_repair.from_pretrained("me/patch")
     assert torch.equal(model(image()), repaired.model(image()))
     original = timm_repair.revert(model)
     plain = timm.create_model("hf-hub:me/base", pretrained=True).eval()
-    assert fingerprint(original.state_dict()) == fingerprint(plain.state_dict()) and original._model_args == plain._model_args
+    assert (
+        fingerprint(original.state_dict()) == fingerprint(plain.state_dict())
+        and original._model_args == plain._model_args
+    )
     assert torch.equal(original(image()), plain(image())) and type(original) is type(plain)
     assert torch.equal(model(image()), repaired.model(image())), "revert gives a new model"
     seven = timm_repair.from_pretrained("me/patch", num_classes=7, in_chans=1)
@@ -122,51 +153,79 @@ def test_a_patch_holds_the_repaired_part_and_is_put_on_its_base(repaired, api, p
 
 
 @torch.no_grad()
-def test_a_patch_on_another_base_is_refused(repaired, api, published_base, base_folder, tmp_path, loopback):
+def test_a_patch_on_another_base_is_refused(
+    repaired, api, published_base, base_folder, tmp_path, loopback
+):
     repaired.push_to_hub("me/patch", token="hf_me", patch=True, base_model=published_base)
     other = timm.create_model(f"local-dir:{base_folder}", pretrained=True)
     other.fc.bias += 1e-3
     timm.models.save_for_hf(other, tmp_path / "other", safe_serialization=True)
     api.upload_folder(repo_id="me/base", folder_path=tmp_path / "other")
-    assert timm_repair.from_pretrained("me/patch") is not None, "it names the commit of its base, not the branch"
+    assert timm_repair.from_pretrained("me/patch") is not None, (
+        "it names the commit of its base, not the branch"
+    )
     with pytest.raises(ConfigError, match="does not have the weights"):
         repaired.push_to_hub("me/second", token="hf_me", patch=True, base_model="me/base")
     config = json.loads(loopback.store.repo("me/patch").files()["config.json"])
     config["timm_repair"]["revision"] = api.model_info("me/base").sha
-    api.upload_file(repo_id="me/patch", path_in_repo="config.json", path_or_fileobj=json.dumps(config).encode())
+    api.upload_file(
+        repo_id="me/patch", path_in_repo="config.json", path_or_fileobj=json.dumps(config).encode()
+    )
     with pytest.raises(ConfigError, match="other weights .* than the base"):
         timm_repair.from_pretrained("me/patch")
 
 
 @torch.no_grad()
-def test_what_was_saved_whole_becomes_a_patch_and_back(repaired, api, published_base, tmp_path, capsys):
-    """The console: repair to a folder, push it whole, then as a patch. Nothing of the other form stays behind."""
+def test_what_was_saved_whole_becomes_a_patch_and_back(
+    repaired, api, published_base, tmp_path, capsys
+):
+    """The console: repair to a folder, push it whole, then as a patch. Nothing of the other form
+    stays behind.
+    """
     report = replace(repaired.report, base=repaired.report.base | {"id": "me/base"})
     timm_repair.save_pretrained(repaired.model, tmp_path / "out", report=report)
     expected = repaired.model(image())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", "hf_me")
-        for options, present, absent in (([], "model", "patch"), (["--patch"], "patch", "model"), (["--remote-code"], "model", "patch")):
+        for options, present, absent in (
+            ([], "model", "patch"),
+            (["--patch"], "patch", "model"),
+            (["--remote-code"], "model", "patch"),
+        ):
             assert main(["push", str(tmp_path / "out"), "me/net", *options]) == 0
             assert "/me/net/commit/" in capsys.readouterr().out
             files = api.list_repo_files("me/net")
             assert f"{present}.safetensors" in files and f"{absent}.safetensors" not in files
             assert torch.equal(timm_repair.from_pretrained("me/net")(image()), expected)
     assert "modeling_timm_repair.py" in files and get_token() is None
-    assert main(["push", str(tmp_path / "nothing"), "me/net"]) == 2 and "is no directory" in capsys.readouterr().err
+    assert (
+        main(["push", str(tmp_path / "nothing"), "me/net"]) == 2
+        and "is no directory" in capsys.readouterr().err
+    )
 
 
 def test_a_person_s_words_survive_the_next_push(repaired, api, tmp_path):
-    repaired.push_to_hub("me/net", token="hf_me", readme="---\nlanguage: de\n---\n\nWritten before the first push.\n")
+    repaired.push_to_hub(
+        "me/net", token="hf_me", readme="---\nlanguage: de\n---\n\nWritten before the first push.\n"
+    )
     first = readme(api, "me/net")
     assert "Written before the first push." in first and "language: de" in first
-    edited = first.replace("language: de", "language: de\nlicense: mit\nwidget: [1]").replace(card.START, "# Our net\n\n" + card.START)
-    edited = edited.replace("\ntags:\n", "\ntags:\n- fog\n").replace(card.END, card.END + "\n\nAsk *us*: x@y.z\n")
-    edited = edited.replace("## Limits", "## Limits (vandalised)").replace("license: cc-by-nc-4.0\n", "")
+    edited = first.replace("language: de", "language: de\nlicense: mit\nwidget: [1]").replace(
+        card.START, "# Our net\n\n" + card.START
+    )
+    edited = edited.replace("\ntags:\n", "\ntags:\n- fog\n").replace(
+        card.END, card.END + "\n\nAsk *us*: x@y.z\n"
+    )
+    edited = edited.replace("## Limits", "## Limits (vandalised)").replace(
+        "license: cc-by-nc-4.0\n", ""
+    )
     api.upload_file(repo_id="me/net", path_in_repo="README.md", path_or_fileobj=edited.encode())
     timm_repair.push_to_hub(timm_repair.from_pretrained("me/net"), "me/net", token="hf_me")
     text = readme(api, "me/net")
-    assert all(words in text for words in ("# Our net", "Ask *us*: x@y.z", "Written before the first push."))
+    assert all(
+        words in text
+        for words in ("# Our net", "Ask *us*: x@y.z", "Written before the first push.")
+    )
     assert "vandalised" not in text and text.count(card.START) == text.count(card.END) == 1
     data = ModelCard(text).data.to_dict()
     assert data["license"] == "mit" and data["widget"] == [1] and data["language"] == "de"
@@ -181,7 +240,9 @@ def test_a_person_s_words_survive_the_next_push(repaired, api, tmp_path):
 
 
 def test_a_card_that_is_not_ours_keeps_its_text_above_ours():
-    text = card.merged("# Mine\n\nWords.\n", "---\nlicense: mit\n---\n\n" + f"{card.START}\nours\n{card.END}\n")
+    text = card.merged(
+        "# Mine\n\nWords.\n", "---\nlicense: mit\n---\n\n" + f"{card.START}\nours\n{card.END}\n"
+    )
     assert text == f"---\nlicense: mit\n---\n# Mine\n\nWords.\n\n{card.START}\nours\n{card.END}\n"
     for bad in ("---\nlicense: [\n---\nx", "---\n- a list\n---\nx"):
         with pytest.raises(ConfigError, match="no readable metadata"):
@@ -190,31 +251,66 @@ def test_a_card_that_is_not_ours_keeps_its_text_above_ours():
 
 
 def test_nothing_of_this_machine_is_published(repaired, api, loopback, tmp_path):
-    origin = {"source": str(tmp_path / "secret" / "failures.parquet"), "n": 3, "label_mapping": {"by": f"names of {tmp_path}/map.txt"}}
-    report = replace(repaired.report, model=f"local-dir:{tmp_path}/net", provenance={"failing": origin, "retained": {
-        "source": "u/data@main", "dataset": "u/data"}, "holdout": {"clean": {"source": "relative/folder"}}},
-        notes=(f"read from {tmp_path}/a b",))  # fmt: skip
+    origin = {
+        "source": str(tmp_path / "secret" / "failures.parquet"),
+        "n": 3,
+        "label_mapping": {"by": f"names of {tmp_path}/map.txt"},
+    }
+    report = replace(
+        repaired.report,
+        model=f"local-dir:{tmp_path}/net",
+        provenance={
+            "failing": origin,
+            "retained": {"source": "u/data@main", "dataset": "u/data"},
+            "holdout": {"clean": {"source": "relative/folder"}},
+        },
+        notes=(f"read from {tmp_path}/a b",),
+    )
     timm_repair.push_to_hub(repaired.model, "me/net", report=report, token="hf_me")
     for name, content in loopback.store.repo("me/net").files().items():
-        assert str(tmp_path).encode() not in content and b"secret" not in content and b"relative/folder" not in content, name
+        assert (
+            str(tmp_path).encode() not in content
+            and b"secret" not in content
+            and b"relative/folder" not in content
+        ), name
     published = json.loads(loopback.store.repo("me/net").files()["repair.json"])
-    assert published["provenance"]["retained"]["source"] == "u/data@main" and published["provenance"]["failing"]["n"] == 3
+    assert (
+        published["provenance"]["retained"]["source"] == "u/data@main"
+        and published["provenance"]["failing"]["n"] == 3
+    )
     assert ModelCard(readme(api, "me/net")).data.datasets == ["u/data"]
     assert re.search(r"^license: cc-by-nc-4.0$", readme(api, "me/net"), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("names of /srv/x/map.txt", "names of …"), ("see file:///a/b", "see …"), ("~jane/x and ../up/y", "… and …"), (r"C:\Users\x.txt", "…"),
-    ("/map.txt", "…"), ("hf-hub:timm/resnet18 n/a 1/2", "hf-hub:timm/resnet18 n/a 1/2"), (f"{Path.home()}/a b", "… b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("names of /srv/x/map.txt", "names of …"),
+        ("see file:///a/b", "see …"),
+        ("~jane/x and ../up/y", "… and …"),
+        (r"C:\Users\x.txt", "…"),
+        ("/map.txt", "…"),
+        ("hf-hub:timm/resnet18 n/a 1/2", "hf-hub:timm/resnet18 n/a 1/2"),
+        (f"{Path.home()}/a b", "… b"),
+    ],
+)
 def test_paths_in_texts_are_taken_out(repaired, text, expected):
     assert published(replace(repaired.report, notes=(text,))).notes == (expected,)
 
 
 def test_sources_that_are_no_hub_ids_are_not_named(repaired):
-    sources = {"johns_failures": "local data", "list of 550": "list of 550", "datasets.Dataset of 3": "datasets.Dataset of 3"}
+    sources = {
+        "johns_failures": "local data",
+        "list of 550": "list of 550",
+        "datasets.Dataset of 3": "datasets.Dataset of 3",
+    }
     for source, expected in sources.items():
-        assert published(replace(repaired.report, provenance={"failing": {"source": source}})).provenance["failing"]["source"] == expected
+        assert (
+            published(
+                replace(repaired.report, provenance={"failing": {"source": source}})
+            ).provenance["failing"]["source"]
+            == expected
+        )
 
 
 def test_a_report_goes_with_its_own_weights_only(repaired, api, tmp_path):
@@ -233,7 +329,13 @@ def test_a_report_goes_with_its_own_weights_only(repaired, api, tmp_path):
 def test_a_push_of_some_files_takes_nothing_away(repaired, api, published_base):
     repaired.push_to_hub("me/net", token="hf_me")
     before = set(api.list_repo_files("me/net"))
-    repaired.push_to_hub("me/net", token="hf_me", patch=True, base_model=f"hf-hub:{published_base}", allow_patterns=["README.md"])
+    repaired.push_to_hub(
+        "me/net",
+        token="hf_me",
+        patch=True,
+        base_model=f"hf-hub:{published_base}",
+        allow_patterns=["README.md"],
+    )
     assert set(api.list_repo_files("me/net")) == before
     with pytest.raises(OptionError, match="is the base of this patch"):
         repaired.push_to_hub("base", token="hf_me", patch=True, base_model=published_base)
@@ -242,15 +344,28 @@ def test_a_push_of_some_files_takes_nothing_away(repaired, api, published_base):
 
 def test_only_the_main_process_writes(repaired, api, tmp_path):
     worker = replace(repaired, main_process=False)
-    assert worker.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="me/net") == tmp_path / "out"
-    assert worker.push_to_hub("me/net") is None and not (tmp_path / "out").exists() and not api.repo_exists("me/net")
+    assert (
+        worker.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="me/net")
+        == tmp_path / "out"
+    )
+    assert (
+        worker.push_to_hub("me/net") is None
+        and not (tmp_path / "out").exists()
+        and not api.repo_exists("me/net")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # two steps on noise
 @torch.no_grad()
 def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_path):
     folder = repaired.save_pretrained(
-        tmp_path / "out", patch=True, base_model=published_base, push_to_hub=True, repo_id="me/patch", token="hf_me")
+        tmp_path / "out",
+        patch=True,
+        base_model=published_base,
+        push_to_hub=True,
+        repo_id="me/patch",
+        token="hf_me",
+    )
     model = timm_repair.from_pretrained(folder)
     assert torch.equal(model(image()), repaired.model(image()))
     assert saving.report_of(timm_repair.from_pretrained("me/patch")).base["id"] == "me/base"
@@ -260,22 +375,36 @@ def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_pa
     with pytest.raises(ConfigError, match="without another head"):
         timm_repair.revert(timm_repair.from_pretrained("me/patch", num_classes=9))
     failures = timm_repair.collect_failures("hf-hub:me/patch", noise())
-    again = timm_repair.repair("hf-hub:me/patch", failures, block="layer1", genotype="raw", steps=2, progress=False)
+    again = timm_repair.repair(
+        "hf-hub:me/patch", failures, block="layer1", genotype="raw", steps=2, progress=False
+    )
     with pytest.raises(ConfigError, match="is a patch itself"):
         again.push_to_hub("me/second", token="hf_me", patch=True)
-    assert fingerprint(timm_repair.revert(timm_repair.revert(again.model)).state_dict()) == repaired.report.base["sha256"]
+    assert (
+        fingerprint(timm_repair.revert(timm_repair.revert(again.model)).state_dict())
+        == repaired.report.base["sha256"]
+    )
 
 
 def test_wrapped_models_are_unwrapped(repaired, api, tmp_path):
     compiled = torch.compile(repaired.model)
     timm_repair.push_to_hub(compiled, "me/net", token="hf_me")
     assert "model.safetensors" in api.list_repo_files("me/net")
-    assert fingerprint(timm_repair.revert(torch.nn.DataParallel(repaired.model)).state_dict()) == repaired.report.base["sha256"]
+    assert (
+        fingerprint(timm_repair.revert(torch.nn.DataParallel(repaired.model)).state_dict())
+        == repaired.report.base["sha256"]
+    )
 
 
-@pytest.mark.parametrize(("license", "expected"), [
-    ("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}), ("dinov3-license", {"license": "other", "license_name": "dinov3-license"}),
-    ("ask: me", {"license": "other", "license_name": "ask-me"}), (None, {})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("license", "expected"),
+    [
+        ("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}),
+        ("dinov3-license", {"license": "other", "license_name": "dinov3-license"}),
+        ("ask: me", {"license": "other", "license_name": "ask-me"}),
+        (None, {}),
+    ],
+)
 def test_only_licences_that_the_hub_knows_are_named_as_such(license, expected):
     assert licenses.metadata(license) == expected
 
@@ -319,6 +448,12 @@ def test_revert_of_a_plain_module_and_of_weights_alone():
 def test_the_report_travels_with_the_model(repaired, api, tmp_path):
     repaired.push_to_hub("me/net", token="hf_me")
     model = timm_repair.from_pretrained("me/net")
-    assert saving.report_of(model).to_dict() == repaired.report.to_dict() == saving.report_of(repaired.model).to_dict()
+    assert (
+        saving.report_of(model).to_dict()
+        == repaired.report.to_dict()
+        == saving.report_of(repaired.model).to_dict()
+    )
     timm_repair.save_pretrained(model, tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == Path(api.hf_hub_download("me/net", "model.safetensors")).read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == Path(
+        api.hf_hub_download("me/net", "model.safetensors")
+    ).read_bytes()

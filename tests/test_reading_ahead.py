@@ -1,4 +1,6 @@
-"""Reading ahead: images are decoded beside the training step before them, and nothing else changes."""
+"""Reading ahead: images are decoded beside the training step before them, and nothing else
+changes.
+"""
 
 import os
 import pickle
@@ -34,7 +36,10 @@ def model():
 
 
 def test_expected_images_are_the_images(model):
-    plain, ahead = (as_images(pictures(12), model, name="test", cache_bytes=0, check_readable=False) for _ in range(2))
+    plain, ahead = (
+        as_images(pictures(12), model, name="test", cache_bytes=0, check_readable=False)
+        for _ in range(2)
+    )
     ahead.expect([3, 1, 4])
     assert set(ahead._pool.expected) == {1, 3, 4}
     for rows in ([1, 5, 4, 1], [3], [3, 2]):
@@ -46,8 +51,14 @@ def test_it_happens_in_other_threads_but_the_reader_is_asked_in_this_one(model, 
     decoding, reading = set(), set()
     images = as_images(pictures(6), model, name="test", cache_bytes=0, check_readable=False)
     pool, decode_one, read = images._pool, images._pool._decode_one, images._pool.reader.read
-    monkeypatch.setattr(pool, "_decode_one", lambda *given: decoding.add(threading.current_thread()) or decode_one(*given))
-    monkeypatch.setattr(pool.reader, "read", lambda rows: reading.add(threading.current_thread()) or read(rows))
+    monkeypatch.setattr(
+        pool,
+        "_decode_one",
+        lambda *given: decoding.add(threading.current_thread()) or decode_one(*given),
+    )
+    monkeypatch.setattr(
+        pool.reader, "read", lambda rows: reading.add(threading.current_thread()) or read(rows)
+    )
     images.expect(range(6))
     images.pixels(range(6))
     assert threading.current_thread() not in decoding and reading == {threading.current_thread()}
@@ -77,7 +88,9 @@ def test_a_damaged_image_is_met_when_it_is_fetched(model, tmp_path):
     for i in range(3):
         pictures(1, seed=i)[0][0].save(tmp_path / "0" / f"{i}.png")
     (tmp_path / "0" / "1.png").write_bytes(b"no image")
-    images = as_images(str(tmp_path), model, name="test", label_map={"0": 0}, check_readable=False, cache_bytes=0)
+    images = as_images(
+        str(tmp_path), model, name="test", label_map={"0": 0}, check_readable=False, cache_bytes=0
+    )
     images.expect([0, 1])
     assert len(images.pixels([0])) == 1
     with pytest.raises(module.UnreadableError, match="1.png"):
@@ -85,7 +98,9 @@ def test_a_damaged_image_is_met_when_it_is_fetched(model, tmp_path):
 
 
 def test_batches_are_those_without_it(model):
-    """Also of a run that goes on: a checkpoint holds the place of the next batch, not of the one that is read ahead."""
+    """Also of a run that goes on: a checkpoint holds the place of the next batch, not of the one
+    that is read ahead.
+    """
     data = repair_data(model, pictures(10), pictures(14, seed=1))
     options = Training(**BUDGET | {"batch_size": 8, "hflip": 0.5, "shift": 0.1})
     supply = Batches(data, options, quiet(), "test")
@@ -98,15 +113,24 @@ def test_batches_are_those_without_it(model):
     for later in (first, Batches(data, options, quiet(), "test")):
         later.load_state_dict(state)
         for expected in whole[3:]:
-            assert all(torch.equal(one, other) for one, other in zip(later.draw(), expected, strict=True))
-    assert Batches(replace(data, retained=None), options, quiet(), "test").draw()[0].shape == (8, 1, SIDE, SIDE)
+            assert all(
+                torch.equal(one, other) for one, other in zip(later.draw(), expected, strict=True)
+            )
+    assert Batches(replace(data, retained=None), options, quiet(), "test").draw()[0].shape == (
+        8,
+        1,
+        SIDE,
+        SIDE,
+    )
 
 
 def test_shuffled_rounds():
     order = Shuffled(5, torch.Generator().manual_seed(0))
     taken = torch.cat([order.take(3) for _ in range(5)], 1)
     assert taken[1].tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert [sorted(taken[0, start : start + 5].tolist()) for start in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
+    assert [sorted(taken[0, start : start + 5].tolist()) for start in (0, 5, 10)] == [
+        [0, 1, 2, 3, 4]
+    ] * 3
 
 
 def test_a_forked_process_does_not_wait_for_the_threads_of_another(model, monkeypatch):

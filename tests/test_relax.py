@@ -1,4 +1,6 @@
-"""Relaxation: exactly the original at first, what the equations say afterwards, and back to a plan that computes the same."""
+"""Relaxation: exactly the original at first, what the equations say afterwards, and back to a plan
+that computes the same.
+"""
 
 from copy import deepcopy
 from functools import lru_cache
@@ -20,9 +22,12 @@ from timm_repair.surgery import extract, swap
 
 # without zero_init_last a residual branch would be zero, and any change inside it invisible
 MODELS = {
-    "resnet18": {"zero_init_last": False}, "resnet50": {"zero_init_last": False}, "vgg16_bn": {"mlp_ratio": 0.02}, "densenet121": {},
+    "resnet18": {"zero_init_last": False},
+    "resnet50": {"zero_init_last": False},
+    "vgg16_bn": {"mlp_ratio": 0.02},
+    "densenet121": {},
     "efficientnet_b0": {},
-}  # fmt: skip
+}
 CASES = [  # model, granularity, block, level, strategy
     ("resnet18", "stage", "layer1", "unit", "pc_darts"),
     ("resnet18", "stage", "layer3", "layer", "darts"),
@@ -37,7 +42,8 @@ CASES = [  # model, granularity, block, level, strategy
     ("densenet121", "stage", "features.denseblock1", "unit", "pc_darts"),
     ("efficientnet_b0", "stage", "blocks.2", "unit", "pc_darts"),
     ("efficientnet_b0", "stage", "blocks.1", "layer", "darts"),
-    ("dla34", "stage", "level2", "unit", "pc_darts"),  # whose first layer in the order of execution reads a smaller map than the next
+    # whose first layer in the order of execution reads a smaller map than the next
+    ("dla34", "stage", "level2", "unit", "pc_darts"),
 ]
 
 
@@ -45,7 +51,8 @@ CASES = [  # model, granularity, block, level, strategy
 def original(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5, **MODELS.get(name, {}))
-    # true statistics: with those of a new model (0 and 1) the signal dies out in deep nets, and hardly anything could be noticed
+    # true statistics: with those of a new model (0 and 1) the signal dies out in deep nets, and
+    # hardly anything could be noticed
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -61,10 +68,14 @@ def image(side: int = 64, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def put(model: nn.Module, granularity: str, name: str, level: str, strategy: str = "pc_darts", **options) -> RelaxedBlock:
+def put(
+    model: nn.Module, granularity: str, name: str, level: str, strategy: str = "pc_darts", **options
+) -> RelaxedBlock:
     """Relax one block of `model`, in place."""
     chosen = strategies.get(strategy) if isinstance(strategy, str) else strategy
-    block = next(b for b in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if b.name == name)
+    block = next(
+        b for b in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if b.name == name
+    )
     raw = extract(model, block)
     skeleton = plan(raw, block.in_shape, level=level, partial=chosen.partial, **options)
     relaxed = relax(raw, skeleton, chosen, torch.Generator().manual_seed(0))
@@ -97,7 +108,9 @@ def test_step_0_is_the_original_and_open_gates_are_not(name, granularity, block,
         assert torch.equal(model(image()), before)
         assert torch.equal(loss(model.train()), loss(reference.train()))
         model.eval(), reference.eval()
-        assert torch.equal(model(image()), reference(image())), "and so are the statistics that the training pass renewed"
+        assert torch.equal(model(image()), reference(image())), (
+            "and so are the statistics that the training pass renewed"
+        )
         open_gates(relaxed)
         assert (model(image()) - reference(image())).abs().max() > 1e-3
 
@@ -109,20 +122,31 @@ def test_step_0_in_bfloat16_and_in_channels_last(name):
         reference = deepcopy(original(name)).to(memory_format=layout)
         model = deepcopy(reference)
         relaxed = put(model, "stage", block, "unit")
-        with torch.no_grad(), torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
             assert torch.equal(model(image()), reference(image()))
             assert torch.equal(loss(model.train()), loss(reference.train()))
             open_gates(relaxed)
             assert not torch.equal(model.eval()(image()), reference.eval()(image()))
 
 
-@pytest.mark.parametrize(("name", "granularity", "block", "level", "strategy"), [CASES[i] for i in (0, 1, 5, 7, 11)])
-def test_every_architecture_parameter_gets_a_gradient_once_gates_are_open(name, granularity, block, level, strategy):
+@pytest.mark.parametrize(
+    ("name", "granularity", "block", "level", "strategy"), [CASES[i] for i in (0, 1, 5, 7, 11)]
+)
+def test_every_architecture_parameter_gets_a_gradient_once_gates_are_open(
+    name, granularity, block, level, strategy
+):
     model = deepcopy(original(name)).train()
     relaxed = put(model, granularity, block, level, strategy).train()
     loss(model).backward()
-    assert all(not p.grad.any() for p in relaxed.architecture_parameters()), "none while the gates are shut"
-    assert all(g.grad.isfinite().all() and g.grad.any() for g in gates(relaxed)), "but gates have one from the start"
+    assert all(not p.grad.any() for p in relaxed.architecture_parameters()), (
+        "none while the gates are shut"
+    )
+    assert all(g.grad.isfinite().all() and g.grad.any() for g in gates(relaxed)), (
+        "but gates have one from the start"
+    )
     open_gates(relaxed, 0.1)
     model.zero_grad()
     loss(model).backward()
@@ -138,7 +162,12 @@ def test_every_architecture_parameter_gets_a_gradient_once_gates_are_open(name, 
 
 def sequence() -> nn.Sequential:
     def unit(c_in, c_out, stride):
-        return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True), nn.Conv2d(c_out, c_out, 1))
+        return nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, 1),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(c_out, c_out, 1),
+        )
 
     return nn.Sequential(unit(8, 12, 1), unit(12, 12, 1), unit(12, 16, 2), unit(16, 8, 1)).eval()
 
@@ -159,24 +188,37 @@ def random_relaxed(strategy: str, **options) -> tuple[nn.Sequential, RelaxedBloc
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("strategy", "partial"), [("pc_darts", 4), ("pc_darts", 1), ("darts", 1), ("darts", 3)])
+@pytest.mark.parametrize(
+    ("strategy", "partial"), [("pc_darts", 4), ("pc_darts", 1), ("darts", 1), ("darts", 3)]
+)
 def test_agrees_with_the_paper(strategy, partial):
     raw, relaxed = random_relaxed(strategy, partial=partial)
     edges = [(e.source, e.target) for e in relaxed.skeleton.edges]
-    assert edges == [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2), (2, 3), (3, 3)] or relaxed.skeleton.nodes[3].scale == 2
+    assert (
+        edges == [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2), (2, 3), (3, 3)]
+        or relaxed.skeleton.nodes[3].scale == 2
+    )
     layers = relaxed.cell.raw
     operations = {
         (i, j, name): layers[j].added.operations[layers[j].added.rows.index(row)][name]
-        for row, (i, j) in enumerate(edges) for name in CANDIDATES if name != "none"
-    }  # fmt: skip
+        for row, (i, j) in enumerate(edges)
+        for name in CANDIDATES
+        if name != "none"
+    }
     beta = None
     if relaxed.beta is not None:
         contested = dict(zip(relaxed.contested.tolist(), relaxed.beta.tolist(), strict=True))
         beta = {edge: contested.get(row, 0.0) for row, edge in enumerate(edges)}
     x = torch.randn(3, 8, 9, 9)
     expected = paper.relaxed(
-        x, list(raw), operations, dict(zip(edges, relaxed.alpha.tolist(), strict=True)), beta,
-        {j: layer.added.gate.tolist() for j, layer in enumerate(layers)}, partial)  # fmt: skip
+        x,
+        list(raw),
+        operations,
+        dict(zip(edges, relaxed.alpha.tolist(), strict=True)),
+        beta,
+        {j: layer.added.gate.tolist() for j, layer in enumerate(layers)},
+        partial,
+    )
     torch.testing.assert_close(relaxed(x), expected, rtol=1e-4, atol=1e-4)
 
     genotype = discretize(relaxed)
@@ -188,7 +230,9 @@ def test_agrees_with_the_paper(strategy, partial):
     for j, layer in enumerate(cell.raw):
         for path, i in enumerate(layer.added.sources if layer.added else ()):
             kept[i, j], gains[i, j] = layer.added.operations[path], layer.added.gains[path].tolist()
-    torch.testing.assert_close(cell(x), paper.discrete(x, list(raw), kept, gains, partial), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        cell(x), paper.discrete(x, list(raw), kept, gains, partial), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGY_CASES)
@@ -209,7 +253,8 @@ def test_edge_weights_are_shares_of_each_node(strategy):
 def test_discretizing_a_decided_search_keeps_the_function(strategy):
     _, relaxed = random_relaxed(strategy)
     x, edges = torch.randn(3, 8, 9, 9), relaxed.skeleton.edges
-    chosen = [CANDIDATES[row % len(CANDIDATES)] for row in range(len(edges))]  # each operation, "none" included
+    # each operation, "none" included
+    chosen = [CANDIDATES[row % len(CANDIDATES)] for row in range(len(edges))]
     relaxed.alpha.zero_()
     for row, name in enumerate(chosen):
         relaxed.alpha[row, CANDIDATES.index(name)] = 60.0
@@ -235,14 +280,26 @@ def test_none_everywhere_is_the_raw_block():
 
 
 def test_an_untrained_search_adds_nothing():
-    relaxed = relax(sequence(), plan(sequence(), (8, 9, 9)), strategies.get("pc_darts"), torch.Generator().manual_seed(0))
-    assert discretize(relaxed).edges == (), "none leads at the start, so an edge has to earn its place"
+    relaxed = relax(
+        sequence(),
+        plan(sequence(), (8, 9, 9)),
+        strategies.get("pc_darts"),
+        torch.Generator().manual_seed(0),
+    )
+    assert discretize(relaxed).edges == (), (
+        "none leads at the start, so an edge has to earn its place"
+    )
 
 
-@pytest.mark.parametrize(("name", "granularity", "block"), [
-    ("resnet18", "stage", "layer2"), ("vgg16_bn", "stage", "features.14-22"),
-    ("densenet121", "pair", "features.denseblock1.denselayer1-denselayer2"), ("efficientnet_b0", "stage", "blocks.2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "granularity", "block"),
+    [
+        ("resnet18", "stage", "layer2"),
+        ("vgg16_bn", "stage", "features.14-22"),
+        ("densenet121", "pair", "features.denseblock1.denselayer1-denselayer2"),
+        ("efficientnet_b0", "stage", "blocks.2"),
+    ],
+)
 @torch.no_grad()
 def test_a_repaired_block_can_be_relaxed_again(name, granularity, block):
     model = deepcopy(original(name))
@@ -254,10 +311,16 @@ def test_a_repaired_block_can_be_relaxed_again(name, granularity, block):
     place = next(path for path, module in model.named_modules() if module is first)
     model.set_submodule(place, cell.eval())
     before = model(image())
-    found = next(b for b in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if b.paths[0] == place.removesuffix(".0"))
+    found = next(
+        b
+        for b in blocks(model, granularity=granularity, input_size=(3, 64, 64))
+        if b.paths[0] == place.removesuffix(".0")
+    )
     assert not torch.equal(before, original(name)(image()))
     again = put(model, granularity, found.name, "unit")
-    assert again.skeleton.nodes and not any(".added." in node.layer for node in again.skeleton.nodes), "added paths are no raw layers"
+    assert again.skeleton.nodes and not any(
+        ".added." in node.layer for node in again.skeleton.nodes
+    ), "added paths are no raw layers"
     assert len(again.skeleton.nodes) == len(first.skeleton.nodes)
     assert torch.equal(model(image()), before)
     open_gates(again)
@@ -270,19 +333,34 @@ def test_the_same_generator_gives_the_same_search_and_the_global_draws_are_seede
     skeleton = plan(raw, (64, 16, 16), level="layer")
     assert torch.equal(torch.get_rng_state(), before)
     alphas = [
-        relax(deepcopy(raw), skeleton, strategies.get("darts"), torch.Generator().manual_seed(seed)).alpha for seed in (3, 3, 4)
+        relax(
+            deepcopy(raw), skeleton, strategies.get("darts"), torch.Generator().manual_seed(seed)
+        ).alpha
+        for seed in (3, 3, 4)
     ]
     assert torch.equal(alphas[0], alphas[1]) and not torch.equal(alphas[0], alphas[2])
 
 
 def test_layers_of_a_plan():
     stage = original("resnet18").layer2
-    assert [(n.layer, n.channels, n.scale) for n in plan(stage, (64, 16, 16)).nodes] == [("0", 64, 1), ("1", 128, 2)]
+    assert [(n.layer, n.channels, n.scale) for n in plan(stage, (64, 16, 16)).nodes] == [
+        ("0", 64, 1),
+        ("1", 128, 2),
+    ]
     fine = plan(stage, (64, 16, 16), level="layer")
-    assert [n.layer for n in fine.nodes] == ["0.conv1", "0.conv2", "1.conv1", "1.conv2"], "a shortcut's projection runs beside"
-    assert all(e.target - e.source < 2 for e in plan(stage, (64, 16, 16), level="layer", max_span=2).edges)
+    assert [n.layer for n in fine.nodes] == [
+        "0.conv1",
+        "0.conv2",
+        "1.conv1",
+        "1.conv2",
+    ], "a shortcut's projection runs beside"
+    assert all(
+        e.target - e.source < 2 for e in plan(stage, (64, 16, 16), level="layer", max_span=2).edges
+    )
     gated = plan(original("efficientnet_b0").blocks[1], (16, 32, 32), level="layer")
-    assert not any(".se." in n.layer for n in gated.nodes), "squeeze-and-excitation gates are no operation layers"
+    assert not any(".se." in n.layer for n in gated.nodes), (
+        "squeeze-and-excitation gates are no operation layers"
+    )
 
 
 def test_wrong_use_is_refused():

@@ -1,4 +1,6 @@
-"""Killed at any moment, a run continues to the same bits; what it must not continue is refused, and says why."""
+"""Killed at any moment, a run continues to the same bits; what it must not continue is refused, and
+says why.
+"""
 
 import json
 import os
@@ -22,11 +24,26 @@ from timm_repair.runtime import Runtime
 SCRIPT = Path(__file__).with_name("killing.py")
 
 
-@pytest.mark.parametrize(("options", "kills"), [
-    ({"level": "layer"}, 20), ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
-    # a prefix cache that is filled anew, in another order, and in which not everything finds room
-    ({"block": "layer4", "views": 3, "cache": "always", "cache_memory": 5e-5, "cache_disk": 5e-5}, 6)],
-    ids=["archrepair", "finetune", "cached"])
+@pytest.mark.parametrize(
+    ("options", "kills"),
+    [
+        ({"level": "layer"}, 20),
+        ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
+        # a prefix cache that is filled anew, in another order, and in which not everything finds
+        # room
+        (
+            {
+                "block": "layer4",
+                "views": 3,
+                "cache": "always",
+                "cache_memory": 5e-5,
+                "cache_disk": 5e-5,
+            },
+            6,
+        ),
+    ],
+    ids=["archrepair", "finetune", "cached"],
+)
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, SCRIPT, tmp_path, str(kills), json.dumps(options)]
@@ -36,23 +53,46 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_p
     assert found["kills"] >= kills and found["ended"]
     whole, timed = tmp_path / "whole", {"cost", "stages"}  # seconds and memory
     for name in found["ended"]:
-        one, other = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path / name))
+        one, other = (
+            load_file(folder / "model.safetensors") for folder in (whole, tmp_path / name)
+        )
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-        one, other = (json.loads((folder / "repair.json").read_text()) for folder in (whole, tmp_path / name))
+        one, other = (
+            json.loads((folder / "repair.json").read_text()) for folder in (whole, tmp_path / name)
+        )
         assert all(one[k] == other[k] for k in one.keys() - timed)
         assert {p.name for p in whole.iterdir()} == {p.name for p in (tmp_path / name).iterdir()}
 
 
 def two_ranks(output: Path) -> subprocess.Popen:
     """Start the repair on two processes."""
-    environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, "once", output]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {
+        "TQDM_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        SCRIPT,
+        "once",
+        output,
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def test_one_of_two_ranks_is_killed(tmp_path):
     assert two_ranks(tmp_path / "whole").wait(300) == 0
-    launcher, checkpoint = two_ranks(tmp_path / "killed"), tmp_path / "killed" / FOLDER / "finetune.loop.pt"
+    launcher, checkpoint = (
+        two_ranks(tmp_path / "killed"),
+        tmp_path / "killed" / FOLDER / "finetune.loop.pt",
+    )
     while not checkpoint.exists():
         assert launcher.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -69,10 +109,20 @@ class Stop(Exception):
 
 @pytest.fixture
 def stopped(classifier, failures, digits, tmp_path, monkeypatch):
-    """A directory with a run that was cut off in the middle of its fine-tuning, and the run to continue it."""
+    """A directory with a run that was cut off in the middle of its fine-tuning, and the run to
+    continue it.
+    """
+
     def run(**options):
-        given = BUDGET | {"steps": 24, "level": "layer", "retain": digits["train"][:200], "progress": False}
-        return timm_repair.repair(classifier, failures, output_dir=tmp_path / "out", **(given | options))
+        given = BUDGET | {
+            "steps": 24,
+            "level": "layer",
+            "retain": digits["train"][:200],
+            "progress": False,
+        }
+        return timm_repair.repair(
+            classifier, failures, output_dir=tmp_path / "out", **(given | options)
+        )
 
     checkpoint, count = Journal.checkpoint, []
 
@@ -98,7 +148,8 @@ def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     repaired = run()
     assert not (output / FOLDER).exists() and (output / "model.safetensors").is_file()
     assert [row["step"] for row in repaired.report.history if row["stage"] == "finetune"] == list(
-        range(sum(row["stage"] == "finetune" for row in repaired.report.history)))  # fmt: skip
+        range(sum(row["stage"] == "finetune" for row in repaired.report.history))
+    )
 
 
 def test_another_run_is_refused_and_told_what_differs(stopped, digits, classifier):
@@ -107,7 +158,7 @@ def test_another_run_is_refused_and_told_what_differs(stopped, digits, classifie
     for options, message in (
         ({"seed": 5}, "seed: 0 then, 5 now"),
         ({"steps": 30}, "training.steps 24 then, 30 now"),
-        ({"method": "finetune", "level": "network"}, "method: \"archrepair\" then, \"finetune\" now"),
+        ({"method": "finetune", "level": "network"}, 'method: "archrepair" then, "finetune" now'),
         ({"retain": digits["train"][:150]}, "data: "),
     ):
         with pytest.raises(ResumeError, match=message):
@@ -121,10 +172,19 @@ def test_another_run_is_refused_and_told_what_differs(stopped, digits, classifie
 
 def test_a_run_that_had_not_trained_yet_is_no_obstacle(classifier, failures, digits, tmp_path):
     """A wrong block name must not have to be cleaned up after."""
-    given = BUDGET | {"retain": digits["train"][:200], "progress": False, "output_dir": tmp_path / "out"}
+    given = BUDGET | {
+        "retain": digits["train"][:200],
+        "progress": False,
+        "output_dir": tmp_path / "out",
+    }
     with pytest.raises(PartitionError):
         timm_repair.repair(classifier, failures, block="layer9", **given)
-    assert timm_repair.repair(classifier, failures, block="layer3", genotype="raw", **given).report.block == "layer3"
+    assert (
+        timm_repair.repair(
+            classifier, failures, block="layer3", genotype="raw", **given
+        ).report.block
+        == "layer3"
+    )
 
 
 def test_a_damaged_checkpoint_is_named(stopped):
@@ -146,7 +206,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "fsync", full)
-        with pytest.raises(OutputError, match="No space left.*make room .* then run the same command again"):
+        with pytest.raises(
+            OutputError, match="No space left.*make room .* then run the same command again"
+        ):
             run()
     assert (output / FOLDER / "finetune.loop.pt").read_bytes() == before
     assert not list((output / FOLDER).glob("*.new"))
@@ -155,6 +217,8 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkey
 
 def test_without_a_directory_nothing_is_written(classifier, failures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    timm_repair.repair(classifier, failures, steps=4, block="layer1", genotype="raw", progress=False)
+    timm_repair.repair(
+        classifier, failures, steps=4, block="layer1", genotype="raw", progress=False
+    )
     assert not list(tmp_path.iterdir())
     assert Runtime(progress=False).once("x", lambda: 3) == 3

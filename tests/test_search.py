@@ -1,4 +1,6 @@
-"""The search alternates on disjoint data, opens gates before it moves α, and touches nothing outside its block."""
+"""The search alternates on disjoint data, opens gates before it moves α, and touches nothing
+outside its block.
+"""
 
 from copy import deepcopy
 
@@ -22,9 +24,13 @@ STEPS = 10
 
 def relaxed_in(model, data, strategy="pc_darts", seed=0, names=("layer2",)):
     chosen, generator, relaxed = strategies.get(strategy), torch.Generator().manual_seed(seed), []
-    for block in [b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name in names]:
+    for block in [
+        b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name in names
+    ]:
         raw = extract(model, block)
-        relaxed.append(relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, generator))
+        relaxed.append(
+            relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, generator)
+        )
         swap(model, block, relaxed[-1])
     return relaxed if len(names) > 1 else relaxed[0]
 
@@ -38,15 +44,23 @@ def watched(monkeypatch, classifier, data, runtime):
         def __init__(self, data, options, runtime, purpose, rows):
             super().__init__(data, options, runtime, purpose, rows)
             self.purpose = purpose.removeprefix("search ")
-            parts[self.purpose] = (data.failing.subset(rows["failing"]), data.retained.subset(rows["retained"]))
+            parts[self.purpose] = (
+                data.failing.subset(rows["failing"]),
+                data.retained.subset(rows["retained"]),
+            )
 
         def losses(self, model, cache):
-            now = [torch.cat([p.detach().flatten() for p in ps]) for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())]
+            now = [
+                torch.cat([p.detach().flatten() for p in ps])
+                for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())
+            ]
             seen.append((self.purpose, *now))
             return super().losses(model, cache)
 
     monkeypatch.setattr(module, "Batches", Watched)
-    outside = {k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")}
+    outside = {
+        k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")
+    }
     modes = {name: m.training for name, m in classifier.named_modules()}
     history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
     return classifier, relaxed, seen, parts, outside, modes, history, trained
@@ -58,30 +72,45 @@ def test_weights_and_architecture_see_different_examples(watched, data):
         one, other = (set(parts[purpose][position].ids) for purpose in ("weights", "architecture"))
         assert one and not one & other and one | other == set(whole.ids)
         assert len(other) < len(one), "an architecture has far fewer parameters than the weights"
-    assert (parts["weights"][0].answers >= 0).all(), "the parts still know the original's wrong answers"
+    assert (parts["weights"][0].answers >= 0).all(), (
+        "the parts still know the original's wrong answers"
+    )
 
 
 def test_warm_up_then_turns(watched):
     _, relaxed, seen, _, _, _, history, trained = watched
     warm = round(relaxed.strategy.warmup * STEPS)
     purposes = [purpose for purpose, *_ in seen]
-    assert purposes == ["weights"] * warm + ["architecture", "weights"] * ((STEPS - warm) // 2) + ["architecture"] * ((STEPS - warm) % 2)
+    assert purposes == ["weights"] * warm + ["architecture", "weights"] * ((STEPS - warm) // 2) + [
+        "architecture"
+    ] * ((STEPS - warm) % 2)
     assert trained == purposes.count("weights")
-    assert [bool(row.get("architecture")) for row in history] == [purpose == "architecture" for purpose in purposes]
-    for (purpose, alpha, weights), (_, alpha_after, weights_after) in zip(seen, seen[1:], strict=False):
+    assert [bool(row.get("architecture")) for row in history] == [
+        purpose == "architecture" for purpose in purposes
+    ]
+    for (purpose, alpha, weights), (_, alpha_after, weights_after) in zip(
+        seen, seen[1:], strict=False
+    ):
         assert torch.equal(alpha, alpha_after) == (purpose == "weights")
         assert torch.equal(weights, weights_after) == (purpose == "architecture")
-    assert not relaxed.alpha.isnan().any() and torch.tensor(history[-1]["alpha"]).shape == relaxed.alpha.shape
+    assert (
+        not relaxed.alpha.isnan().any()
+        and torch.tensor(history[-1]["alpha"]).shape == relaxed.alpha.shape
+    )
     assert relaxed.progress == 1
 
 
 def test_nothing_outside_the_block_changes(watched):
     model, relaxed, _, _, outside, modes, _, _ = watched
     state = model.state_dict()
-    assert outside and all(torch.equal(state[name], value) for name, value in outside.items()), "buffers too"
+    assert outside and all(torch.equal(state[name], value) for name, value in outside.items()), (
+        "buffers too"
+    )
     assert {name: m.training for name, m in model.named_modules()} == modes
     assert all(p.requires_grad for p in model.parameters())
-    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("layer2."))
+    assert all(
+        p.grad is None for name, p in model.named_parameters() if not name.startswith("layer2.")
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -92,12 +121,22 @@ def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
     turns = [row.get("architecture", False) for row in history]
     assert len(history) == STEPS and trained == turns.count(False)
     assert history[-1]["edges"] == [len(each.alpha) for each in relaxed]
-    assert torch.allclose(torch.tensor(history[-1]["alpha"]), torch.cat([each.alpha for each in relaxed]), atol=1e-5)
+    assert torch.allclose(
+        torch.tensor(history[-1]["alpha"]), torch.cat([each.alpha for each in relaxed]), atol=1e-5
+    )
     assert all(each.progress == 1 for each in relaxed)
-    changed = {name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name
+        for name, value in classifier.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert all(name.startswith(("layer1.", "layer3.")) for name in changed)
     for block in ("layer1", "layer3"):
-        kinds = {name.removeprefix(f"{block}.0.").partition(".")[0] for name in changed if name.startswith(f"{block}.")}
+        kinds = {
+            name.removeprefix(f"{block}.0.").partition(".")[0]
+            for name in changed
+            if name.startswith(f"{block}.")
+        }
         assert kinds >= {"alpha", "cell"}, "weights and architecture of each"
 
 
@@ -108,7 +147,14 @@ def test_same_seed_same_search(trained, data, strategy):
         model = deepcopy(trained)
         relaxed = relaxed_in(model, data, strategy)
         torch.manual_seed(seed)  # the search may depend on the runtime's seed alone
-        search(model, [relaxed], data, OPTIONS, Runtime(seed=0 if seed == 0 else 5, progress=False), steps=5)
+        search(
+            model,
+            [relaxed],
+            data,
+            OPTIONS,
+            Runtime(seed=0 if seed == 0 else 5, progress=False),
+            steps=5,
+        )
         results.append({k: v.clone() for k, v in model.state_dict().items()})
     assert all(torch.equal(v, results[1][k]) for k, v in results[0].items())
     assert any(not torch.equal(v, results[2][k]) for k, v in results[0].items())
@@ -118,5 +164,7 @@ def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data)
     history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
-    assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(OPTIONS.learning_rate)
+    assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
+        OPTIONS.learning_rate
+    )
     assert search(classifier, [relaxed], data, OPTIONS, runtime, steps=0) == ([], 0)

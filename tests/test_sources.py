@@ -19,7 +19,11 @@ class Plain(nn.Module):
     def __init__(self, names=None, channels=3, classes=3, **config):
         super().__init__()
         self.num_classes = classes
-        self.pretrained_cfg = {"input_size": (channels, 4, 4), "crop_pct": 1.0, "label_names": names} | config
+        self.pretrained_cfg = {
+            "input_size": (channels, 4, 4),
+            "crop_pct": 1.0,
+            "label_names": names,
+        } | config
 
 
 @pytest.fixture
@@ -73,17 +77,28 @@ def test_every_form_gives_the_same_images(model, tmp_path):
     for i in range(4):
         image(i).save(tmp_path / f"{i}.png")
     rows = [(f"{i}.png", NAMES[label]) for i, label in enumerate(data["label"])]
-    (tmp_path / "data.csv").write_text("image,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
-    (tmp_path / "data.jsonl").write_text("".join(f'{{"img": "{p}", "target": "{label}"}}\n' for p, label in rows))
+    (tmp_path / "data.csv").write_text(
+        "image,label\n" + "".join(f"{path},{label}\n" for path, label in rows)
+    )
+    (tmp_path / "data.jsonl").write_text(
+        "".join(f'{{"img": "{p}", "target": "{label}"}}\n' for p, label in rows)
+    )
     pairs = [(image(i), label) for i, label in enumerate(data["label"])]
     forms = [
-        data, data.with_format("torch"), datasets.DatasetDict(train=data),
-        tmp_path / "saved", str(tmp_path / "data.parquet"), tmp_path / "data.csv", tmp_path / "data.jsonl",
-        pairs, TorchData(pairs), torch.utils.data.Subset(TorchData(pairs), range(4)),
+        data,
+        data.with_format("torch"),
+        datasets.DatasetDict(train=data),
+        tmp_path / "saved",
+        str(tmp_path / "data.parquet"),
+        tmp_path / "data.csv",
+        tmp_path / "data.jsonl",
+        pairs,
+        TorchData(pairs),
+        torch.utils.data.Subset(TorchData(pairs), range(4)),
         TorchData([{"img": i, "labels": torch.tensor(label)} for i, label in pairs]),
         [(np.array(i), NAMES[label]) for i, label in pairs],
         [(tmp_path / path, np.int64(NAMES.index(label))) for path, label in rows],
-    ]  # fmt: skip
+    ]
     for form in forms:
         images = as_images(form, model)
         assert (images.labels.tolist(), red(images)) == ([2, 0, 1, 2], [0, 1, 2, 3])
@@ -115,7 +130,9 @@ def test_splits_have_to_be_chosen(model, tmp_path):
 def test_columns_are_found_by_type_then_by_name(model):
     renamed = table([0, 1]).rename_columns({"image": "photo", "label": "species"})
     assert as_images(renamed, model).origin["columns"] == {"image": "photo", "label": "species"}
-    two = renamed.add_column("thumbnail", [{"bytes": None, "path": "x"}] * 2, feature=datasets.Image())
+    two = renamed.add_column(
+        "thumbnail", [{"bytes": None, "path": "x"}] * 2, feature=datasets.Image()
+    )
     with pytest.raises(DataError, match="photo, species, thumbnail.*image_column="):
         as_images(two, model)
     assert len(as_images(two, model, image_column="photo")) == 2
@@ -167,7 +184,10 @@ def test_unreadable_images_stop_or_are_left_out_and_counted(model, tmp_path):
     with pytest.raises(DataError, match=r"cat/test_0.png.*on_unreadable='skip'.*\(2 such images\)"):
         as_images(root, model)
     images = as_images(root, model, on_unreadable="skip")
-    assert images.ids == ("cat/test_1.png", "dog/test_0.png") and images.origin["skipped"]["unreadable"] == 2
+    assert (
+        images.ids == ("cat/test_1.png", "dog/test_0.png")
+        and images.origin["skipped"]["unreadable"] == 2
+    )
     with pytest.raises(DataError, match="missing.png"):
         as_images([(tmp_path / "missing.png", 0)], model, on_unreadable="skip")
 
@@ -184,7 +204,9 @@ def test_modes_become_rgb_or_grey(model):
     assert deep.mode == "I;16" and wide.mode == "I"
     assert red(as_images([(i, 0) for i, _ in cases], model)) == [value for _, value in cases]
     grey = as_images([(image(50), 0)], Plain(NAMES, channels=1))
-    assert grey.pixels([0]).shape == (1, 1, 4, 4) and red(grey) == [np.array(image(50).convert("L"))[0, 0]]
+    assert grey.pixels([0]).shape == (1, 1, 4, 4) and red(grey) == [
+        np.array(image(50).convert("L"))[0, 0]
+    ]
     with pytest.raises(DataError, match="floating point"):
         as_images([(Image.new("F", (4, 4)), 0)], model)
     with pytest.raises(DataError, match="takes 5 channels"):
@@ -197,40 +219,46 @@ def test_a_grey_timm_model_has_one_channel_and_one_mean():
     assert preprocessing.input_size == (1, 224, 224) and len(preprocessing.mean) == 1
 
 
-@pytest.mark.parametrize(("raw", "names", "label_map", "expected"), [
-    ([1, 0], ["dog", "CAT"], None, [0, 2]),
-    (["grey-fox", "Cat"], None, None, [1, 0]),
-    ([2.0, 0, np.int64(1), torch.tensor(1)], None, None, [2, 0, 1, 1]),
-    ([0, 1], ["2", "1"], None, [2, 1]),
-    (["2", "0"], None, None, [2, 0]),
-    ([0, 1], ["kitty", "hound"], {"kitty": 0, "hound": "dog"}, [0, 2]),
-    ([0, 1], ["kitty", "hound"], {"0": 0, 1: 2}, [0, 2]),
-    (["b", "c"], None, ["a", "b", "c"], [1, 2]),
-    ([1, 0], None, [2, 0], [0, 2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("raw", "names", "label_map", "expected"),
+    [
+        ([1, 0], ["dog", "CAT"], None, [0, 2]),
+        (["grey-fox", "Cat"], None, None, [1, 0]),
+        ([2.0, 0, np.int64(1), torch.tensor(1)], None, None, [2, 0, 1, 1]),
+        ([0, 1], ["2", "1"], None, [2, 1]),
+        (["2", "0"], None, None, [2, 0]),
+        ([0, 1], ["kitty", "hound"], {"kitty": 0, "hound": "dog"}, [0, 2]),
+        ([0, 1], ["kitty", "hound"], {"0": 0, 1: 2}, [0, 2]),
+        (["b", "c"], None, ["a", "b", "c"], [1, 2]),
+        ([1, 0], None, [2, 0], [0, 2]),
+    ],
+)
 def test_labels_map_by_rule(raw, names, label_map, expected):
     mapped, how = map_labels(raw, Classes(3, tuple(NAMES)), names=names, label_map=label_map)
     assert mapped.tolist() == expected and how["unknown"] == 0
 
 
-@pytest.mark.parametrize(("raw", "names", "label_map", "message"), [
-    ([0, None, float("nan"), -1], None, None, "3 of 4 labels are missing"),
-    ([0, -1], NAMES, None, "1 of 2 labels are missing"),
-    ([3], None, None, "outside the model's 3 classes"),
-    ([5], NAMES, None, "names 3 classes"),
-    (["10"], None, None, "outside"),
-    ([0, 1], ["cats", "dog"], None, r"'cats' \(closest: 'cat'\)"),
-    ([0], ["cat"], {"dog": 2}, "not in label_map"),
-    ([0], ["cat"], {"cat": 3}, "outside"),
-    ([0, 1], ["1", "0"], {0: 0, 1: 2}, "not in label_map"),
-    ([0], ["cat"], {"cat": "wolf"}, "the name of 0"),
-    ([0], ["cat"], {"cat": None}, "to no class"),
-    ([0], ["cat"], "no/such/file.txt", "no file"),
-    ([0, "cat"], None, None, "some labels are names"),
-    ([[0, 1]], None, None, "one class index or name"),
-    ([0.5], None, None, "one class index or name"),
-    ([True], None, None, "one class index or name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("raw", "names", "label_map", "message"),
+    [
+        ([0, None, float("nan"), -1], None, None, "3 of 4 labels are missing"),
+        ([0, -1], NAMES, None, "1 of 2 labels are missing"),
+        ([3], None, None, "outside the model's 3 classes"),
+        ([5], NAMES, None, "names 3 classes"),
+        (["10"], None, None, "outside"),
+        ([0, 1], ["cats", "dog"], None, r"'cats' \(closest: 'cat'\)"),
+        ([0], ["cat"], {"dog": 2}, "not in label_map"),
+        ([0], ["cat"], {"cat": 3}, "outside"),
+        ([0, 1], ["1", "0"], {0: 0, 1: 2}, "not in label_map"),
+        ([0], ["cat"], {"cat": "wolf"}, "the name of 0"),
+        ([0], ["cat"], {"cat": None}, "to no class"),
+        ([0], ["cat"], "no/such/file.txt", "no file"),
+        ([0, "cat"], None, None, "some labels are names"),
+        ([[0, 1]], None, None, "one class index or name"),
+        ([0.5], None, None, "one class index or name"),
+        ([True], None, None, "one class index or name"),
+    ],
+)
 def test_labels_that_would_have_to_be_guessed_are_refused(raw, names, label_map, message):
     with pytest.raises(LabelError, match=message):
         map_labels(raw, Classes(3, tuple(NAMES)), names=names, label_map=label_map)
@@ -238,7 +266,9 @@ def test_labels_that_would_have_to_be_guessed_are_refused(raw, names, label_map,
 
 def test_label_map_from_a_file_of_names(tmp_path):
     (tmp_path / "classes.txt").write_text("dog\ncat\n\n")
-    mapped, _ = map_labels([0, 1], Classes(3), names=["cat", "dog"], label_map=tmp_path / "classes.txt")
+    mapped, _ = map_labels(
+        [0, 1], Classes(3), names=["cat", "dog"], label_map=tmp_path / "classes.txt"
+    )
     assert mapped.tolist() == [1, 0]
 
 

@@ -1,4 +1,6 @@
-"""The search space: plans come back from JSON, strangers' plans are refused, operations keep shapes, building changes nothing."""
+"""The search space: plans come back from JSON, strangers' plans are refused, operations keep
+shapes, building changes nothing.
+"""
 
 import copy
 import json
@@ -11,13 +13,21 @@ from timm_repair.errors import ConfigError
 from timm_repair.space import OPERATIONS, Edge, Genotype, Node, build, channel_slice, make_operation
 
 NODES = (Node("0", 16, 1), Node("1", 16, 1), Node("2", 32, 2))
-EDGES = (Edge(0, 0, "skip"), Edge(0, 1, "sep_conv"), Edge(0, 2, "max_pool"), Edge(1, 2, "dil_conv"), Edge(2, 2, "avg_pool"))
+EDGES = (
+    Edge(0, 0, "skip"),
+    Edge(0, 1, "sep_conv"),
+    Edge(0, 2, "max_pool"),
+    Edge(1, 2, "dil_conv"),
+    Edge(2, 2, "avg_pool"),
+)
 PLAN = Genotype("unit", 4, NODES, EDGES)
 
 
 def block() -> nn.Sequential:
     def unit(c_in, c_out, stride):
-        return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+        return nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, 1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+        )
 
     return nn.Sequential(unit(16, 16, 1), unit(16, 32, 2), unit(32, 8, 1)).eval()
 
@@ -69,7 +79,9 @@ HOSTILE = {
     "nodes a dict": changed(("nodes",), {"0": NODES}),
     "a million nodes": changed(("nodes",), [PLAN.to_dict()["nodes"][0]] * 10**6),
     "a node None": changed(("nodes", 1), None),
-    "a node with an extra key": changed(("nodes", 1), {"layer": "1", "channels": 16, "scale": 1, "code": "x"}),
+    "a node with an extra key": changed(
+        ("nodes", 1), {"layer": "1", "channels": 16, "scale": 1, "code": "x"}
+    ),
     "a layer that is a number": changed(("nodes", 0, "layer"), 0),
     "an endless layer path": changed(("nodes", 0, "layer"), "a." * 10**6),
     "huge channels": changed(("nodes", 0, "channels"), 10**9),
@@ -112,8 +124,15 @@ def test_a_plan_far_larger_than_its_block_is_refused_before_anything_is_allocate
 def test_operations_keep_the_map_up_to_the_stride(name, c_in, c_out, stride):
     operation = OPERATIONS[name](c_in, c_out, stride)
     for side in (8, 7, 1):  # what a 3x3 convolution with padding 1 makes of it
-        assert operation(torch.randn(2, c_in, side, side + 1)).shape == (2, c_out, -(-side // stride), -(-(side + 1) // stride))
-    assert all(norm.weight is None for norm in operation.modules() if isinstance(norm, nn.BatchNorm2d))
+        assert operation(torch.randn(2, c_in, side, side + 1)).shape == (
+            2,
+            c_out,
+            -(-side // stride),
+            -(-(side + 1) // stride),
+        )
+    assert all(
+        norm.weight is None for norm in operation.modules() if isinstance(norm, nn.BatchNorm2d)
+    )
 
 
 def test_skip_is_the_identity_where_it_can_be():
@@ -121,13 +140,21 @@ def test_skip_is_the_identity_where_it_can_be():
     assert torch.equal(OPERATIONS["skip"](8, 8, 1)(x), x)
 
 
-@pytest.mark.parametrize(("channels", "partial"), [(16, 4), (16, 1), (10, 4), (3, 4), (1, 4), (65, 8)])
+@pytest.mark.parametrize(
+    ("channels", "partial"), [(16, 4), (16, 1), (10, 4), (3, 4), (1, 4), (65, 8)]
+)
 def test_slices_rotate_and_cover(channels, partial):
     slices = [channel_slice(node, channels, partial) for node in range(2 * channels)]
     widths = {s.stop - s.start for s in slices}
-    assert widths == {max(channels // partial, 1)} and all(0 <= s.start < s.stop <= channels for s in slices)
+    assert widths == {max(channels // partial, 1)} and all(
+        0 <= s.start < s.stop <= channels for s in slices
+    )
     covered = {c for s in slices for c in range(s.start, s.stop)}
-    assert len(covered) == channels // widths.pop() * max(channels // partial, 1) > channels - max(channels // partial, 1)
+    assert (
+        len(covered)
+        == channels // widths.pop() * max(channels // partial, 1)
+        > channels - max(channels // partial, 1)
+    )
 
 
 def test_building_changes_nothing_until_gains_open():
@@ -142,7 +169,9 @@ def test_building_changes_nothing_until_gains_open():
         nn.init.constant_(gain, 0.5)
     assert not torch.allclose(cell(x), before)
     unwrapped = cell.unwrapped()
-    assert torch.equal(unwrapped(x), before) and list(unwrapped.state_dict()) == list(raw.state_dict())
+    assert torch.equal(unwrapped(x), before) and list(unwrapped.state_dict()) == list(
+        raw.state_dict()
+    )
     assert unwrapped[0] is not cell.raw[0].layer
 
 

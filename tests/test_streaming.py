@@ -1,4 +1,6 @@
-"""Streams: the same examples as without streaming, in bounded memory, and every failure to load one as DataError without a token."""
+"""Streams: the same examples as without streaming, in bounded memory, and every failure to load one
+as DataError without a token.
+"""
 
 import gc
 import io
@@ -71,22 +73,41 @@ def test_every_form_of_stream_gives_the_images_of_the_dataset(model, tmp_path):
     data.to_parquet(tmp_path / "data.parquet")
     for i in range(4):
         image(i).save(tmp_path / f"{i}.png")
-    (tmp_path / "data.csv").write_text("image,label\n" + "".join(f"{i}.png,{NAMES[y]}\n" for i, y in enumerate(data["label"])))
-    (tmp_path / "data.jsonl").write_text("".join(f'{{"img": "{i}.png", "target": "{NAMES[y]}"}}\n' for i, y in enumerate(data["label"])))
-    loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "data.parquet"), streaming=True)
+    (tmp_path / "data.csv").write_text(
+        "image,label\n" + "".join(f"{i}.png,{NAMES[y]}\n" for i, y in enumerate(data["label"]))
+    )
+    (tmp_path / "data.jsonl").write_text(
+        "".join(
+            f'{{"img": "{i}.png", "target": "{NAMES[y]}"}}\n' for i, y in enumerate(data["label"])
+        )
+    )
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "data.parquet"), streaming=True
+    )
     pairs = [(image(i), label) for i, label in enumerate(data["label"])]
     streams = [
-        data.to_iterable_dataset(), data.to_iterable_dataset(num_shards=2), data.to_iterable_dataset().with_format("torch"),
-        loaded, loaded["train"], loaded["train"].map(lambda example: example), Asked(pairs).stream(FEATURES), Asked(pairs).stream(),
+        data.to_iterable_dataset(),
+        data.to_iterable_dataset(num_shards=2),
+        data.to_iterable_dataset().with_format("torch"),
+        loaded,
+        loaded["train"],
+        loaded["train"].map(lambda example: example),
+        Asked(pairs).stream(FEATURES),
+        Asked(pairs).stream(),
         Asked([(np.array(i), NAMES[label]) for i, label in pairs]).stream(),
-        Asked([(str(tmp_path / f"{i}.png"), NAMES[label]) for i, (_, label) in enumerate(pairs)]).stream(),
-    ]  # fmt: skip
+        Asked(
+            [(str(tmp_path / f"{i}.png"), NAMES[label]) for i, (_, label) in enumerate(pairs)]
+        ).stream(),
+    ]
     for stream in streams:
         same(as_images(stream, model), plain)
     for file in ("data.parquet", "data.csv", "data.jsonl"):
         same(as_images(tmp_path / file, model, streaming=True), plain)
     images = as_images(loaded, model, split="train", max_examples=3)
-    assert images.origin["stream"] == {"read": 3, "kept": 3} and images.origin["columns"] == {"image": "image", "label": "label"}
+    assert images.origin["stream"] == {"read": 3, "kept": 3} and images.origin["columns"] == {
+        "image": "image",
+        "label": "label",
+    }
     assert as_images(data.to_iterable_dataset(), Plain(NAMES[::-1])).labels.tolist() == [0, 2, 1, 0]
     same(pickle.loads(pickle.dumps(images)), images)
     assert red(as_images(streams[-1].skip(2), model)) == [2, 3]
@@ -95,30 +116,59 @@ def test_every_form_of_stream_gives_the_images_of_the_dataset(model, tmp_path):
 
 def test_the_first_examples_are_taken_and_no_more_are_read(model, caplog, monkeypatch):
     asked = Asked([(image(i), i % 3) for i in range(50)])
-    assert red(as_images(asked.stream(FEATURES), model, max_examples=7)) == list(range(7)) and asked.count == 7
+    assert (
+        red(as_images(asked.stream(FEATURES), model, max_examples=7)) == list(range(7))
+        and asked.count == 7
+    )
     assert not caplog.records
     monkeypatch.setattr(streaming, "BUFFER", 5)
     with caplog.at_level(logging.WARNING):
         assert red(as_images(asked.stream(), model, name="failures")) == list(range(5))
-    assert asked.count == 7 + 6 and "failures: only the first 5 examples" in caplog.text and "max_examples=" in caplog.text
-    shuffled = [as_images(asked.stream().shuffle(seed=3, buffer_size=50), model, max_examples=9).ids for _ in range(2)]
+    assert (
+        asked.count == 7 + 6
+        and "failures: only the first 5 examples" in caplog.text
+        and "max_examples=" in caplog.text
+    )
+    shuffled = [
+        as_images(asked.stream().shuffle(seed=3, buffer_size=50), model, max_examples=9).ids
+        for _ in range(2)
+    ]
     assert shuffled[0] == shuffled[1] != as_images(asked.stream(), model, max_examples=9).ids
 
 
 def test_images_stay_encoded_and_in_all_modes(model):
     modes = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"]
-    pairs = [(Image.fromarray(np.full((4, 4), 9000, np.uint16)) if mode == "I;16" else image(50, mode), 0) for mode in modes]
+    pairs = [
+        (
+            (
+                Image.fromarray(np.full((4, 4), 9000, np.uint16))
+                if mode == "I;16"
+                else image(50, mode)
+            ),
+            0,
+        )
+        for mode in modes
+    ]
     images = as_images(Asked(pairs).stream(), model)
     assert all(isinstance(raw, bytes) for raw in images._pool.reader.raws)
     same(images, as_images(pairs, model))
-    files = [{"bytes": b"no image", "path": None}, {"bytes": images._pool.reader.raws[0], "path": "1.png"}]
-    stream = Asked([(file, 0) for file in files]).stream(FEATURES)  # not decoded where features tell that it could be
+    files = [
+        {"bytes": b"no image", "path": None},
+        {"bytes": images._pool.reader.raws[0], "path": "1.png"},
+    ]
+    # not decoded where features tell that it could be
+    stream = Asked([(file, 0) for file in files]).stream(FEATURES)
     assert as_images(stream, model, check_readable=False)._pool.reader.raws == files
 
 
 def test_columns_are_chosen_as_without_streaming(model):
     pairs = [(image(1), image(2), 0, 1)]
-    features = {"a": datasets.Image(), "b": datasets.Image(), "label": datasets.ClassLabel(names=NAMES), "y": datasets.Value("int64")}
+    features = {
+        "a": datasets.Image(),
+        "b": datasets.Image(),
+        "label": datasets.ClassLabel(names=NAMES),
+        "y": datasets.Value("int64"),
+    }
     for given in (datasets.Features(features), None):
         stream = Asked(pairs, features).stream(given)
         with pytest.raises(DataError, match="a, b, label, y.*image_column="):
@@ -127,7 +177,9 @@ def test_columns_are_chosen_as_without_streaming(model):
             as_images(stream, model, image_column="a", label_column="absent")
         chosen = as_images(stream, model, image_column="b", label_column="y")
         assert (red(chosen), chosen.labels.tolist()) == ([2], [1])
-    uneven = datasets.IterableDataset.from_generator(lambda: iter([{"image": image(), "label": 0}, {"image": image()}]))
+    uneven = datasets.IterableDataset.from_generator(
+        lambda: iter([{"image": image(), "label": 0}, {"image": image()}])
+    )
     with pytest.raises(DataError, match="example 1 has image; all must have image and label"):
         as_images(uneven, model)
     with pytest.raises(DataError, match="choose one with split="):
@@ -136,8 +188,16 @@ def test_columns_are_chosen_as_without_streaming(model):
 
 def test_what_cannot_be_streamed_is_refused_before_any_work(model, tmp_path):
     asked = Asked([(image(), 0)])
-    for source in ([(image(), 0)], TorchData([(image(), 0)]), table([0]), tmp_path, as_images([(image(), 0)], model)):
-        with pytest.raises(OptionError, match="streaming=True is for Hub ids and files.*leave it out"):
+    for source in (
+        [(image(), 0)],
+        TorchData([(image(), 0)]),
+        table([0]),
+        tmp_path,
+        as_images([(image(), 0)], model),
+    ):
+        with pytest.raises(
+            OptionError, match="streaming=True is for Hub ids and files.*leave it out"
+        ):
             as_images(source, model, streaming=True)
         with pytest.raises(OptionError, match="max_examples=3 is for streams"):
             as_images(source, model, max_examples=3)
@@ -152,7 +212,12 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(model, tmp_path):
         with pytest.raises(OptionError, match="token= is empty, or holds white space") as refused:
             as_images("no/such", model, token=token)
         assert TOKEN not in str(refused.value)
-    for options in ({"max_examples": 0}, {"on_unknown": "drop"}, {"token": ""}, {"max_failures": 0}):
+    for options in (
+        {"max_examples": 0},
+        {"on_unknown": "drop"},
+        {"token": ""},
+        {"max_failures": 0},
+    ):
         with pytest.raises(OptionError, match=next(iter(options))):
             collect_failures("no model at all", asked.stream(), **options)
     with pytest.raises(TypeError, match="unexpected keyword"):
@@ -163,8 +228,13 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(model, tmp_path):
 
 
 def test_unreadable_images_of_a_stream(model):
-    pairs = [({"bytes": None if i else b"no image", "path": f"{i}.none"} if i < 2 else image(i), 0) for i in range(4)]
-    with pytest.raises(DataError, match=r"on_unreadable='skip' \(example 0 of the stream\) \(2 such images\)"):
+    pairs = [
+        ({"bytes": None if i else b"no image", "path": f"{i}.none"} if i < 2 else image(i), 0)
+        for i in range(4)
+    ]
+    with pytest.raises(
+        DataError, match=r"on_unreadable='skip' \(example 0 of the stream\) \(2 such images\)"
+    ):
         as_images(Asked(pairs).stream(), model)
     images = as_images(Asked(pairs).stream(), model, on_unreadable="skip")
     assert red(images) == [2, 3] and images.origin["skipped"]["unreadable"] == 2
@@ -185,7 +255,10 @@ def test_failures_of_a_stream_are_those_of_the_dataset(batch, caplog):
     for options in ({}, {"max_examples": 11}, {"max_failures": 10}):
         streamed = collect_failures(Reddest(), asked.stream(), runtime=runtime, **options)
         same(streamed, plain)
-        assert streamed.error_rate == plain.error_rate == 0.25 and streamed.origin["stream"] == {"read": 40, "kept": 10}
+        assert streamed.error_rate == plain.error_rate == 0.25 and streamed.origin["stream"] == {
+            "read": 40,
+            "kept": 10,
+        }
         assert json.loads(json.dumps(streamed.describe())) == streamed.describe()
         assert prepare(Reddest(), streamed, runtime=runtime).error_rate == 0.25
     with pytest.raises(NoFailuresError, match="all 2 examples"):
@@ -196,13 +269,21 @@ def test_failures_of_a_stream_are_those_of_the_dataset(batch, caplog):
 def test_reading_stops_where_there_are_failures_enough(caplog, monkeypatch):
     runtime, asked = Runtime(progress=False, eval_batch_size=4), Asked(pool())
     few = collect_failures(Reddest(), asked.stream(), max_failures=3, runtime=runtime)
-    assert (len(few), asked.count, few.error_rate, few.origin["stream"]) == (3, 12, 0.25, {"read": 12, "kept": 3})
+    assert (len(few), asked.count, few.error_rate, few.origin["stream"]) == (
+        3,
+        12,
+        0.25,
+        {"read": 12, "kept": 3},
+    )
     same(few, collect_failures(Reddest(), pool(), runtime=runtime).subset(range(3)))
     assert not caplog.records
     monkeypatch.setattr("timm_repair.collecting.BUFFER", 5)
     with caplog.at_level(logging.WARNING):
         assert len(collect_failures(Reddest(), asked.stream(), runtime=runtime)) == 5
-    assert "reading stopped at 5 failures, after 20 examples" in caplog.text and "max_failures=" in caplog.text
+    assert (
+        "reading stopped at 5 failures, after 20 examples" in caplog.text
+        and "max_failures=" in caplog.text
+    )
 
 
 class Held(dict):
@@ -217,7 +298,9 @@ def test_examples_that_the_model_gets_right_are_forgotten():
         return sum(reference() is not None for reference in references)
 
     def generate():
-        for number, (picture, label) in enumerate(examples(200, right=True) + examples(2, right=False, seed=1)):
+        for number, (picture, label) in enumerate(
+            examples(200, right=True) + examples(2, right=False, seed=1)
+        ):
             assert number % 50 or alive() <= 3 * 16, "the stream is held in memory"
             file = io.BytesIO()
             picture.save(file, "PNG")
@@ -226,25 +309,39 @@ def test_examples_that_the_model_gets_right_are_forgotten():
             yield {"image": held, "label": label}
 
     runtime = Runtime(progress=False, eval_batch_size=16)
-    failures = collect_failures(Reddest(), datasets.IterableDataset.from_generator(generate), runtime=runtime)
+    failures = collect_failures(
+        Reddest(), datasets.IterableDataset.from_generator(generate), runtime=runtime
+    )
     assert failures.error_rate == 2 / 202 and len(references) == 202
-    assert all(isinstance(raw, Held) for raw in failures._pool.reader.raws) and alive() == len(failures) == 2
+    assert (
+        all(isinstance(raw, Held) for raw in failures._pool.reader.raws)
+        and alive() == len(failures) == 2
+    )
 
 
 def test_labels_that_come_piece_by_piece_are_mapped_as_all_at_once():
     labels = ["yak"] * 4 + ["cat", "dog", "yak"] * 2 + ["grey fox"] * 2
-    pairs = [(picture, label) for (picture, _), label in zip(examples(12, right=True), labels, strict=True)]
+    pairs = [
+        (picture, label)
+        for (picture, _), label in zip(examples(12, right=True), labels, strict=True)
+    ]
     runtime, model = Runtime(progress=False, eval_batch_size=2), Reddest()
     model.pretrained_cfg = model.pretrained_cfg | {"label_names": NAMES}
     plain = collect_failures(model, pairs, on_unknown="skip", runtime=runtime)
     streamed = collect_failures(model, Asked(pairs).stream(), on_unknown="skip", runtime=runtime)
     same(streamed, plain)
-    assert streamed.error_rate == plain.error_rate and streamed.origin["skipped"] == plain.origin["skipped"]
+    assert (
+        streamed.error_rate == plain.error_rate
+        and streamed.origin["skipped"] == plain.origin["skipped"]
+    )
     assert streamed.origin["label_mapping"] == plain.origin["label_mapping"]
     for labels, options, message in (
-        (["yak"] * 5, {"on_unknown": "skip"}, "'yak'"), (["cat", "cat", "yak"], {}, "'yak'"), (["cat", "cat", None], {}, "missing"),
-        (["cat", "cat", 1], {}, "some labels are names"), (["1", "1", "cat"], {"on_unknown": "skip"}, "came later"),
-    ):  # fmt: skip
+        (["yak"] * 5, {"on_unknown": "skip"}, "'yak'"),
+        (["cat", "cat", "yak"], {}, "'yak'"),
+        (["cat", "cat", None], {}, "missing"),
+        (["cat", "cat", 1], {}, "some labels are names"),
+        (["1", "1", "cat"], {"on_unknown": "skip"}, "came later"),
+    ):
         stream = Asked([(image(i), label) for i, label in enumerate(labels)]).stream()
         with pytest.raises(LabelError, match=message):
             collect_failures(model, stream, runtime=runtime, **options)
@@ -257,24 +354,44 @@ def test_unreadable_images_are_left_out_of_the_failures(caplog):
     with pytest.raises(DataError, match=r"example 5 of the stream"):
         collect_failures(Reddest(), Asked(pairs).stream(), runtime=runtime)
     with caplog.at_level(logging.WARNING):
-        failures = collect_failures(Reddest(), Asked(pairs).stream(), on_unreadable="skip", runtime=runtime)
-    assert len(failures) == 10 and failures.error_rate == 10 / 38 and failures.origin["skipped"]["unreadable"] == 2
+        failures = collect_failures(
+            Reddest(), Asked(pairs).stream(), on_unreadable="skip", runtime=runtime
+        )
+    assert (
+        len(failures) == 10
+        and failures.error_rate == 10 / 38
+        and failures.origin["skipped"]["unreadable"] == 2
+    )
     assert "2 unreadable images left out" in caplog.text
     with pytest.raises(DataError, match="no image can be read"):
-        collect_failures(Reddest(), Asked(pairs[5:7]).stream(), on_unreadable="skip", runtime=runtime)
+        collect_failures(
+            Reddest(), Asked(pairs[5:7]).stream(), on_unreadable="skip", runtime=runtime
+        )
 
 
 def test_streams_for_every_role_of_a_repair(tmp_path):
-    failing, retain, holdout = examples(30, right=False), examples(60, right=True, seed=1), examples(20, right=True, seed=2)
-    rows = {"image": [picture for picture, _ in retain], "label": [label for _, label in retain]}
-    datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})).to_parquet(
-        tmp_path / "retain.parquet"
+    failing, retain, holdout = (
+        examples(30, right=False),
+        examples(60, right=True, seed=1),
+        examples(20, right=True, seed=2),
     )
+    rows = {"image": [picture for picture, _ in retain], "label": [label for _, label in retain]}
+    datasets.Dataset.from_dict(
+        rows,
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+    ).to_parquet(tmp_path / "retain.parquet")
     runtime, options = Runtime(progress=False), DataOptions(streaming=True, max_examples=25)
-    given = {"retain": tmp_path / "retain.parquet", "holdout": datasets.IterableDatasetDict(test=Asked(holdout).stream())}
-    data = prepare(Reddest(), failing, **given, options=options, runtime=runtime)  # the failures are a list: read as ever
+    given = {
+        "retain": tmp_path / "retain.parquet",
+        "holdout": datasets.IterableDatasetDict(test=Asked(holdout).stream()),
+    }
+    # the failures are a list: read as ever
+    data = prepare(Reddest(), failing, **given, options=options, runtime=runtime)
     sizes = {name: len(images) for name, images in data.holdout.items()}
-    assert sizes == {"failing": 6, "retained": 20} and data.provenance["retained"]["stream"] == {"read": 25, "kept": 25}
+    assert sizes == {"failing": 6, "retained": 20} and data.provenance["retained"]["stream"] == {
+        "read": 25,
+        "kept": 25,
+    }
     # the same example is recognised at another place of another stream
     stream = Asked(holdout).stream()
     one, other = as_images(stream, Reddest()), as_images(stream.skip(15), Reddest())
@@ -287,32 +404,57 @@ def test_a_stream_that_breaks_off_says_where():
         raise ConnectionError(f"reset, header Bearer {TOKEN}")
 
     stream = datasets.IterableDataset.from_generator(generate, features=FEATURES)
-    with pytest.raises(DataError, match="failures: the stream broke off after 1 examples.*ConnectionError: reset.*connection"):
+    with pytest.raises(
+        DataError,
+        match="failures: the stream broke off after 1 examples.*ConnectionError: reset.*connection",
+    ):
         as_images(stream, Plain(NAMES), name="failures")
 
 
 def errors_of(module):
-    return [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
 
 
 def test_every_error_of_the_hub_becomes_a_data_error_without_the_token(model, monkeypatch, caplog):
     kinds = errors_of(hub_errors) + errors_of(datasets.exceptions) + [ConnectionError, RuntimeError]
     assert len(kinds) > 60
     caplog.set_level(logging.DEBUG)
-    said = {"__init__": lambda self: None, "__str__": lambda self: f"illegal header value 'Bearer {TOKEN}'"}
+    said = {
+        "__init__": lambda self: None,
+        "__str__": lambda self: f"illegal header value 'Bearer {TOKEN}'",
+    }
     for kind in kinds:
         for nested in (False, True):  # the token in the error itself, or in the one that caused it
 
             def fail(*_, kind=kind, nested=nested, **options):
-                assert {"token": TOKEN, "revision": "v1", "split": "train", "streaming": True}.items() <= options.items()
+                assert {
+                    "token": TOKEN,
+                    "revision": "v1",
+                    "split": "train",
+                    "streaming": True,
+                }.items() <= options.items()
                 error = type(kind.__name__, (kind,), said)()
                 if nested:
                     raise ValueError("wrong") from error
                 raise error
 
             monkeypatch.setattr(datasets, "load_dataset", fail)
-            with pytest.raises(DataError, match=r"failures: ns/name cannot be loaded.*[.] [A-Z]\w+") as refused:
-                as_images("ns/name", model, name="failures", token=TOKEN, revision="v1", split="train", streaming=True)
+            with pytest.raises(
+                DataError, match=r"failures: ns/name cannot be loaded.*[.] [A-Z]\w+"
+            ) as refused:
+                as_images(
+                    "ns/name",
+                    model,
+                    name="failures",
+                    token=TOKEN,
+                    revision="v1",
+                    split="train",
+                    streaming=True,
+                )
             shown = "".join(traceback.format_exception(refused.value))
             assert TOKEN not in shown + caplog.text and refused.value.__cause__ is None
     monkeypatch.setenv("HF_TOKEN", TOKEN)  # that of the login is not shown either
@@ -326,16 +468,37 @@ def fail_with(error):
     raise error
 
 
-@pytest.mark.parametrize(("error", "message"), [
-    (NotFound("Dataset 'a/b' is a gated dataset on the Hub."), "Accept its conditions.*hf auth login.*token="),
-    (NotFound("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed."), "private, log in with `hf auth login`.*token="),
-    (hub_errors.RevisionNotFoundError.__new__(hub_errors.RevisionNotFoundError), "Check revision="),
-    (ValueError("Bad split: absent. Available splits: ['train']"), r"Available splits.*Check split="),
-    (ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"), "HF_HUB_OFFLINE"),
-    (ValueError("Config name is missing."), "datasets.load_dataset"),
-    (RuntimeError("Dataset scripts are no longer supported, but found b.py"), "refs/convert/parquet"),
-    (OSError("disk"), "split= and your access"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            NotFound("Dataset 'a/b' is a gated dataset on the Hub."),
+            "Accept its conditions.*hf auth login.*token=",
+        ),
+        (
+            NotFound("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed."),
+            "private, log in with `hf auth login`.*token=",
+        ),
+        (
+            hub_errors.RevisionNotFoundError.__new__(hub_errors.RevisionNotFoundError),
+            "Check revision=",
+        ),
+        (
+            ValueError("Bad split: absent. Available splits: ['train']"),
+            r"Available splits.*Check split=",
+        ),
+        (
+            ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"),
+            "HF_HUB_OFFLINE",
+        ),
+        (ValueError("Config name is missing."), "datasets.load_dataset"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found b.py"),
+            "refs/convert/parquet",
+        ),
+        (OSError("disk"), "split= and your access"),
+    ],
+)
 def test_errors_of_the_hub_say_what_to_do(error, message, model, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: fail_with(error))
     with pytest.raises(DataError, match=message) as refused:
@@ -352,12 +515,19 @@ def test_synsets_and_english_words_are_mapped_to_imagenet(streamed):
 
     imagenet = Plain(classes=1000, tag="a1_in1k")
     assert labels(["n01443537", "n01440764", "n15075141"]) == [1, 0, 999]
-    assert labels(["great white shark", "Tinca_tinca", "goldfish", "toilet paper"]) == [2, 0, 1, 999]
+    assert labels(["great white shark", "Tinca_tinca", "goldfish", "toilet paper"]) == [
+        2,
+        0,
+        1,
+        999,
+    ]
     for word in ("crane", "maillot"):
         with pytest.raises(LabelError, match=rf"{word}.* may mean any of \d+ \(n\d+: .*label_map="):
             labels(["goldfish", word])
         assert labels(["goldfish", word], [0, 0]) == [1, 1]
-    assert labels(["goldfish", "crane"], label_map={"goldfish": "n01443537", "crane": "n02012849"}) == [1, 134]
+    assert labels(
+        ["goldfish", "crane"], label_map={"goldfish": "n01443537", "crane": "n02012849"}
+    ) == [1, 134]
     with pytest.raises(LabelError, match="'n99999999'"):
         labels(["n01440764", "n99999999"])
 
@@ -400,14 +570,23 @@ def test_a_private_dataset_of_the_hub_streamed_and_not(tmp_path, monkeypatch):
         def push(split, labels):
             table(labels).to_parquet(tmp_path / "part.parquet")
             data = (tmp_path / "part.parquet").read_bytes()
-            api.upload_file(path_or_fileobj=data, path_in_repo=f"data/{split}-0.parquet", repo_id="me/private", repo_type="dataset")
+            api.upload_file(
+                path_or_fileobj=data,
+                path_in_repo=f"data/{split}-0.parquet",
+                repo_id="me/private",
+                repo_type="dataset",
+            )
 
         push("train", [0])
         push("test", [2, 1])
         api.create_tag("me/private", tag="v1", repo_type="dataset")
         push("test", [2, 1, 0])
-        environment = hub_environment(hub.url, tmp_path / "home") | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+        environment = hub_environment(hub.url, tmp_path / "home") | {
+            "PYTHONPATH": ":".join(filter(None, sys.path))
+        }
         script = [sys.executable, "-c", READ, TOKEN, "hf_other"]
-        done = subprocess.run(script, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        done = subprocess.run(
+            script, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         assert TOKEN not in done.stderr + done.stdout and hub.errors == []

@@ -1,4 +1,6 @@
-"""Surgery: putting back what was taken out changes nothing, timm goes on working, and temporary changes end."""
+"""Surgery: putting back what was taken out changes nothing, timm goes on working, and temporary
+changes end.
+"""
 
 import pickle
 from copy import deepcopy
@@ -28,9 +30,16 @@ from timm_repair.surgery import (
 )
 
 CASES = [
-    ("resnet18", "stage"), ("resnet18", "unit"), ("vgg11_bn", "stage"), ("vgg11_bn", "unit"), ("densenet121", "stage"),
-    ("densenet121", "pair"), ("densenet121", "unit"), ("efficientnet_b0", "stage"), ("efficientnet_b0", "unit"),
-]  # fmt: skip
+    ("resnet18", "stage"),
+    ("resnet18", "unit"),
+    ("vgg11_bn", "stage"),
+    ("vgg11_bn", "unit"),
+    ("densenet121", "stage"),
+    ("densenet121", "pair"),
+    ("densenet121", "unit"),
+    ("efficientnet_b0", "stage"),
+    ("efficientnet_b0", "unit"),
+]
 
 
 OPTIONS = {
@@ -50,7 +59,11 @@ def image() -> torch.Tensor:
 
 
 def repairable(model: nn.Module, granularity: str) -> list:
-    return [block for block in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if block.repairable]
+    return [
+        block
+        for block in blocks(model, granularity=granularity, input_size=(3, 64, 64))
+        if block.repairable
+    ]
 
 
 @pytest.mark.parametrize(("name", "granularity"), CASES)
@@ -72,7 +85,9 @@ def test_swapping_in_an_equal_block_changes_no_logit_and_restore_undoes_it(name,
     assert torch.equal(model(image()), before)
 
 
-@pytest.mark.parametrize("name", ["ResNet20", "resnet18", "vgg16_bn", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name", ["ResNet20", "resnet18", "vgg16_bn", "densenet121", "efficientnet_b0"]
+)
 @pytest.mark.parametrize("granularity", ["stage", "pair"])
 @torch.no_grad()
 def test_so_it_does_in_models_that_timm_knows_nothing_of(name, granularity):
@@ -85,7 +100,9 @@ def test_so_it_does_in_models_that_timm_knows_nothing_of(name, granularity):
         old = [extract(model, block) for block in found]
         for block, module in zip(found, old, strict=True):
             swap(model, block, deepcopy(module))
-        assert torch.equal(model(image()), before) and len(repairable(model, granularity)) == len(found)
+        assert torch.equal(model(image()), before) and len(repairable(model, granularity)) == len(
+            found
+        )
         if not turn:
             for block, module in zip(found, old, strict=True):
                 restore(model, block, module)
@@ -110,11 +127,17 @@ def test_a_repaired_model_has_the_same_blocks_and_a_second_repair_composes(name,
     outputs, found = [model(image())], repairable(model, granularity)
     chosen = [found[0], found[-1], found[0]]  # one, another, and the first again
     for block in chosen:
-        repaired(model, next(b for b in repairable(model, granularity) if b.paths[0] == block.paths[0]))
+        repaired(
+            model, next(b for b in repairable(model, granularity) if b.paths[0] == block.paths[0])
+        )
         outputs.append(model.eval()(image()))
         now = repairable(model, granularity)
-        assert [(b.paths[0], b.in_shape, b.out_shape) for b in now] == [(b.paths[0], b.in_shape, b.out_shape) for b in found]
-    assert not any(torch.equal(a, b) for a, b in zip(outputs, outputs[1:], strict=False)), "each repair changes something"
+        assert [(b.paths[0], b.in_shape, b.out_shape) for b in now] == [
+            (b.paths[0], b.in_shape, b.out_shape) for b in found
+        ]
+    assert not any(torch.equal(a, b) for a, b in zip(outputs, outputs[1:], strict=False)), (
+        "each repair changes something"
+    )
     for block in repairable(model, granularity):
         swap(model, block, deepcopy(extract(model, block)))
     assert torch.equal(model(image()), outputs[-1])
@@ -162,7 +185,11 @@ def test_a_run_of_dense_layers_is_called_like_one():
     layer1, layer2 = model.features.denseblock1.denselayer1, model.features.denseblock1.denselayer2
     first = layer1(features)
     expected = torch.cat([first, layer2([features[0], first])], 1)
-    assert torch.equal(run(features), expected) and torch.equal(run(features[0]), expected) and len(features) == 1
+    assert (
+        torch.equal(run(features), expected)
+        and torch.equal(run(features[0]), expected)
+        and len(features) == 1
+    )
 
 
 def test_a_block_of_another_model_is_refused():
@@ -176,7 +203,9 @@ def test_a_block_of_another_model_is_refused():
 def test_capture_sees_but_never_changes():
     model, seen = make("resnet18"), []
     before = model(image())
-    functions = {"layer1": lambda module, inputs, output: seen.append(output.shape) or torch.zeros(1)}
+    functions = {
+        "layer1": lambda module, inputs, output: seen.append(output.shape) or torch.zeros(1)
+    }
     with (
         capture(model, functions),
         capture_inputs(model, {"layer2": lambda module, inputs: seen.append(inputs[0].shape)}),
@@ -186,7 +215,9 @@ def test_capture_sees_but_never_changes():
     assert seen == [(2, 64, 16, 16)] * 2
 
 
-@pytest.mark.parametrize("failing", [{"layer1": None, "layer9": None}, {"layer1": lambda *_: 1 / 0}])
+@pytest.mark.parametrize(
+    "failing", [{"layer1": None, "layer9": None}, {"layer1": lambda *_: 1 / 0}]
+)
 def test_no_hook_survives_an_error(failing):
     model = make("resnet18")
     with pytest.raises((PartitionError, ZeroDivisionError)), capture(model, failing):

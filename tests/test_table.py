@@ -12,38 +12,85 @@ TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
 NAMES = ("repair_cifar", "targets", "regret", "plain", "speed")
 
 
-def report(failing: float, clean: float = 0.8, *, seconds: float = 10.0, localize: float = 0.0, block: str | None = None) -> dict:
-    populations = {"failing": {"n": 1000, "before": 0.5, "after": failing, "fixed": 120, "broken": 20},
-                   "clean": {"n": 1000, "before": 0.81, "after": clean, "fixed": 1, "broken": 2}}
-    return {"populations": populations, "seconds": seconds, "block": block, "options": {"training": {"steps": 300}},
-            "stages": [{"name": "prepare", "seconds": 99.0}, {"name": "localize", "seconds": localize}]}
+def report(
+    failing: float,
+    clean: float = 0.8,
+    *,
+    seconds: float = 10.0,
+    localize: float = 0.0,
+    block: str | None = None,
+) -> dict:
+    populations = {
+        "failing": {"n": 1000, "before": 0.5, "after": failing, "fixed": 120, "broken": 20},
+        "clean": {"n": 1000, "before": 0.81, "after": clean, "fixed": 1, "broken": 2},
+    }
+    return {
+        "populations": populations,
+        "seconds": seconds,
+        "block": block,
+        "options": {"training": {"steps": 300}},
+        "stages": [{"name": "prepare", "seconds": 99.0}, {"name": "localize", "seconds": localize}],
+    }
 
 
 def result(population: str, seed: int, gain: float) -> dict:
     rows = {
-        "bn_recalibration": report(0.52, seconds=1), "finetune network": report(0.55),
-        "finetune layer1": report(0.6, seconds=9, localize=1, block="layer1"), "finetune layer2": report(0.58, block="layer2"),
-        "archrepair": report(0.6 + gain, seconds=12, localize=3, block="layer1"), "archrepair random": report(0.59, block="layer1"),
-    }  # fmt: skip
-    return {"population": population, "seed": seed, "model": "resnet18", "failures": 1000 - seed, "precision": "bf16",
-            "versions": {"torch": "2", "timm": "1", "python": "3"}, "rows": rows}
+        "bn_recalibration": report(0.52, seconds=1),
+        "finetune network": report(0.55),
+        "finetune layer1": report(0.6, seconds=9, localize=1, block="layer1"),
+        "finetune layer2": report(0.58, block="layer2"),
+        "archrepair": report(0.6 + gain, seconds=12, localize=3, block="layer1"),
+        "archrepair random": report(0.59, block="layer1"),
+    }
+    return {
+        "population": population,
+        "seed": seed,
+        "model": "resnet18",
+        "failures": 1000 - seed,
+        "precision": "bf16",
+        "versions": {"torch": "2", "timm": "1", "python": "3"},
+        "rows": rows,
+    }
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run table.py on results in a directory of the test's own; returns the tables."""
     readme = tmp_path / "README.md"
-    pages = {"processes.md": ("imagenet_stages", "imagenet_machines"), "speed.md": ("prefix", "drift", "scaling", "compiled")}
-    for page, names in ((readme, NAMES), *((tmp_path / page, names) for page, names in pages.items())):
-        page.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names))
+    pages = {
+        "processes.md": ("imagenet_stages", "imagenet_machines"),
+        "speed.md": ("prefix", "drift", "scaling", "compiled"),
+    }
+    for page, names in (
+        (readme, NAMES),
+        *((tmp_path / page, names) for page, names in pages.items()),
+    ):
+        page.write_text(
+            "".join(
+                f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names
+            )
+        )
 
     def write(file: dict) -> None:
-        (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(json.dumps(file))
+        (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(
+            json.dumps(file)
+        )
 
     def run(*options: str) -> str:
         monkeypatch.syspath_prepend(TABLE.parent)
-        monkeypatch.setattr("sys.argv", ["table.py", "--results", str(tmp_path), "--readme", str(readme),
-                                         "--docs", str(tmp_path), *options])
+        monkeypatch.setattr(
+            "sys.argv",
+            [
+                "table.py",
+                "--results",
+                str(tmp_path),
+                "--readme",
+                str(readme),
+                "--docs",
+                str(tmp_path),
+                *options,
+            ],
+        )
         runpy.run_path(str(TABLE), run_name="__main__")
         return readme.read_text()
 
@@ -57,10 +104,23 @@ def row(text: str, label: str) -> list[str]:
 
 
 def test_averages_over_seeds_first_and_leaves_drift_out_of_the_mean(run):
-    for file in (result("noise", 0, 0.00), result("noise", 1, 0.02), result("blur", 0, 0.05), result("drift", 0, 0.3)):
+    for file in (
+        result("noise", 0, 0.00),
+        result("noise", 1, 0.02),
+        result("blur", 0, 0.05),
+        result("drift", 0, 0.3),
+    ):
         run.write(file)
     text = run()
-    assert row(text, "archrepair")[1:] == ["65.0 / 80.0", "61.0 ± 1.4 / 80.0", "90.0", "63.0 / 80.0", "120", "20", "1.20"]
+    assert row(text, "archrepair")[1:] == [
+        "65.0 / 80.0",
+        "61.0 ± 1.4 / 80.0",
+        "90.0",
+        "63.0 / 80.0",
+        "120",
+        "20",
+        "1.20",
+    ]
     assert row(text, "original")[4:] == ["50.0 / 81.0", "0", "0", ""]
     assert "1–2 seeds" in text and "999–1,000 failures" in text
 
@@ -74,25 +134,43 @@ def test_targets_compare_with_the_best_other_row(run):
     run.write(result("blur", 0, 0.01))
     run.write(result("drift", 0, -0.15))
     text = run()
-    assert "| mean of the corruptions | failing | 61.0 | finetune layer1 | 60.0 | +1.0 | at least +0.5: met |" in text
-    assert "| mean of the corruptions | clean | 80.0 | original | 81.0 | -1.0 | at least -0.5: missed |" in text
+    assert (
+        "| mean of the corruptions | failing | 61.0 | finetune layer1 | 60.0 | +1.0 | at least"
+        " +0.5: met |" in text
+    )
+    assert (
+        "| mean of the corruptions | clean | 80.0 | original | 81.0 | -1.0 | at least -0.5:"
+        " missed |" in text
+    )
     assert "| drift | failing | 45.0 | original | 50.0 | -5.0 | at least +0.0: missed |" in text
 
 
 def test_speed(run, tmp_path):
     times = {"ratio_median": 0.5, "ratio_min": 0.4, "ratio_max": 0.6}
-    speed = {"localization": [{"scorer": "rgn", **times}], "repair": [{"block": b, **times} for b in ("early", "late")]}
+    speed = {
+        "localization": [{"scorer": "rgn", **times}],
+        "repair": [{"block": b, **times} for b in ("early", "late")],
+    }
     (tmp_path / "speed.json").write_text(json.dumps(speed))
     text = run()
-    assert [row(text, name)[-1].split(":")[0] for name in ("localization, `rgn`", "archrepair of `early`", "archrepair of `late`")] == [
-        "at most 0.45", "at most 1.2", "at most 0.7"]
+    assert [
+        row(text, name)[-1].split(":")[0]
+        for name in ("localization, `rgn`", "archrepair of `early`", "archrepair of `late`")
+    ] == ["at most 0.45", "at most 1.2", "at most 0.7"]
 
 
 def test_plain_cross_entropy_is_set_against_the_same_row_of_the_same_seed(run, tmp_path):
     run.write(result("blur", 1, 0.1))
     plain = result("blur", 1, 0.0) | {"rows": {"finetune layer1": report(0.57, 0.79)}}
     (tmp_path / "repair_cifar_plain-blur-1.json").write_text(json.dumps(plain))
-    assert row(run(), "blur, seed 1, finetune layer1")[1:] == ["57.0 / 79.0", "120", "20", "60.0 / 80.0", "120", "20"]
+    assert row(run(), "blur, seed 1, finetune layer1")[1:] == [
+        "57.0 / 79.0",
+        "120",
+        "20",
+        "60.0 / 80.0",
+        "120",
+        "20",
+    ]
 
 
 def test_check_tells_stale_tables_and_changes_nothing(run):
@@ -117,39 +195,96 @@ def test_files_with_different_rows_are_refused(run):
 
 
 def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
-    held = {1: {"layer1": 80.0, "layer2": 76.0}, 2: {"layer1": 70.0, "layer2": 71.0}}  # means 75 and 73.5
-    scores = {1: {"gain": {"layer1": 2.0, "layer2": 1.0}, "shift": {"layer1": 0.0, "layer2": 1.0}},
-              2: {"gain": {"layer1": 1.0, "layer2": 2.0}, "shift": {"layer1": 0.0, "layer2": 1.0}}}  # fmt: skip
+    # means 75 and 73.5
+    held = {1: {"layer1": 80.0, "layer2": 76.0}, 2: {"layer1": 70.0, "layer2": 71.0}}
+    scores = {
+        1: {"gain": {"layer1": 2.0, "layer2": 1.0}, "shift": {"layer1": 0.0, "layer2": 1.0}},
+        2: {"gain": {"layer1": 1.0, "layer2": 2.0}, "shift": {"layer1": 0.0, "layer2": 1.0}},
+    }
     (tmp_path / "localization").mkdir()
     for seed in (1, 2):
-        blocks = {"original": {"held": 60.0}} | {block: {"held": value} for block, value in held[seed].items()}
-        files = {"oracle": {"drift": blocks, "not scored": blocks},
-                 "score": {"drift": {"sweep": {"seconds": 4.0}}
-                           | {name: {"scores": values, "seconds": 2.0} for name, values in scores[seed].items()}}}  # fmt: skip
+        blocks = {"original": {"held": 60.0}} | {
+            block: {"held": value} for block, value in held[seed].items()
+        }
+        files = {
+            "oracle": {"drift": blocks, "not scored": blocks},
+            "score": {
+                "drift": (
+                    {"sweep": {"seconds": 4.0}}
+                    | {
+                        name: {"scores": values, "seconds": 2.0}
+                        for name, values in scores[seed].items()
+                    }
+                )
+            },
+        }
         files["score"]["drift"][DEFAULT_SCORER] = {"scores": held[seed], "seconds": 6.0}
         for kind, content in files.items():
             (tmp_path / "localization" / f"{kind}-net-{seed}.json").write_text(json.dumps(content))
     run.write(result("drift", 0, 0.0))
     text = run()
-    # gain: seed 1 right, seed 2 wrong; against the other seed's best: 76 - 80 in seed 1, 70 - 71 in seed 2
+    # gain: seed 1 right, seed 2 wrong; against the other seed's best: 76 - 80 in seed 1, 70 - 71 in
+    # seed 2
     assert row(text, "`gain`")[1:6] == ["0.75", "0.8 (net, drift)", "-2.50", "0.00", "0.50"]
     assert row(text, "`shift`")[1:6] == ["1.50", "1.5 (net, drift)", "-0.50", "-1.00", "0.50"]
     assert row(text, "*chance*")[1:3] == ["0.75", "0.8 (net, drift)"]
-    assert "net: 1 tasks, seeds: 2 of the repairs, 2 of the scores" in text and "not scored" not in text
+    assert (
+        "net: 1 tasks, seeds: 2 of the repairs, 2 of the scores" in text
+        and "not scored" not in text
+    )
 
 
 def test_a_repair_with_a_million_retained_images(run, tmp_path):
-    kinds = {"prepare": {"forward": 5000}, "evaluate": {"forward": 6000}, "localize": {"step": 3000},
-             "search": {"prefix": 10, "step, cached": 6000, "step, cached, architecture": 4000, "forward": 1000},
-             "finetune": {"step": 30000}}
-    steps = [{"block": "layer4", "stage": "search", "kind": kind, "flops": 2e12, "seconds": 0.9, "saved_bytes": 2**23, "trained": 2**20}
-             for kind in ("step", "step, cached", "step, cached, architecture", "forward", "prefix")]
-    run_ = {"block": "layer4", "views": None, "counts": kinds, "decoded": {"failures": {"prepare": 5000}, "retained": {"search": 16000}},
-            "trained_on": 3000, "cache_bytes": 2**30}
-    reading = [{"retained": n, "read": {"seconds": 1 + n / 1e5, "bytes": 10 * n}, "prepare": {"seconds": n / 1e5, "bytes": 2**30}}
-               for n in (100_000, 1_000_000)]
-    file = {"counts": [run_], "steps": steps, "reading": reading, "decode": {"milliseconds": 4.0}, "threads": 2, "weights": 2**20,
-            "failures": 5000, "retained": 1_000_000}
+    kinds = {
+        "prepare": {"forward": 5000},
+        "evaluate": {"forward": 6000},
+        "localize": {"step": 3000},
+        "search": {
+            "prefix": 10,
+            "step, cached": 6000,
+            "step, cached, architecture": 4000,
+            "forward": 1000,
+        },
+        "finetune": {"step": 30000},
+    }
+    steps = [
+        {
+            "block": "layer4",
+            "stage": "search",
+            "kind": kind,
+            "flops": 2e12,
+            "seconds": 0.9,
+            "saved_bytes": 2**23,
+            "trained": 2**20,
+        }
+        for kind in ("step", "step, cached", "step, cached, architecture", "forward", "prefix")
+    ]
+    run_ = {
+        "block": "layer4",
+        "views": None,
+        "counts": kinds,
+        "decoded": {"failures": {"prepare": 5000}, "retained": {"search": 16000}},
+        "trained_on": 3000,
+        "cache_bytes": 2**30,
+    }
+    reading = [
+        {
+            "retained": n,
+            "read": {"seconds": 1 + n / 1e5, "bytes": 10 * n},
+            "prepare": {"seconds": n / 1e5, "bytes": 2**30},
+        }
+        for n in (100_000, 1_000_000)
+    ]
+    file = {
+        "counts": [run_],
+        "steps": steps,
+        "reading": reading,
+        "decode": {"milliseconds": 4.0},
+        "threads": 2,
+        "weights": 2**20,
+        "failures": 5000,
+        "retained": 1_000_000,
+    }
     (tmp_path / "imagenet_size.json").write_text(json.dumps(file))
     run()
     text = (tmp_path / "processes.md").read_text()
@@ -157,29 +292,84 @@ def test_a_repair_with_a_million_retained_images(run, tmp_path):
     assert row(text, "arithmetic, `layer4`")[1:] == ["825 min", "2200 s", "275 s", "138 s"]
     assert row(text, "decoding JPEGs")[1:] == ["42 s", "10 s", "3.5 s", "3.0 s"]
     assert row(text, "reading and splitting the retained examples")[2] == "20 s"
-    assert row(text, "all-reduced in a step of the search, sent by each GPU, `layer4`")[2:] == ["0 MiB", "7 MiB", "8 MiB"]
-    # localization takes up to 64 images at once on every process, of a quarter of the failures; a step 128 over all
-    assert row(text, "GPU memory: maps kept for the backward pass, `layer4`")[2:] == ["1.0 GiB", "0.5 GiB", "0.4 GiB"]
+    assert row(text, "all-reduced in a step of the search, sent by each GPU, `layer4`")[2:] == [
+        "0 MiB",
+        "7 MiB",
+        "8 MiB",
+    ]
+    # localization takes up to 64 images at once on every process, of a quarter of the failures; a
+    # step 128 over all
+    assert row(text, "GPU memory: maps kept for the backward pass, `layer4`")[2:] == [
+        "1.0 GiB",
+        "0.5 GiB",
+        "0.4 GiB",
+    ]
 
 
 def test_steps_beside_their_bounds(run, tmp_path):
     times = {"ratio": 0.3, "min": 0.25, "max": 0.4, "bound": 0.25, "over_bound": 1.2}
-    def row_of(model: str, block: str, over: float) -> dict:
-        return {"model": model, "block": block, "flops_share": 0.2, "plain": times, "cached": times | {"over_bound": over},
-                "search_pair": times, "cached_over_plain": {"predicted": 0.5, "measured": 0.6}}
 
-    rows = [row_of("resnet18", "layer1", 2.0), row_of("resnet50_cifar_stem", "layer4", 1.2), row_of("vgg16_bn", "features.0-5", 1.3)]
-    drift = [{"model": "net", "block": b, "largest_logit": 15.0, **{p: {"max": m, "mean": m / 10} for p in ("same", "fp16", "bf16")}}
-             for b, m in (("a", 0.02), ("b", 0.01))]
+    def row_of(model: str, block: str, over: float) -> dict:
+        return {
+            "model": model,
+            "block": block,
+            "flops_share": 0.2,
+            "plain": times,
+            "cached": times | {"over_bound": over},
+            "search_pair": times,
+            "cached_over_plain": {"predicted": 0.5, "measured": 0.6},
+        }
+
+    rows = [
+        row_of("resnet18", "layer1", 2.0),
+        row_of("resnet50_cifar_stem", "layer4", 1.2),
+        row_of("vgg16_bn", "features.0-5", 1.3),
+    ]
+    drift = [
+        {
+            "model": "net",
+            "block": b,
+            "largest_logit": 15.0,
+            **{p: {"max": m, "mean": m / 10} for p in ("same", "fp16", "bf16")},
+        }
+        for b, m in (("a", 0.02), ("b", 0.01))
+    ]
     found = {"median": 0.9, "min": 0.8, "max": 1.0}
     scaling = {"processes": 2, "rows": [{"work": "search", "efficiency": found, "machine": found}]}
-    compiled = {"rows": [{"model": "net", "block": "a", "ratio": 0.95, "min": 0.9, "max": 1.0, "compiling_in_steps": 41.7}]}
-    for name, file in {"prefix": {"rows": rows}, "drift": {"rows": drift}, "scaling": scaling, "compiled": compiled}.items():
+    compiled = {
+        "rows": [
+            {
+                "model": "net",
+                "block": "a",
+                "ratio": 0.95,
+                "min": 0.9,
+                "max": 1.0,
+                "compiling_in_steps": 41.7,
+            }
+        ]
+    }
+    for name, file in {
+        "prefix": {"rows": rows},
+        "drift": {"rows": drift},
+        "scaling": scaling,
+        "compiled": compiled,
+    }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(file))
     run()
     text = (tmp_path / "speed.md").read_text()
-    assert row(text, "resnet18")[1:7] == ["`layer1`", "20 %", "0.30", "0.30 (0.25 – 0.40)", "0.25", "2.00"], "no target for an early stage"
+    assert row(text, "resnet18")[1:7] == [
+        "`layer1`",
+        "20 %",
+        "0.30",
+        "0.30 (0.25 – 0.40)",
+        "0.25",
+        "2.00",
+    ], "no target for an early stage"
     assert row(text, "resnet50, 3x3 stem, 32 px")[6] == "1.20 met"
     assert row(text, "vgg16_bn")[6:] == ["1.30 missed", "0.30", "0.25", "0.50", "0.60"]
     assert row(text, "net")[1:] == ["2", "15", *["0.02 / 0.002"] * 3]
-    assert row(text, "search")[1:] == ["0.90 (0.80 – 1.00)"] * 2 and row(text, "net, `a`")[1:] == ["0.95", "0.90 – 1.00", "42"]
+    assert row(text, "search")[1:] == ["0.90 (0.80 – 1.00)"] * 2 and row(text, "net, `a`")[1:] == [
+        "0.95",
+        "0.90 – 1.00",
+        "42",
+    ]

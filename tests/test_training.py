@@ -1,4 +1,6 @@
-"""The training loop and its parts: what a batch holds, what its loss is, how steps are scheduled, which state is kept."""
+"""The training loop and its parts: what a batch holds, what its loss is, how steps are scheduled,
+which state is kept.
+"""
 
 import copy
 import math
@@ -22,7 +24,12 @@ PLAIN = Training(**BUDGET)
 
 
 def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batches:
-    return Batches(data if retained else replace(data, retained=None), replace(PLAIN, **options), runtime, purpose)
+    return Batches(
+        data if retained else replace(data, retained=None),
+        replace(PLAIN, **options),
+        runtime,
+        purpose,
+    )
 
 
 # ---- batches
@@ -31,12 +38,17 @@ def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batch
 def test_two_classes_need_the_wrong_class(data, runtime):
     binary = replace(data, num_classes=2)
     assert Batches(binary, PLAIN, runtime, "test").wrong_class_weight == 1
-    assert Batches(data, replace(PLAIN, wrong_class_weight=None), runtime, "test").wrong_class_weight == 0
+    assert (
+        Batches(data, replace(PLAIN, wrong_class_weight=None), runtime, "test").wrong_class_weight
+        == 0
+    )
     with pytest.raises(OptionError, match="two classes"):
         Batches(binary, replace(PLAIN, wrong_class_weight=0.0), runtime, "test")
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16), (0.1, 2)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16), (0.1, 2)]
+)
 def test_the_share_of_failures(data, runtime, share, expected):
     images, labels, answers = batches(data, runtime, failing_share=share).draw()
     assert len(images) == len(labels) == len(answers) == 16
@@ -66,7 +78,9 @@ def test_pixels_labels_and_answers_belong_together(data, runtime):
     indices = torch.randperm(len(data.failing), generator=runtime.generator("test"))[:4]
     images, labels, answers = supply.draw()
     assert torch.equal(images, data.preprocessing.normalize(data.failing.pixels(indices)))
-    assert torch.equal(labels, data.failing.labels[indices]) and torch.equal(answers, data.failing.answers[indices])
+    assert torch.equal(labels, data.failing.labels[indices]) and torch.equal(
+        answers, data.failing.answers[indices]
+    )
 
 
 def test_purposes_draw_independently(data, runtime):
@@ -82,7 +96,8 @@ def test_the_loss_by_hand(trained, data, runtime, weight):
         logits = trained(images).double().tolist()
     expected = 0.0
     for row, label, answer in zip(logits, labels.tolist(), answers.tolist(), strict=True):
-        weights = [weight if c == answer else 1.0 for c in range(10)]  # retained examples have the answer -1: no class
+        # retained examples have the answer -1: no class
+        weights = [weight if c == answer else 1.0 for c in range(10)]
         total = sum(w * math.exp(value) for w, value in zip(weights, row, strict=True))
         expected -= (row[label] - math.log(total)) / len(logits)
     assert found == pytest.approx(expected, rel=1e-4)
@@ -90,7 +105,9 @@ def test_the_loss_by_hand(trained, data, runtime, weight):
 
 def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
     logits = {}
-    handle = trained.fc.register_forward_hook(lambda module, inputs, output: logits.update(kept=output) or output.retain_grad())
+    handle = trained.fc.register_forward_hook(
+        lambda module, inputs, output: logits.update(kept=output) or output.retain_grad()
+    )
     supply = batches(data, runtime, wrong_class_weight=0.0, failing_share=1.0)
     answers = batches(data, runtime, failing_share=1.0).draw()[2]
     supply.loss(trained).backward()
@@ -119,7 +136,12 @@ def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, ac
         row = descent.step(batches(data, runtime).losses(model))
         found.append((row["loss"], [parameter.grad.clone() for parameter in model.parameters()]))
     (loss, gradients), (sum_of_losses, accumulated) = found
-    assert sizes[0] == 16 and len(sizes) == 1 + pieces and sum(sizes[1:]) == 16 and max(sizes[1:]) - min(sizes[1:]) <= 1
+    assert (
+        sizes[0] == 16
+        and len(sizes) == 1 + pieces
+        and sum(sizes[1:]) == 16
+        and max(sizes[1:]) - min(sizes[1:]) <= 1
+    )
     assert sum_of_losses == pytest.approx(loss, rel=1e-5)
     for one, other in zip(gradients, accumulated, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * one.abs().max().item() + 1e-8)
@@ -128,7 +150,10 @@ def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, ac
 def test_a_repair_with_accumulated_gradients(classifier, data, runtime, accumulating):
     accumulating(3)
     outcome = methods.get("archrepair", block="layer3", **BUDGET).repair(classifier, data, runtime)
-    assert all(math.isfinite(row["loss"]) for row in outcome.history) and len(outcome.history) == BUDGET["steps"]
+    assert (
+        all(math.isfinite(row["loss"]) for row in outcome.history)
+        and len(outcome.history) == BUDGET["steps"]
+    )
 
 
 def test_each_part_of_a_batch_needs_an_example(data, runtime, accumulating):
@@ -141,7 +166,9 @@ def test_each_part_of_a_batch_needs_an_example(data, runtime, accumulating):
 
 
 def augmented(pixels, runtime, **options):
-    return Augmentation.draw(len(pixels), pixels.shape[2:], replace(PLAIN, **options), runtime.generator("test"))(pixels)
+    return Augmentation.draw(
+        len(pixels), pixels.shape[2:], replace(PLAIN, **options), runtime.generator("test")
+    )(pixels)
 
 
 def test_no_augmentation_is_the_identity(data, runtime):
@@ -163,7 +190,11 @@ def test_a_shift_moves_the_image_and_reflects_its_border(runtime, channels, heig
     padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(torch.uint8)
     places = set()
     for image, source in zip(shifted, padded, strict=True):
-        windows = {(y, x): source[:, y : y + height, x : x + width] for y in range(2 * dy + 1) for x in range(2 * dx + 1)}
+        windows = {
+            (y, x): source[:, y : y + height, x : x + width]
+            for y in range(2 * dy + 1)
+            for x in range(2 * dx + 1)
+        }
         found = [place for place, window in windows.items() if torch.equal(image, window)]
         assert len(found) == 1
         places.add(found[0])
@@ -179,14 +210,20 @@ def test_the_schedule_rises_falls_and_can_be_shared(runtime):
     descent = Descent([weight], options, runtime)
     rates = [descent.step((weight**2).sum())["lr"] for _ in range(100)]
     assert rates[:10] == pytest.approx([0.02 * (i + 1) for i in range(10)])
-    assert rates[55] == pytest.approx(0.1, abs=0.002) and rates[-1] < 0.001 and rates[10:] == sorted(rates[10:], reverse=True)
+    assert (
+        rates[55] == pytest.approx(0.1, abs=0.002)
+        and rates[-1] < 0.001
+        and rates[10:] == sorted(rates[10:], reverse=True)
+    )
     second = Descent([weight], options, runtime, first=60, total=100)
     assert second.learning_rate == pytest.approx(rates[60]) and second.done == 60
 
 
 def test_norms_biases_and_gates_are_not_decayed(runtime):
     layer = nn.Conv2d(2, 2, 1)
-    descent = Descent(layer.parameters(), replace(PLAIN, weight_decay=0.5, warmup=0.0, learning_rate=0.1), runtime)
+    descent = Descent(
+        layer.parameters(), replace(PLAIN, weight_decay=0.5, warmup=0.0, learning_rate=0.1), runtime
+    )
     before = [p.detach().clone() for p in (layer.weight, layer.bias)]
     descent.step(0.0 * sum(p.sum() for p in layer.parameters()))
     torch.testing.assert_close(layer.weight.detach(), before[0] * (1 - 0.1 * 0.5))
@@ -195,16 +232,22 @@ def test_norms_biases_and_gates_are_not_decayed(runtime):
 
 def test_only_the_given_parameters_move_and_the_gradient_is_clipped(runtime):
     one, other = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.zeros(3, 3))
-    descent = Descent([one], replace(PLAIN, clip=1.0, warmup=0.0, learning_rate=0.1, weight_decay=0.0), runtime)
+    descent = Descent(
+        [one], replace(PLAIN, clip=1.0, warmup=0.0, learning_rate=0.1, weight_decay=0.0), runtime
+    )
     descent.step(1000 * (one.sum() + other.sum()))
     assert one.norm().item() == pytest.approx(0.1) and not other.any() and other.grad is None
 
 
 def test_fresh_parameters_learn_faster(runtime):
     old, new = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
-    options = replace(PLAIN, warmup=0.0, learning_rate=0.1, weight_decay=0.0, fresh_rate=4.0, clip=100.0)
+    options = replace(
+        PLAIN, warmup=0.0, learning_rate=0.1, weight_decay=0.0, fresh_rate=4.0, clip=100.0
+    )
     Descent([old, new], options, runtime, fresh=[new]).step(old.sum() + new.sum())
-    torch.testing.assert_close((old.detach(), new.detach()), (torch.full((2, 2), -0.1), torch.full((2,), -0.4)))
+    torch.testing.assert_close(
+        (old.detach(), new.detach()), (torch.full((2, 2), -0.1), torch.full((2,), -0.4))
+    )
 
 
 # ---- monitor and loop
@@ -230,7 +273,13 @@ def test_the_best_state_is_kept_buffers_included():
 def test_patience_stops_early_and_counts_from_the_best():
     part, values = nn.Linear(1, 1), iter([0.5, 0.6, 0.5, 0.5, 0.9])
     monitor = Monitor(part, lambda: next(values), steps=8, evaluations=4, patience=2)
-    history = fit(lambda i: {"loss": 1.0, "lr": 0.1}, steps=8, stage="x", runtime=Runtime(progress=False), monitor=monitor)
+    history = fit(
+        lambda i: {"loss": 1.0, "lr": 0.1},
+        steps=8,
+        stage="x",
+        runtime=Runtime(progress=False),
+        monitor=monitor,
+    )
     assert len(history) == 6 and monitor.restore() == 0.6
 
 
@@ -247,8 +296,16 @@ def test_the_start_is_a_candidate_and_the_end_is_measured():
 
 def test_the_loop_tells_what_it_did(runtime, capsys):
     monitor = Monitor(nn.Linear(1, 1), lambda: 1.0, steps=4, evaluations=2)
-    history = fit(lambda i: {"loss": float(i), "lr": 0.1}, steps=4, stage="search", runtime=runtime, monitor=monitor)
-    assert [(row["stage"], row["step"], row["loss"]) for row in history] == [("search", i, float(i)) for i in range(4)]
+    history = fit(
+        lambda i: {"loss": float(i), "lr": 0.1},
+        steps=4,
+        stage="search",
+        runtime=runtime,
+        monitor=monitor,
+    )
+    assert [(row["stage"], row["step"], row["loss"]) for row in history] == [
+        ("search", i, float(i)) for i in range(4)
+    ]
     assert ["objective" in row for row in history] == [False, True, False, True]
     assert capsys.readouterr() == ("", "")
 
@@ -256,18 +313,29 @@ def test_the_loop_tells_what_it_did(runtime, capsys):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_exploding_loss_stops_with_the_remedy(runtime, value):
     with pytest.raises(NonFiniteError, match=r"step 2 of finetune: lower learning_rate"):
-        fit(lambda i: {"loss": value if i == 2 else 1.0}, steps=5, stage="finetune", runtime=runtime)
+        fit(
+            lambda i: {"loss": value if i == 2 else 1.0}, steps=5, stage="finetune", runtime=runtime
+        )
 
 
 def test_selection_weighs_failures_by_how_often_they_happen(trained, data, runtime):
     right = {}
     for name, images in data.selection.items():
-        right[name] = (predict(trained, images, data.preprocessing, runtime).predictions == images.labels).double().mean().item()
+        right[name] = (
+            (predict(trained, images, data.preprocessing, runtime).predictions == images.labels)
+            .double()
+            .mean()
+            .item()
+        )
     for rate in (0.0, 0.3, 1.0):
         expected = rate * right["failing"] + (1 - rate) * right["retained"]
         found = objective(trained, replace(data, error_rate=rate), runtime)
-        assert expected - 0.5 / min(map(len, data.selection.values())) < found <= expected, "less than half an example for the loss"
-    unknown, half = (objective(trained, replace(data, error_rate=rate), runtime) for rate in (None, 0.5))
+        assert expected - 0.5 / min(map(len, data.selection.values())) < found <= expected, (
+            "less than half an example for the loss"
+        )
+    unknown, half = (
+        objective(trained, replace(data, error_rate=rate), runtime) for rate in (None, 0.5)
+    )
     assert unknown == half
 
 
@@ -275,10 +343,15 @@ def test_modes_are_given_back_also_after_an_error(classifier):
     classifier.train()
     classifier.layer1.eval()
     before = [m.training for m in classifier.modules()]
-    with pytest.raises(ZeroDivisionError), training_mode(classifier, classifier.layer2, batch_norm="frozen"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        training_mode(classifier, classifier.layer2, batch_norm="frozen"),
+    ):
         inside = {name for name, m in classifier.named_modules() if m.training}
         assert "layer2.0.conv1" in inside and all(name.startswith("layer2") for name in inside)
-        assert not any(isinstance(classifier.get_submodule(name), nn.BatchNorm2d) for name in inside)
+        assert not any(
+            isinstance(classifier.get_submodule(name), nn.BatchNorm2d) for name in inside
+        )
         raise ZeroDivisionError
     assert [m.training for m in classifier.modules()] == before
     with training_mode(classifier, classifier.layer2):
@@ -288,22 +361,42 @@ def test_modes_are_given_back_also_after_an_error(classifier):
 # ---- options
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"steps": 0}, "steps must be at least 1"), ({"batch_size": -3}, "batch_size"), ({"evaluations": 0}, "evaluations"),
-    ({"failing_share": 1.5}, "share from 0 to 1"), ({"hflip": -0.1}, "hflip"), ({"batch_norm": "eval"}, "'train' or 'frozen'"),
-    ({"learning_rate": 0.0}, "positive"), ({"learning_rate": math.nan}, "finite"),
-    ({"steps": 2.5}, "int"), ({"steps": True}, "int"), ({"shift": 0.5}, "reflection"), ({"momentum": 1.0}, "momentum"),
-    ({"wrong_class_weight": 2}, "wrong_class_weight"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": -3}, "batch_size"),
+        ({"evaluations": 0}, "evaluations"),
+        ({"failing_share": 1.5}, "share from 0 to 1"),
+        ({"hflip": -0.1}, "hflip"),
+        ({"batch_norm": "eval"}, "'train' or 'frozen'"),
+        ({"learning_rate": 0.0}, "positive"),
+        ({"learning_rate": math.nan}, "finite"),
+        ({"steps": 2.5}, "int"),
+        ({"steps": True}, "int"),
+        ({"shift": 0.5}, "reflection"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"wrong_class_weight": 2}, "wrong_class_weight"),
+    ],
+)
 def test_options_out_of_range(options, message):
     with pytest.raises(OptionError, match=message):
         Training(**options)
 
 
-@pytest.mark.parametrize(("method", "option", "meant"), [
-    ("archrepair", "learning_rat", "learning_rate"), ("archrepair", "blok", "block"), ("finetune", "stepps", "steps"),
-    ("finetune", "strategy", ""), ("bn_recalibration", "batchs", "batches"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "option", "meant"),
+    [
+        ("archrepair", "learning_rat", "learning_rate"),
+        ("archrepair", "blok", "block"),
+        ("finetune", "stepps", "steps"),
+        ("finetune", "strategy", ""),
+        ("bn_recalibration", "batchs", "batches"),
+    ],
+)
 def test_a_misspelt_option_gets_a_suggestion(method, option, meant):
-    with pytest.raises(OptionError, match=f"has no option {option!r}" + (f"; did you mean {meant!r}" if meant else "")):
+    with pytest.raises(
+        OptionError,
+        match=f"has no option {option!r}" + (f"; did you mean {meant!r}" if meant else ""),
+    ):
         methods.get(method, **{option: 1})

@@ -1,4 +1,6 @@
-"""Saved models of strangers: what is hostile is refused, with a message, before anything is built; nothing of it is executed."""
+"""Saved models of strangers: what is hostile is refused, with a message, before anything is built;
+nothing of it is executed.
+"""
 
 import os
 import shutil
@@ -26,8 +28,17 @@ from timm_repair.errors import ConfigError, ModelError, RepairError
 from timm_repair.lineage import lineage
 
 LIMIT = 50 * 2**20  # bytes that refusing may take
-EVENTS = {"open", "os.mkdir", "os.symlink", "socket.connect", "pickle.find_class", "subprocess.Popen", "os.system"}
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+EVENTS = {
+    "open",
+    "os.mkdir",
+    "os.symlink",
+    "socket.connect",
+    "pickle.find_class",
+    "subprocess.Popen",
+    "os.system",
+}
+# huggingface_hub's own
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 watched: list[tuple[str, tuple]] | None = None
 
 
@@ -47,7 +58,9 @@ def resident(field: str) -> int:
 
 @pytest.fixture
 def guarded(tmp_path, monkeypatch) -> Iterator[SimpleNamespace]:
-    """No file but in tmp_path, no connection but to `ports` of this machine, no pickle and no process."""
+    """No file but in tmp_path, no connection but to `ports` of this machine, no pickle and no
+    process.
+    """
     global watched
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -59,19 +72,39 @@ def guarded(tmp_path, monkeypatch) -> Iterator[SimpleNamespace]:
         seen, watched = watched, None
     assert not (tmp_path / "trapped").exists()
     assert not {event for event, _ in seen} & {"pickle.find_class", "subprocess.Popen", "os.system"}
-    assert all(arguments[1][0] in ("127.0.0.1", "localhost") and arguments[1][1] in allowed.ports
-               for event, arguments in seen if event == "socket.connect")
-    written = [a[0] for event, a in seen if event == "open" and isinstance(a[2], int) and a[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)]
-    written += [a[0] for event, a in seen if event == "os.mkdir"] + [a[1] for event, a in seen if event == "os.symlink"]
-    outside = [os.fspath(p) for p in written if isinstance(p, str | os.PathLike) and not Path(p).absolute().is_relative_to(tmp_path)]
-    assert not [p for p in outside if "__pycache__" not in p and not p.startswith(("/dev/", "/proc/self/clear_refs"))]
+    assert all(
+        arguments[1][0] in ("127.0.0.1", "localhost") and arguments[1][1] in allowed.ports
+        for event, arguments in seen
+        if event == "socket.connect"
+    )
+    written = [
+        a[0]
+        for event, a in seen
+        if event == "open"
+        and isinstance(a[2], int)
+        and a[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ]
+    written += [a[0] for event, a in seen if event == "os.mkdir"] + [
+        a[1] for event, a in seen if event == "os.symlink"
+    ]
+    outside = [
+        os.fspath(p)
+        for p in written
+        if isinstance(p, str | os.PathLike) and not Path(p).absolute().is_relative_to(tmp_path)
+    ]
+    assert not [
+        p
+        for p in outside
+        if "__pycache__" not in p and not p.startswith(("/dev/", "/proc/self/clear_refs"))
+    ]
 
 
 @pytest.fixture(scope="module")
 def whole(repaired_once, tmp_path_factory) -> Path:
     """An intact folder with all weights."""
     folder = deepcopy(repaired_once).save_pretrained(tmp_path_factory.mktemp("whole") / "net")
-    timm_repair.from_pretrained(folder)  # what is imported on the first occasion is no memory of the hostile ones
+    # what is imported on the first occasion is no memory of the hostile ones
+    timm_repair.from_pretrained(folder)
     return folder
 
 
@@ -94,7 +127,10 @@ def copied(tmp_path):
 
 
 def refused(place: str | Path, case: Case, monkeypatch) -> None:
-    """Loading raises what the case says; unless it is a late one, no model is created and no weights are read."""
+    """Loading raises what the case says; unless it is a late one, no model is created and no
+    weights are read.
+    """
+
     def built(*_, **__):
         raise AssertionError("it was built before it was refused")
 
@@ -128,7 +164,9 @@ def test_hostile_patches_are_refused(case, patched, whole, copied, guarded, monk
 
 
 @pytest.mark.parametrize("case", [c for c in PATCH if c.base], ids=lambda case: case.name)
-def test_hostile_patches_of_a_real_base_are_refused(case, patched, copied, api, loopback, published_base, guarded, monkeypatch):
+def test_hostile_patches_of_a_real_base_are_refused(
+    case, patched, copied, api, loopback, published_base, guarded, monkeypatch
+):
     guarded.ports.add(loopback.port)
     folder = copied(patched)
     patch(revision=api.model_info(published_base).sha)(folder)
@@ -143,7 +181,9 @@ def test_hostile_patches_of_a_real_base_are_refused(case, patched, copied, api, 
     refused(folder, replace(case, late=True), monkeypatch)
 
 
-def test_the_base_of_a_patch_is_no_patch_and_may_not_be_hostile(patched, copied, api, loopback, published_base, guarded, monkeypatch):
+def test_the_base_of_a_patch_is_no_patch_and_may_not_be_hostile(
+    patched, copied, api, loopback, published_base, guarded, monkeypatch
+):
     guarded.ports.add(loopback.port)
     folder = copied(patched)
     for change, case in (
@@ -151,7 +191,13 @@ def test_the_base_of_a_patch_is_no_patch_and_may_not_be_hostile(patched, copied,
         (only("pytorch_model.bin"), Case("pickle", None, "could execute code", ModelError)),
         (top(architecture="hf-hub:evil/x"), Case("architecture", None, "architecture must be")),
     ):
-        at = Path(shutil.copytree(patched if change is None else Path(patched).parent / "net", folder.parent / "base", dirs_exist_ok=True))
+        at = Path(
+            shutil.copytree(
+                patched if change is None else Path(patched).parent / "net",
+                folder.parent / "base",
+                dirs_exist_ok=True,
+            )
+        )
         if change is not None:
             (at / "patch.safetensors").rename(at / "model.safetensors")
             top(timm_repair=GONE)(at)
@@ -164,7 +210,9 @@ def test_the_base_of_a_patch_is_no_patch_and_may_not_be_hostile(patched, copied,
         refused(folder, case, monkeypatch)
 
 
-def test_intact_patches_load(patched, repaired_once, copied, api, loopback, published_base, guarded):
+def test_intact_patches_load(
+    patched, repaired_once, copied, api, loopback, published_base, guarded
+):
     guarded.ports.add(loopback.port)
     folder = copied(patched)
     patch(revision=api.model_info(published_base).sha)(folder)
@@ -172,15 +220,21 @@ def test_intact_patches_load(patched, repaired_once, copied, api, loopback, publ
     assert torch.equal(loaded(image()), repaired_once.model(image()))
 
 
-@pytest.mark.parametrize(("change", "case"), [
-    (only("pytorch_model.bin"), Case("pickle", None, "could execute code", ModelError)),
-    (raw("model.safetensors", b"PK"), Case("zip", None, "no intact safetensors")),
-    (sparse("config.json", trust.MAX_CONFIG + 1), Case("large", None, "bytes; more than")),
-    (top(architecture="local-dir:/etc"), Case("architecture", None, "architecture must be")),
-    (top(num_classes=10**12), Case("classes", None, "num_classes must be")),
-    (top(label_names=["<script>", "b", "c", "d"]), Case("labels", None, "holds markup")),
-], ids=lambda each: each.name if isinstance(each, Case) else "")  # fmt: skip
-def test_hostile_repositories_are_refused(change, case, whole, copied, api, loopback, guarded, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "case"),
+    [
+        (only("pytorch_model.bin"), Case("pickle", None, "could execute code", ModelError)),
+        (raw("model.safetensors", b"PK"), Case("zip", None, "no intact safetensors")),
+        (sparse("config.json", trust.MAX_CONFIG + 1), Case("large", None, "bytes; more than")),
+        (top(architecture="local-dir:/etc"), Case("architecture", None, "architecture must be")),
+        (top(num_classes=10**12), Case("classes", None, "num_classes must be")),
+        (top(label_names=["<script>", "b", "c", "d"]), Case("labels", None, "holds markup")),
+    ],
+    ids=lambda each: each.name if isinstance(each, Case) else "",
+)
+def test_hostile_repositories_are_refused(
+    change, case, whole, copied, api, loopback, guarded, monkeypatch
+):
     folder = copied(whole)
     change(folder)
     api.create_repo("me/evil")
@@ -195,40 +249,71 @@ class Huge(File):
     size = 10**9
 
 
-def test_what_the_hub_lists_is_believed_only_where_it_is_harmless(whole, api, loopback, guarded, monkeypatch):
+def test_what_the_hub_lists_is_believed_only_where_it_is_harmless(
+    whole, api, loopback, guarded, monkeypatch
+):
     api.create_repo("me/evil")
     api.upload_folder(repo_id="me/evil", folder_path=whole, ignore_patterns=["figures/*"])
     guarded.ports.add(loopback.port)
-    files = next(repo for (_, name), repo in loopback.store.repos.items() if name == "me/evil").commit().files
-    files |= {name: files["config.json"] for name in ("../../escaped.json", "/etc/escaped", "..\\x", "modeling_evil.py", "sub/config.json")}
+    files = (
+        next(repo for (_, name), repo in loopback.store.repos.items() if name == "me/evil")
+        .commit()
+        .files
+    )
+    files |= {
+        name: files["config.json"]
+        for name in (
+            "../../escaped.json",
+            "/etc/escaped",
+            "..\\x",
+            "modeling_evil.py",
+            "sub/config.json",
+        )
+    }
     timm_repair.from_pretrained("me/evil")
     assert not [p for p in Path().rglob("*") if p.name in ("escaped.json", "modeling_evil.py", "x")]
     for name in ("config.json", "repair.json"):
         intact, files[name] = files[name], Huge(files[name].data)
-        refused("me/evil", Case(name, None, f"{name} of me/evil has 1,000,000,000 bytes"), monkeypatch)
+        refused(
+            "me/evil", Case(name, None, f"{name} of me/evil has 1,000,000,000 bytes"), monkeypatch
+        )
         files[name] = intact
 
 
 def test_what_must_have_no_effect(whole, repaired_once, copied, guarded, tmp_path):
     folder = copied(whole)
-    pretrained(url="http://evil.example/x.bin", file=str(tmp_path / "x.bin"), state_dict={"fc.bias": 1}, custom_load=True, source="hf-hub",
-               hf_hub_id="evil/x", hf_hub_filename="x.bin", unknown=1)(folder)
+    pretrained(
+        url="http://evil.example/x.bin",
+        file=str(tmp_path / "x.bin"),
+        state_dict={"fc.bias": 1},
+        custom_load=True,
+        source="hf-hub",
+        hf_hub_id="evil/x",
+        hf_hub_filename="x.bin",
+        unknown=1,
+    )(folder)
     top(auto_map={"AutoModel": "evil.Model"}, url="http://evil.example", file="x")(folder)
     (folder / "evil.py").write_text("import os; os.mkdir('trapped')")
     (folder / "modeling_timm_repair.py").write_text("import os; os.mkdir('trapped')")
     loaded = timm_repair.from_pretrained(folder)
     assert torch.equal(loaded(image()), repaired_once.model(image()))
     kept = {key for key, value in loaded.pretrained_cfg.items() if value}
-    assert not {"url", "state_dict", "custom_load", "hf_hub_id", "hf_hub_filename", "unknown"} & kept
+    assert (
+        not {"url", "state_dict", "custom_load", "hf_hub_id", "hf_hub_filename", "unknown"} & kept
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (raw("repair.json", b"[" * 100_000), "nested too deeply"),
-    (raw("repair.json", b"[1]"), "no version number"),
-    (raw("repair.json", b""), "damaged"),
-    (raw("repair.json", b'{"version": NaN}'), "NaN is not JSON"),
-    (sparse("repair.json", trust.MAX_REPORT + 1), "bytes; more than"),
-], ids=["deep", "list", "empty", "NaN", "huge"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (raw("repair.json", b"[" * 100_000), "nested too deeply"),
+        (raw("repair.json", b"[1]"), "no version number"),
+        (raw("repair.json", b""), "damaged"),
+        (raw("repair.json", b'{"version": NaN}'), "NaN is not JSON"),
+        (sparse("repair.json", trust.MAX_REPORT + 1), "bytes; more than"),
+    ],
+    ids=["deep", "list", "empty", "NaN", "huge"],
+)
 def test_a_hostile_report_is_refused_when_it_is_read(change, message, whole, copied, guarded):
     folder = copied(whole)
     change(folder)

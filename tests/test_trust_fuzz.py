@@ -1,4 +1,6 @@
-"""Any JSON at all, and saved models with anything changed: read, or refused with ConfigError; no other error, ever."""
+"""Any JSON at all, and saved models with anything changed: read, or refused with ConfigError; no
+other error, ever.
+"""
 
 import json
 from copy import deepcopy
@@ -15,10 +17,21 @@ from timm_repair import hub, trust
 from timm_repair.errors import ConfigError
 from timm_repair.space import Genotype
 
-SETTINGS = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["resnet18", "timm_repaired", "skip"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4), max_leaves=10)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["resnet18", "timm_repaired", "skip"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,13 @@ def whole(repaired_once, tmp_path_factory) -> Path:
 
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """The path of every value in a JSON value."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *(p for key, each in inside for p in places(each, (*path, key)))]
 
 
@@ -85,5 +104,7 @@ def test_any_edits_are_applied_or_refused(whole, data):
     with torch.device("meta"):
         model = timm.create_model("test_resnet", num_classes=4)
         or_config_error(hub.apply_edits, model, found)
-    genotype = or_config_error(Genotype.from_dict, data.draw(ANYTHING | mutated(edits[0]["genotype"])))
+    genotype = or_config_error(
+        Genotype.from_dict, data.draw(ANYTHING | mutated(edits[0]["genotype"]))
+    )
     assert genotype is None or Genotype.from_dict(genotype.to_dict()) == genotype

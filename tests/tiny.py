@@ -18,7 +18,9 @@ def quiet(**options) -> Runtime:
 def make(name: str = "test_resnet", **options) -> nn.Module:
     torch.manual_seed(0)
     config = {"input_size": (1, 32, 32), "crop_pct": 1.0, "mean": (0.5,), "std": (0.5,)}
-    return timm.create_model(name, num_classes=10, in_chans=1, pretrained_cfg_overlay=config, **options).eval()
+    return timm.create_model(
+        name, num_classes=10, in_chans=1, pretrained_cfg_overlay=config, **options
+    ).eval()
 
 
 def digits(count: int) -> list[tuple[np.ndarray, int]]:
@@ -44,5 +46,7 @@ def trained_on_digits() -> nn.Module:
 
 
 def repair_data(model: nn.Module, failing: list, retained: list | None) -> RepairData:
-    images = [None if examples is None else as_images(examples, model) for examples in (failing, retained)]
+    images = [
+        None if examples is None else as_images(examples, model) for examples in (failing, retained)
+    ]
     return RepairData(*images, {}, {}, Preprocessing.of(model), 10, None, None, {})

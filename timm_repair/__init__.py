@@ -1,6 +1,8 @@
-"""timm_repair: repair trained timm image classifiers at the level of blocks, and report honestly what was fixed and what was broken.
+"""timm_repair: repair trained timm image classifiers at the level of blocks, and report honestly
+what was fixed and what was broken.
 
-Importing it registers one timm entry point, `timm_repaired`, so that `timm.create_model` can load repaired models; nothing else changes.
+Importing it registers one timm entry point, `timm_repaired`, so that `timm.create_model` can load
+repaired models; nothing else changes.
 """
 
 from timm_repair.corruptions import CORRUPTIONS, corrupt
@@ -34,8 +36,41 @@ from timm_repair.space import Edge, Genotype, Node
 __version__ = "0.1.0"
 
 __all__ = [
-    "Block", "CORRUPTIONS", "Comparison", "ConfigError", "DataError", "DataOptions", "Edge", "Genotype", "HubError", "LabelError",
-    "Localization", "MemoryExceededError", "ModelError", "NoEffectWarning", "NoFailuresError", "Node", "NonFiniteError", "OptionError",
-    "OutputError", "PartitionError", "RepairError", "Repaired", "Report", "Scores", "apply_edits", "as_images", "blocks",
-    "collect_failures", "compare", "corrupt", "export", "from_pretrained", "localize", "push_to_hub", "repair", "revert", "save_pretrained",
-]  # fmt: skip
+    "Block",
+    "CORRUPTIONS",
+    "Comparison",
+    "ConfigError",
+    "DataError",
+    "DataOptions",
+    "Edge",
+    "Genotype",
+    "HubError",
+    "LabelError",
+    "Localization",
+    "MemoryExceededError",
+    "ModelError",
+    "NoEffectWarning",
+    "NoFailuresError",
+    "Node",
+    "NonFiniteError",
+    "OptionError",
+    "OutputError",
+    "PartitionError",
+    "RepairError",
+    "Repaired",
+    "Report",
+    "Scores",
+    "apply_edits",
+    "as_images",
+    "blocks",
+    "collect_failures",
+    "compare",
+    "corrupt",
+    "export",
+    "from_pretrained",
+    "localize",
+    "push_to_hub",
+    "repair",
+    "revert",
+    "save_pretrained",
+]

@@ -40,10 +40,18 @@ class Shuffled:
     """The indices below `length` in a random order, and again in another, without end."""
 
     def __init__(self, length: int, generator: torch.Generator):
-        self.length, self.generator, self.order, self.next, self.rounds = length, generator, torch.arange(0), 0, 0
+        self.length, self.generator, self.order, self.next, self.rounds = (
+            length,
+            generator,
+            torch.arange(0),
+            0,
+            0,
+        )
 
     def take(self, count: int) -> Tensor:
-        """The next `count` of them, and of each the number of the round it comes in, from 0: (2, count)."""
+        """The next `count` of them, and of each the number of the round it comes in, from 0: (2,
+        count).
+        """
         pieces = []
         while count:
             if self.next == len(self.order):
@@ -82,32 +90,57 @@ class Batch:
     def __getitem__(self, every: slice) -> "Batch":
         """Every so many-th of its examples, for a slice from a place on in steps."""
         starts = [sum(len(part.rows) for part in self.parts[:i]) for i in range(len(self.parts))]
-        parts = tuple(part[(every.start - start) % every.step :: every.step] for part, start in zip(self.parts, starts, strict=True))
+        parts = tuple(
+            part[(every.start - start) % every.step :: every.step]
+            for part, start in zip(self.parts, starts, strict=True)
+        )
         return Batch(parts, self.views, self.labels[every], self.answers[every])
 
 
 class Batches:
-    """An endless supply of augmented batches, `options.failing_share` of each failures and the rest retained examples.
+    """An endless supply of augmented batches, `options.failing_share` of each failures and the rest
+    retained examples.
 
-    Each population is gone through in a fresh random order again and again. All processes draw the same global batch and keep their
-    part of it, so the result does not depend on how many there are.
+    Each population is gone through in a fresh random order again and again. All processes draw the
+    same global batch and keep their part of it, so the result does not depend on how many there
+    are.
 
     Args:
-        rows: population ("failing", "retained") -> (n,) which of its examples to draw from; None draws from all.
+        rows: population ("failing", "retained") -> (n,) which of its examples to draw from; None
+            draws from all.
     """
 
-    def __init__(self, data: RepairData, options: Training, runtime: Runtime, purpose: str, rows: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self,
+        data: RepairData,
+        options: Training,
+        runtime: Runtime,
+        purpose: str,
+        rows: Mapping[str, Tensor] | None = None,
+    ):
         require_shares(options.batch_size, runtime.accelerator)
-        self.options, self.runtime, self.examples = options, runtime, Examples(data, options, runtime)
+        self.options, self.runtime, self.examples = (
+            options,
+            runtime,
+            Examples(data, options, runtime),
+        )
         self.generator = runtime.generator(purpose)
         self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
-            raise OptionError("with two classes wrong_class_weight=0 leaves failures nothing to teach: set it above 0, or leave it out")
-        self._ahead: tuple[dict, Batch] | None = None  # the next batch, and the state before it was drawn
+            raise OptionError(
+                "with two classes wrong_class_weight=0 leaves failures nothing to teach: set it"
+                " above 0, or leave it out"
+            )
+        # the next batch, and the state before it was drawn
+        self._ahead: tuple[dict, Batch] | None = None
         self.supplies = []
         for name, count in counts(options, data).items():
             if count:
-                these = torch.arange(len(self.examples.populations[name])) if rows is None else rows[name]
+                these = (
+                    torch.arange(len(self.examples.populations[name]))
+                    if rows is None
+                    else rows[name]
+                )
                 self.supplies.append((name, these, count, Shuffled(len(these), self.generator)))
 
     def state_dict(self) -> dict:
@@ -122,10 +155,15 @@ class Batches:
             order.load_state_dict(its)
 
     def _state(self) -> dict:
-        return {"generator": self.generator.get_state(), "orders": [order.state_dict() for *_, order in self.supplies]}
+        return {
+            "generator": self.generator.get_state(),
+            "orders": [order.state_dict() for *_, order in self.supplies],
+        }
 
     def take(self, cache: "PrefixCache | None" = None) -> Batch:
-        """This process's part of the next batch. The images of the one after it begin to be decoded, but for those that `cache` keeps."""
+        """This process's part of the next batch. The images of the one after it begin to be
+        decoded, but for those that `cache` keeps.
+        """
         batch = self._next() if self._ahead is None else self._ahead[1]
         self._ahead = self._state(), self._next()
         for part in self._ahead[1].parts:
@@ -134,39 +172,70 @@ class Batches:
 
     def _next(self) -> Batch:
         parts, populations, device = self._whole(), self.examples.populations, self.runtime.device
-        views = {part.name: tuple(part.views.unique().tolist()) for part in parts if part.views is not None}
+        views = {
+            part.name: tuple(part.views.unique().tolist())
+            for part in parts
+            if part.views is not None
+        }
         labels = torch.cat([populations[part.name].labels[part.rows] for part in parts])
-        answers = torch.cat([torch.full_like(part.rows, -1) if populations[part.name].answers is None
-                             else populations[part.name].answers[part.rows] for part in parts])
+        answers = torch.cat(
+            [
+                (
+                    torch.full_like(part.rows, -1)
+                    if populations[part.name].answers is None
+                    else populations[part.name].answers[part.rows]
+                )
+                for part in parts
+            ]
+        )
         accelerator = self.runtime.accelerator  # every n-th example of the batch is this process's
-        return Batch(tuple(parts), views, labels.to(device), answers.to(device))[accelerator.process_index :: accelerator.num_processes]
+        return Batch(tuple(parts), views, labels.to(device), answers.to(device))[
+            accelerator.process_index :: accelerator.num_processes
+        ]
 
     def _whole(self) -> list[Part]:
         """The next batch of all processes."""
         taken = [(name, these, *order.take(count)) for name, these, count, order in self.supplies]
         if self.examples.views is not None:
-            return [self.examples.view(name, these[places], rounds % self.examples.views) for name, these, places, rounds in taken]
-        drawn, stop, parts = Augmentation.draw(self.options.batch_size, self.examples.size, self.options, self.generator), 0, []
+            return [
+                self.examples.view(name, these[places], rounds % self.examples.views)
+                for name, these, places, rounds in taken
+            ]
+        drawn, stop, parts = (
+            Augmentation.draw(
+                self.options.batch_size, self.examples.size, self.options, self.generator
+            ),
+            0,
+            [],
+        )
         for name, these, places, _ in taken:
             start, stop = stop, stop + len(places)
             parts.append(Part(name, these[places], None, drawn[start:stop]))
         return parts
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (n, C, H, W), labels (n,) and the original's wrong answers (n,) of this process's part of the next batch."""
+        """Images (n, C, H, W), labels (n,) and the original's wrong answers (n,) of this process's
+        part of the next batch.
+        """
         batch = self.take()
         return self.examples.images(*batch.parts), batch.labels, batch.answers
 
     def losses(self, model: nn.Module, cache: "PrefixCache | None" = None) -> Iterator[Tensor]:
-        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over processes is that over the batch.
+        """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean
+        over processes is that over the batch.
 
-        In as many summands as the accelerator accumulates gradients over, each computed when it is asked for.
+        In as many summands as the accelerator accumulates gradients over, each computed when it is
+        asked for.
         """
         batch, accelerator = self.take(cache), self.runtime.accelerator
         pieces = accelerator.gradient_accumulation_steps
         for piece in (batch[i::pieces] for i in range(pieces)):
             with accelerator.autocast():
-                logits = model(self.examples.images(*piece.parts)) if cache is None else cache.logits(piece.parts, piece.views)
+                logits = (
+                    model(self.examples.images(*piece.parts))
+                    if cache is None
+                    else cache.logits(piece.parts, piece.views)
+                )
                 loss = repair_loss(logits, piece.labels, piece.answers, self.wrong_class_weight)
             yield loss * share_of_batch(len(piece.labels), self.options.batch_size, accelerator)
 
@@ -181,12 +250,22 @@ def counts(options: Training, data: RepairData) -> dict[str, int]:
         return {"failing": options.batch_size}
     failing = round(options.failing_share * options.batch_size)
     if 0 < options.failing_share < 1 < options.batch_size:
-        failing = min(max(failing, 1), options.batch_size - 1)  # rounding must not silence either population
+        # rounding must not silence either population
+        failing = min(max(failing, 1), options.batch_size - 1)
     return {"failing": failing, "retained": options.batch_size - failing}
 
 
-def repair_loss(logits: Tensor, labels: Tensor, answers: Tensor, wrong_class_weight: float, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as from `Batches.draw`."""
+def repair_loss(
+    logits: Tensor,
+    labels: Tensor,
+    answers: Tensor,
+    wrong_class_weight: float,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as
+    from `Batches.draw`.
+    """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if wrong_class_weight < 1:
         failing = (answers >= 0).nonzero().flatten()

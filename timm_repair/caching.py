@@ -1,8 +1,10 @@
-"""The prefix cache: while a part of a model is repaired, what arrives there is computed once per example and view, and then read.
+"""The prefix cache: while a part of a model is repaired, what arrives there is computed once per
+example and view, and then read.
 
-Nothing before the part changes, from the first step of the search to the last measurement of the selection split, so one cache serves
-all stages. It is filled view by view, always in the same batches: a run that was killed and goes on reads the same bits. What exceeds
-the budget is computed again each time.
+Nothing before the part changes, from the first step of the search to the last measurement of the
+selection split, so one cache serves all stages. It is filled view by view, always in the same
+batches: a run that was killed and goes on reads the same bits. What exceeds the budget is computed
+again each time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,9 @@ from timm_repair.training import Training
 
 @dataclass(frozen=True)
 class _Layout:
-    """How what arrives for one image is kept: maps with their channels last, the order in which convolutions read them."""
+    """How what arrives for one image is kept: maps with their channels last, the order in which
+    convolutions read them.
+    """
 
     shape: tuple[int, ...]
     arrives: torch.dtype
@@ -45,25 +49,37 @@ class _Layout:
 
 
 class PrefixCache:
-    """Runs a model for examples of `examples`, from where its repaired part begins as far as that is kept; made by `prefix_cache`.
+    """Runs a model for examples of `examples`, from where its repaired part begins as far as that
+    is kept; made by `prefix_cache`.
 
     Args:
-        kept: population -> number of its first rows that are kept; all else is run from the images. Empty keeps nothing.
+        kept: population -> number of its first rows that are kept; all else is run from the images.
+            Empty keeps nothing.
         place: where the part begins; needed only if something is kept, as are the next two.
     """
 
-    def __init__(self, model: nn.Module, examples: Examples, runtime: Runtime, kept: Mapping[str, int] | None = None,
-                 place: Place | None = None, layout: _Layout | None = None, room: Room | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        runtime: Runtime,
+        kept: Mapping[str, int] | None = None,
+        place: Place | None = None,
+        layout: _Layout | None = None,
+        room: Room | None = None,
+    ):
         self.model, self.examples, self.runtime = model, examples, runtime
         self.kept, self.place, self.layout, self.room = dict(kept or {}), place, layout, room
         self.entered = None if place is None else Entered(model, place)
         self.views: dict[tuple[str, int], Tensor | None] = {}
 
     def logits(self, parts: Sequence[Part], views: Mapping[str, Sequence[int]]) -> Tensor:
-        """Logits (n, classes) of this process's examples, with gradients of the part and of what is behind it.
+        """Logits (n, classes) of this process's examples, with gradients of the part and of what is
+        behind it.
 
         Args:
-            views: population -> the fixed views that any process reads; all processes fill them together.
+            views: population -> the fixed views that any process reads; all processes fill them
+                together.
         """
         if not self.kept.keys() & views:
             return self.model(self.examples.images(*parts))
@@ -79,8 +95,15 @@ class PrefixCache:
         if name not in self.kept:
             return predict(self.model, images, preprocessing, self.runtime)
         self._fill(name, 0)
-        return predict(self.entered, images, preprocessing, self.runtime,
-                       inputs=lambda rows: self._arrived(self.examples.view(name, rows, torch.zeros_like(rows))))
+        return predict(
+            self.entered,
+            images,
+            preprocessing,
+            self.runtime,
+            inputs=lambda rows: self._arrived(
+                self.examples.view(name, rows, torch.zeros_like(rows))
+            ),
+        )
 
     def keeps(self, part: Part) -> Tensor:
         """(n,) bool: for which examples of `part` it is read what arrives, and not their image."""
@@ -88,10 +111,15 @@ class PrefixCache:
 
     @torch.no_grad()
     def _arrived(self, part: Part) -> Tensor:
-        """What arrives for the examples of `part`, (n, …) on the device: read where it was kept, else computed."""
+        """What arrives for the examples of `part`, (n, …) on the device: read where it was kept,
+        else computed.
+        """
         places, found, read = [], [], self.keeps(part)
         for view in part.views[read].unique().tolist() if read.any() else ():
-            these, kept = (read & (part.views == view)).nonzero().flatten(), self.views[part.name, view]
+            these, kept = (
+                (read & (part.views == view)).nonzero().flatten(),
+                self.views[part.name, view],
+            )
             if kept is None:
                 read[these] = False
                 continue
@@ -101,38 +129,60 @@ class PrefixCache:
         if not read.all():
             places.append((~read).nonzero().flatten())
             found.append(self._computed(part[places[-1]]))
-        return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort().to(self.runtime.device)]
+        return (
+            found[0]
+            if len(found) == 1
+            else torch.cat(found)[torch.cat(places).argsort().to(self.runtime.device)]
+        )
 
     def _computed(self, part: Part) -> Tensor:
         with self.runtime.accelerator.autocast():
-            return arriving(self.model, [self.place], [self.examples.images(part)])[self.place.path].to(self.layout.arrives)
+            return arriving(self.model, [self.place], [self.examples.images(part)])[
+                self.place.path
+            ].to(self.layout.arrives)
 
     @torch.no_grad()
     def _fill(self, name: str, view: int) -> None:
-        """Compute what arrives for the kept rows in this view, unless it was; each process a share."""
+        """Compute what arrives for the kept rows in this view, unless it was; each process a
+        share.
+        """
         if (name, view) in self.views or name not in self.kept:
             return
         rows, runtime, accelerator = self.kept[name], self.runtime, self.runtime.accelerator
         kept = self.room.empty((name, view), (rows, *self.layout.packed), self.layout.kept)
-        fits = all(gather_object([kept is not None]))  # a disk may be full for one process and not for another
+        # a disk may be full for one process and not for another
+        fits = all(gather_object([kept is not None]))
         self.views[name, view] = kept if fits else None
 
         def computed(these: Tensor) -> Tensor:
-            return self.layout.pack(self._computed(self.examples.view(name, these, torch.full_like(these, view)))).contiguous()
+            return self.layout.pack(
+                self._computed(self.examples.view(name, these, torch.full_like(these, view)))
+            ).contiguous()
 
         share = min(AT_ONCE, ceil(rows / accelerator.num_processes))
-        with runtime.bar(rows, f"prefix of {name}, view {view + 1}") if rows > BAR_FROM else nullcontext() as bar:
+        with (
+            runtime.bar(rows, f"prefix of {name}, view {view + 1}")
+            if rows > BAR_FROM
+            else nullcontext()
+        ) as bar:
             for start in range(0, rows if fits else 0, share * accelerator.num_processes):
                 # equal shares to gather: the last are filled up with the last example
-                mine = (start + accelerator.process_index * share + torch.arange(share)).clamp(max=rows - 1)
-                found = accelerator.gather(torch.cat(list(runtime.in_batches(computed, mine))))[: rows - start]
+                mine = (start + accelerator.process_index * share + torch.arange(share)).clamp(
+                    max=rows - 1
+                )
+                found = accelerator.gather(torch.cat(list(runtime.in_batches(computed, mine))))[
+                    : rows - start
+                ]
                 kept[start : start + len(found)] = found
                 if bar is not None:
                     bar.update(len(found))
 
 
-def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime) -> PrefixCache:
-    """A cache of what arrives at `part`, modules of `model` that alone will change; one that keeps nothing where none pays.
+def prefix_cache(
+    model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime
+) -> PrefixCache:
+    """A cache of what arrives at `part`, modules of `model` that alone will change; one that keeps
+    nothing where none pays.
 
     The model may be changed inside `part` afterwards, also replaced there, but nowhere else.
     """
@@ -147,17 +197,33 @@ def prefix_cache(model: nn.Module, part: nn.Module, data: RepairData, options: T
         return nothing
     place, layout, flops = found
     if options.cache_precision != "same":
-        layout = replace(layout, kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.cache_precision])
+        layout = replace(
+            layout, kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.cache_precision]
+        )
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
     memory, disk = (round(gib * GIB) for gib in (options.cache_memory, options.cache_disk))
     wanted = {demand.name: demand for demand in demands(examples, data, options, costs)}
     kept = worthwhile(wanted.values(), costs, memory + disk, always=options.cache == "always")
-    sizes = {(name, view): rows * costs.bytes for name, rows in kept.items() for view in range(wanted[name].views)}
-    return PrefixCache(model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device, sizes)) if kept else nothing
+    sizes = {
+        (name, view): rows * costs.bytes
+        for name, rows in kept.items()
+        for view in range(wanted[name].views)
+    }
+    return (
+        PrefixCache(
+            model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device, sizes)
+        )
+        if kept
+        else nothing
+    )
 
 
-def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtime) -> tuple[Place, _Layout, tuple[int, int, int]] | None:
-    """Where to enter the model for `part`, how that arrives, and the FLOPs before, in and behind the part; None if it cannot be."""
+def _entrance(
+    model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtime
+) -> tuple[Place, _Layout, tuple[int, int, int]] | None:
+    """Where to enter the model for `part`, how that arrives, and the FLOPs before, in and behind
+    the part; None if it cannot be.
+    """
     names = {id(module): name for name, module in model.named_modules()}
     inside = {names[id(module)] for module in part.modules() if id(module) in names}
     if "" in inside:  # the whole network has nothing before it
@@ -170,7 +236,9 @@ def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtim
     if not called:
         return None
     first = min(called, key=lambda name: calls[name][0].start)
-    outermost = [name for name in called if not any(name.startswith(f"{other}.") for other in called)]
+    outermost = [
+        name for name in called if not any(name.startswith(f"{other}.") for other in called)
+    ]
     of_part = sum(call.flops for name in outermost for call in calls[name])
     parts = first.split(".")
     # a layer beside a shortcut cannot be entered, the unit around it can
@@ -191,4 +259,8 @@ def _entrance(model: nn.Module, part: nn.Module, sample: Tensor, runtime: Runtim
 def _changes(model: nn.Module, place: Place, part: nn.Module) -> bool:
     """Whether training `part` changes what arrives at `place`: they may share weights."""
     trained = {id(parameter) for parameter in part.parameters()}
-    return any(id(parameter) in trained for path in place.before for parameter in model.get_submodule(path).parameters())
+    return any(
+        id(parameter) in trained
+        for path in place.before
+        for parameter in model.get_submodule(path).parameters()
+    )

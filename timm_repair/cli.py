@@ -29,26 +29,48 @@ from timm_repair.runtime import make_accelerator
 from timm_repair.saving import read_report
 from timm_repair.suspects import tie
 
-RESERVED = {"model", "failures", "retain", "holdout", "method", "methods", "seed", "data", "output", "accelerator", "progress"}
+RESERVED = {
+    "model",
+    "failures",
+    "retain",
+    "holdout",
+    "method",
+    "methods",
+    "seed",
+    "data",
+    "output",
+    "accelerator",
+    "progress",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A RepairError is printed in one line instead of a traceback."""
+    """Run one command; returns the exit status. A RepairError is printed in one line instead of a
+    traceback.
+    """
     logging.basicConfig(format="%(message)s")  # the program's right, not the library's
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
     except RepairError as error:
-        print(f"timm-repair: {error}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr)
+        print(
+            f"timm-repair: {error}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr
+        )
         return 2
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="timm-repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="timm-repair",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("blocks", help="list a model's blocks, and why some cannot be repaired")
+    command = commands.add_parser(
+        "blocks", help="list a model's blocks, and why some cannot be repaired"
+    )
     command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
     command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
     command.set_defaults(run=_blocks)
@@ -59,41 +81,82 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("repair", help="repair a model and save it")
     _add_data(command)
-    command.add_argument("--output", required=True, help="directory for the repaired model, its card, report and figures")
+    command.add_argument(
+        "--output",
+        required=True,
+        help="directory for the repaired model, its card, report and figures",
+    )
     command.add_argument("--method", default="archrepair", choices=METHODS)
-    command.add_argument("--log-with", metavar="TRACKER", help="follow the training in tensorboard, wandb, …, if that is installed; what "
-                         "is kept on disk goes to OUTPUT-logs")
+    command.add_argument(
+        "--log-with",
+        metavar="TRACKER",
+        help=(
+            "follow the training in tensorboard, wandb, …, if that is installed; what "
+            "is kept on disk goes to OUTPUT-logs"
+        ),
+    )
     command.set_defaults(run=_repair)
 
-    command = commands.add_parser("compare", help="run several methods on the same data with the same budget")
+    command = commands.add_parser(
+        "compare", help="run several methods on the same data with the same budget"
+    )
     _add_data(command)
     command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     command.add_argument("--output", help="file for the comparison as JSON")
     command.set_defaults(run=_compare)
 
     for command in (commands.choices["repair"], commands.choices["compare"]):
-        command.add_argument("--holdout", action="append", default=[], metavar="[NAME=]PLACE", help=(
-            "what to measure on, in any of these forms; several with names: --holdout failing=unseen/ --holdout clean=test.parquet"))
+        command.add_argument(
+            "--holdout",
+            action="append",
+            default=[],
+            metavar="[NAME=]PLACE",
+            help=(
+                "what to measure on, in any of these forms; several with names: --holdout"
+                " failing=unseen/ --holdout clean=test.parquet"
+            ),
+        )
 
     command = commands.add_parser("report", help="print the report of a saved repair")
     command.add_argument("directory", type=Path)
     command.set_defaults(run=_report)
 
-    command = commands.add_parser("push", help="upload a saved repair to the Hugging Face Hub (log in before: hf auth login)")
+    command = commands.add_parser(
+        "push", help="upload a saved repair to the Hugging Face Hub (log in before: hf auth login)"
+    )
     command.add_argument("directory", type=Path, help="of a saved repair")
     command.add_argument("repo_id", help="user/name; made if there is none")
-    command.add_argument("--private", action="store_true", default=None, help="if the repository is new; else the owner's default")
+    command.add_argument(
+        "--private",
+        action="store_true",
+        default=None,
+        help="if the repository is new; else the owner's default",
+    )
     command.add_argument("--revision", help="branch; made if there is none")
-    command.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    command.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead of committing"
+    )
     command.add_argument("--commit-message")
-    command.add_argument("--patch", action="store_true", help="only what the repair changed; the original must be on the Hub")
-    command.add_argument("--remote-code", action="store_true", help="also for transformers' trust_remote_code=True")
-    command.add_argument("--replace-model-card", action="store_true", help="keep nothing of a README.md that is there")
+    command.add_argument(
+        "--patch",
+        action="store_true",
+        help="only what the repair changed; the original must be on the Hub",
+    )
+    command.add_argument(
+        "--remote-code", action="store_true", help="also for transformers' trust_remote_code=True"
+    )
+    command.add_argument(
+        "--replace-model-card",
+        action="store_true",
+        help="keep nothing of a README.md that is there",
+    )
     command.add_argument("--base-model", help="Hub id of the original, if the report does not tell")
     command.add_argument("--license", help="of the original, if the report does not tell")
     command.set_defaults(run=_push)
 
-    command = commands.add_parser("export", help="write a saved or published repair as one file: ONNX, or a program of torch")
+    command = commands.add_parser(
+        "export", help="write a saved or published repair as one file: ONNX, or a program of torch"
+    )
     command.add_argument("model", help="directory or Hub id")
     command.add_argument("file")
     command.add_argument("--format", default="onnx", choices=FORMATS)
@@ -103,11 +166,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument("--failures", required=True, help="parquet, csv or json file, imagefolder directory, or Hub id")
+    command.add_argument(
+        "--failures",
+        required=True,
+        help="parquet, csv or json file, imagefolder directory, or Hub id",
+    )
     command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--data", action="append", default=[], metavar="NAME=VALUE", help="how data are read, e.g. label_column=digit")
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the method, e.g. steps=500")
+    command.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="how data are read, e.g. label_column=digit",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the method, e.g. steps=500",
+    )
 
 
 def _pairs(given: Sequence[str]) -> dict[str, Any]:
@@ -126,8 +205,12 @@ def _pairs(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"failures": arguments.failures, "retain": arguments.retain, "seed": arguments.seed,
-            "data": make(DataOptions, _pairs(arguments.data))} | _pairs(arguments.set)
+    return {
+        "failures": arguments.failures,
+        "retain": arguments.retain,
+        "seed": arguments.seed,
+        "data": make(DataOptions, _pairs(arguments.data)),
+    } | _pairs(arguments.set)
 
 
 def _holdout(given: Sequence[str]) -> Any:
@@ -135,15 +218,23 @@ def _holdout(given: Sequence[str]) -> Any:
     if not given or (len(given) == 1 and not named):
         return given[0] if given else None
     if len(named) < len(given):
-        raise OptionError("several --holdout need different names: --holdout failing=unseen/ --holdout clean=test.parquet")
+        raise OptionError(
+            "several --holdout need different names: --holdout failing=unseen/ --holdout"
+            " clean=test.parquet"
+        )
     return named
 
 
 def _blocks(arguments: argparse.Namespace) -> None:
     _, model = load(arguments.model, pretrained=False)
     for block in blocks(model, granularity=arguments.granularity):
-        shapes = " -> ".join("x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape))
-        print(f"{block.name:45s} {shapes:27s} {block.num_params:12,d}  {'repairable' if block.repairable else block.reason or block.role}")
+        shapes = " -> ".join(
+            "x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape)
+        )
+        print(
+            f"{block.name:45s} {shapes:27s} {block.num_params:12,d} "
+            f" {'repairable' if block.repairable else block.reason or block.role}"
+        )
 
 
 def _localize(arguments: argparse.Namespace) -> None:
@@ -157,14 +248,22 @@ def _localize(arguments: argparse.Namespace) -> None:
 
 def _repair(arguments: argparse.Namespace) -> None:
     accelerator = _tracking(arguments.log_with, arguments.output)
-    repaired = pipeline.repair(arguments.model, holdout=_holdout(arguments.holdout), method=arguments.method, output_dir=arguments.output,
-                               accelerator=accelerator, **_given(arguments))
+    repaired = pipeline.repair(
+        arguments.model,
+        holdout=_holdout(arguments.holdout),
+        method=arguments.method,
+        output_dir=arguments.output,
+        accelerator=accelerator,
+        **_given(arguments),
+    )
     if accelerator is not None:
         accelerator.end_training()
     if repaired.main_process:
         print(repaired.report)
-        print(f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
-              f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)")
+        print(
+            f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
+            f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
+        )
 
 
 def _tracking(name: str | None, output: str) -> Accelerator | None:
@@ -174,7 +273,10 @@ def _tracking(name: str | None, output: str) -> Accelerator | None:
     # beside the output, which holds nothing but the saved repair
     accelerator = make_accelerator(log_with=name, project_dir=f"{output.rstrip('/')}-logs")
     if not accelerator.log_with:
-        raise OptionError(f"--log-with {name}: its package is not installed; pip install it, or leave the option out")
+        raise OptionError(
+            f"--log-with {name}: its package is not installed; pip install it, or leave the"
+            " option out"
+        )
     accelerator.init_trackers("timm_repair")
     return accelerator
 
@@ -184,8 +286,15 @@ def _compare(arguments: argparse.Namespace) -> None:
         try:
             Path(arguments.output).touch()
         except OSError as error:
-            raise OutputError(f"cannot write {arguments.output!r} ({error}): choose another file") from error
-    comparison = pipeline.compare(arguments.model, methods=arguments.methods, holdout=_holdout(arguments.holdout), **_given(arguments))
+            raise OutputError(
+                f"cannot write {arguments.output!r} ({error}): choose another file"
+            ) from error
+    comparison = pipeline.compare(
+        arguments.model,
+        methods=arguments.methods,
+        holdout=_holdout(arguments.holdout),
+        **_given(arguments),
+    )
     if not PartialState().is_main_process:
         return
     print(comparison)
@@ -201,9 +310,15 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "directory", "repo_id")}
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("run", "directory", "repo_id")
+    }
     if not arguments.directory.is_dir():
-        raise ConfigError(f"{str(arguments.directory)!r} is no directory: give the directory of a saved repair")
+        raise ConfigError(
+            f"{str(arguments.directory)!r} is no directory: give the directory of a saved repair"
+        )
     card = arguments.directory / "README.md"
     model = from_pretrained(arguments.directory)
     given["patch"] |= (arguments.directory / PATCH).is_file()  # as it was saved

@@ -1,4 +1,6 @@
-"""The one door to the Hub: its client, and its errors as HubError with what to do. Tokens never get into a message."""
+"""The one door to the Hub: its client, and its errors as HubError with what to do. Tokens never get
+into a message.
+"""
 
 import re
 from collections.abc import Iterator
@@ -13,22 +15,43 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from timm_repair.errors import HubError, OptionError, RepairError
 
 # what the client's HTTP library raises when nothing answers: not an OSError in all of its versions
-TRANSPORT = tuple({base for base in errors.HfHubHTTPError.__mro__ if base.__name__ in ("HTTPError", "RequestException")})
-_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, *TRANSPORT)  # KeyError: the answer lacks something
+TRANSPORT = tuple(
+    {
+        base
+        for base in errors.HfHubHTTPError.__mro__
+        if base.__name__ in ("HTTPError", "RequestException")
+    }
+)
+# KeyError: the answer lacks something
+_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, *TRANSPORT)
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
-_WORDY = re.compile(r"For more information check: \S+|(?<=\w)\?[\w-]+=[^\s'\"]*")  # queries: signed URLs have keys there
+# queries: signed URLs have keys there
+_WORDY = re.compile(r"For more information check: \S+|(?<=\w)\?[\w-]+=[^\s'\"]*")
 _HINTS = (
-    (errors.GatedRepoError, "ask for access on its page, then log in (`hf auth login`) or pass token="),
-    (errors.RepositoryNotFoundError, "check the name; if the repository is private, log in (`hf auth login`) or pass token="),
+    (
+        errors.GatedRepoError,
+        "ask for access on its page, then log in (`hf auth login`) or pass token=",
+    ),
+    (
+        errors.RepositoryNotFoundError,
+        "check the name; if the repository is private, log in (`hf auth login`) or pass token=",
+    ),
     (errors.RevisionNotFoundError, "check revision=: no such branch, tag or commit"),
-    (errors.EntryNotFoundError, "the repository has no such file: if it changed in the meantime, try again"),
+    (
+        errors.EntryNotFoundError,
+        "the repository has no such file: if it changed in the meantime, try again",
+    ),
     (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it once to reach the Hub"),
 )
-_CHANGED = "the repository changed in the meantime, perhaps by this very push, its reply lost: try again"
+_CHANGED = (
+    "the repository changed in the meantime, perhaps by this very push, its reply lost: try again"
+)
 _STATUS = {
     400: "the server refused it; if something was damaged on its way, try again",
     401: "the token is wrong or missing: log in (`hf auth login`) or pass token=",
-    403: "this token may not do that: use one that may; a push needs write access to the repository",
+    403: (
+        "this token may not do that: use one that may; a push needs write access to the repository"
+    ),
     404: "the server does not know this: check the name, and HF_ENDPOINT if it is set",
     409: _CHANGED,
     412: _CHANGED,
@@ -36,7 +59,10 @@ _STATUS = {
     429: "too many requests: wait a little and try again",
 }
 _SENT = ", but everything had been sent: the push may have happened; look there, or just try again"
-_LOCAL = "it is not, or not whole, in the cache, and the Hub was not to be asked (HF_HUB_OFFLINE or local_files_only)"
+_LOCAL = (
+    "it is not, or not whole, in the cache, and the Hub was not to be asked (HF_HUB_OFFLINE or"
+    " local_files_only)"
+)
 _XET = "if this server has no xet storage, set HF_HUB_DISABLE_XET=1; otherwise try again"
 
 
@@ -50,7 +76,10 @@ def client(token: str | bool | None = None) -> HfApi:
     place = urlsplit(api.endpoint)
     sent = get_token() if token in (None, True) else token
     if sent and place.scheme == "http" and not _loopback(place.hostname or ""):
-        raise HubError(f"HF_ENDPOINT={api.endpoint} is not encrypted: the token would be readable on the way; use https")
+        raise HubError(
+            f"HF_ENDPOINT={api.endpoint} is not encrypted: the token would be readable on the way;"
+            " use https"
+        )
     return api
 
 
@@ -82,7 +111,11 @@ def hub_id(name: str | None) -> str | None:
     Raises:
         OptionError: it is neither.
     """
-    return None if name is None else check_repo_id(name.removeprefix("hf-hub:").removeprefix("hf_hub:"), owner=True)
+    return (
+        None
+        if name is None
+        else check_repo_id(name.removeprefix("hf-hub:").removeprefix("hf_hub:"), owner=True)
+    )
 
 
 def without_token(text: str) -> str:
@@ -96,7 +129,8 @@ class Unreached(HubError):
 
 @contextmanager
 def reaching(what: str) -> Iterator[None]:
-    """Raise whatever the client raises inside as a HubError that starts with `what` and ends with what to do.
+    """Raise whatever the client raises inside as a HubError that starts with `what` and ends with
+    what to do.
 
     Raises:
         Unreached: nobody answered, or the server failed.
@@ -110,8 +144,12 @@ def reaching(what: str) -> Iterator[None]:
         chain = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
-        told, hint = next(((each, hint) for each in chain if (hint := _hint(each))), (error, "it failed"))
-        text = without_token(" ".join(_WORDY.sub("", str(told)).split()))[:500] or type(told).__name__
+        told, hint = next(
+            ((each, hint) for each in chain if (hint := _hint(each))), (error, "it failed")
+        )
+        text = (
+            without_token(" ".join(_WORDY.sub("", str(told)).split()))[:500] or type(told).__name__
+        )
         raise (Unreached if _unanswered(told) else HubError)(f"{what}: {hint} ({text})") from None
 
 
@@ -121,7 +159,11 @@ def _status(error: BaseException) -> int | None:
 
 def _unanswered(error: BaseException) -> bool:
     status = _status(error)
-    return isinstance(error, (ConnectionError, TimeoutError, *TRANSPORT)) if status is None else status >= 500
+    return (
+        isinstance(error, (ConnectionError, TimeoutError, *TRANSPORT))
+        if status is None
+        else status >= 500
+    )
 
 
 def _hint(error: BaseException) -> str | None:

@@ -1,7 +1,8 @@
-"""Filters, resampling and textures that the corruptions are made of, each as the reference's libraries define it.
+"""Filters, resampling and textures that the corruptions are made of, each as the reference's
+libraries define it.
 
-`x` is float64 (N, C, H, W) from 0 to 1. Filters are matrices or loops over few taps: the same arithmetic for every
-example, whatever else is in the batch.
+`x` is float64 (N, C, H, W) from 0 to 1. Filters are matrices or loops over few taps: the same
+arithmetic for every example, whatever else is in the batch.
 """
 
 import math
@@ -11,9 +12,16 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-Draw = Callable[[Callable[[np.random.Generator], np.ndarray]], np.ndarray]  # of one example -> stacked over the batch
+# of one example -> stacked over the batch
+Draw = Callable[[Callable[[np.random.Generator], np.ndarray]], np.ndarray]
 # of five photographs of frost: mean colour, standard deviation of the brightness
-FROSTS = (((78, 149, 166), 18), ((201, 205, 215), 22), ((201, 205, 215), 22), ((138, 153, 165), 29), ((112, 123, 135), 43))
+FROSTS = (
+    ((78, 149, 166), 18),
+    ((201, 205, 215), 22),
+    ((201, 205, 215), 22),
+    ((138, 153, 165), 29),
+    ((112, 123, 135), 43),
+)
 _FROST_SIDE = 480
 
 
@@ -23,8 +31,10 @@ def grey(x: np.ndarray) -> np.ndarray:
 
 
 def to_hsv(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Saturation and value (N, 1, H, W), and the hue as (N, C, H, W) from 0, the strongest channel, to 1, the weakest:
-    x = value * (1 - saturation * hue). Grey images have the hue 0; grey pixels of a colour image that of red."""
+    """Saturation and value (N, 1, H, W), and the hue as (N, C, H, W) from 0, the strongest channel,
+    to 1, the weakest: x = value * (1 - saturation * hue). Grey images have the hue 0; grey pixels
+    of a colour image that of red.
+    """
     value, least = x.max(1, keepdims=True), x.min(1, keepdims=True)
     spread = value - least
     red = np.minimum(np.arange(x.shape[1]), 1).reshape(1, -1, 1, 1)
@@ -35,18 +45,25 @@ def to_hsv(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def with_pil(x: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """`change` applied to each example as an 8-bit image."""
     pixels = (255 * x).astype(np.uint8).transpose(0, 2, 3, 1)
-    images = (Image.fromarray(np.ascontiguousarray(each[..., 0] if each.shape[2] == 1 else each)) for each in pixels)
+    images = (
+        Image.fromarray(np.ascontiguousarray(each[..., 0] if each.shape[2] == 1 else each))
+        for each in pixels
+    )
     changed = np.stack([np.asarray(change(image)) for image in images])
     return changed.reshape(pixels.shape).transpose(0, 3, 1, 2) / 255
 
 
 def _fold(positions: np.ndarray, n: int, border: str) -> np.ndarray:
-    """Indices within 0 … n - 1 for those outside: "edge" aaa|abc, "mirror" cb|abc, "symmetric" ba|abc."""
+    """Indices within 0 … n - 1 for those outside: "edge" aaa|abc, "mirror" cb|abc, "symmetric"
+    ba|abc.
+    """
     if border == "edge":
         return positions.clip(0, n - 1)
     period = 2 * n if border == "symmetric" else max(2 * n - 2, 1)
     positions = positions % period
-    return np.where(positions < n, positions, (2 * n - 1 if border == "symmetric" else period) - positions)
+    return np.where(
+        positions < n, positions, (2 * n - 1 if border == "symmetric" else period) - positions
+    )
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +78,9 @@ def _smoother(n: int, sigma: float, radius: int, border: str) -> np.ndarray:
 
 
 def blur(x: np.ndarray, sigma: float, *, truncate: float = 4, border: str = "edge") -> np.ndarray:
-    """Convolved with a Gaussian that is cut off at `truncate` standard deviations, as in scikit-image."""
+    """Convolved with a Gaussian that is cut off at `truncate` standard deviations, as in
+    scikit-image.
+    """
     radius = int(truncate * sigma + 0.5)
     rows, columns = (_smoother(side, sigma, radius, border) for side in x.shape[-2:])
     return rows @ x @ columns.T if radius else x
@@ -84,24 +103,35 @@ def correlate(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     taps = np.argwhere(kernel)
     padded = x[..., _fold(np.arange(-reach, height + reach), height, "mirror"), :]
     padded = padded[..., _fold(np.arange(-reach, width + reach), width, "mirror")]
-    return sum(kernel[top, left] * padded[..., top : top + height, left : left + width] for top, left in taps)
+    return sum(
+        kernel[top, left] * padded[..., top : top + height, left : left + width]
+        for top, left in taps
+    )
 
 
 def copied_from(steps: np.ndarray, reach: int, height: int, width: int) -> np.ndarray:
     """(N, H W) flat index of the pixel whose value each pixel has in the end.
 
-    Pixels are visited from the bottom right to the top left; each takes the present value of the one `steps`
-    (N, 2, …; x and y) away. A value that was itself replaced before is therefore followed to where it came from.
+    Pixels are visited from the bottom right to the top left; each takes the present value of the
+    one `steps` (N, 2, …; x and y) away. A value that was itself replaced before is therefore
+    followed to where it came from.
     """
     ys, xs = (np.arange(side - reach, reach, -1) for side in (height, width))
     here = np.broadcast_to(ys[:, None] * width + xs, (len(steps), len(ys), len(xs)))
     there_y, there_x = ys[:, None] + steps[:, 1], xs + steps[:, 0]
     there = there_y * width + there_x
-    visited = (there > here) & (there_y <= height - reach) & (there_x > reach) & (there_x <= width - reach)
+    visited = (
+        (there > here)
+        & (there_y <= height - reach)
+        & (there_x > reach)
+        & (there_x <= width - reach)
+    )
     source, follow = np.tile(np.arange(height * width), (2, len(steps), 1))
     here = here.reshape(len(steps), -1)
     np.put_along_axis(source, here, there.reshape(here.shape), 1)
-    np.put_along_axis(follow, here, np.where(visited, there, here.reshape(there.shape)).reshape(here.shape), 1)
+    np.put_along_axis(
+        follow, here, np.where(visited, there, here.reshape(there.shape)).reshape(here.shape), 1
+    )
     while not np.array_equal(further := np.take_along_axis(follow, follow, 1), follow):
         follow = further
     return np.take_along_axis(source, follow, 1)
@@ -121,11 +151,16 @@ def along_line(x: np.ndarray, angles: np.ndarray, radius: float, sigma: float) -
     reach = 2 * math.ceil(radius)
     blurred = np.zeros_like(x)
     for image, result, angle in zip(x, blurred, angles, strict=True):
-        rows, columns = (_fold(np.arange(-reach, side + reach), side, "edge") for side in (height, width))
+        rows, columns = (
+            _fold(np.arange(-reach, side + reach), side, "edge") for side in (height, width)
+        )
         padded = image[:, rows[:, None], columns]
         for weight, (dy, dx) in zip(*_line(radius, sigma, angle), strict=True):
             if weight > 1e-9:
-                result += weight * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+                result += (
+                    weight
+                    * padded[:, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+                )
     return np.rint(255 * blurred) / 255
 
 
@@ -156,7 +191,9 @@ def frost_texture(which: int, scale: float) -> np.ndarray:
 
 @lru_cache(maxsize=len(FROSTS))
 def _needles(seed: int) -> np.ndarray:
-    """(S, S) of mean 0 and variance 1: needles that point differently in different places, unevenly bright."""
+    """(S, S) of mean 0 and variance 1: needles that point differently in different places, unevenly
+    bright.
+    """
     rng = np.random.default_rng(seed)
     side = _FROST_SIDE
     fy, fx = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
@@ -172,13 +209,21 @@ def _needles(seed: int) -> np.ndarray:
     presence = np.exp(3 * presence) / np.exp(3 * presence).sum(0)
     ridges = (presence * np.abs(needles)).sum(0)
     uneven = filtered(1 / (1 + (400 * np.hypot(fx, fy)) ** 2))
-    field = ridges / ridges.std() + 0.7 * uneven + 0.25 * filtered(np.exp(-((3 * fx) ** 2) - (3 * fy) ** 2))
+    field = (
+        ridges / ridges.std()
+        + 0.7 * uneven
+        + 0.25 * filtered(np.exp(-((3 * fx) ** 2) - (3 * fy) ** 2))
+    )
     return (field - field.mean()) / field.std()
 
 
 def plasma(draw: Draw, side: int, decay: float) -> np.ndarray:
     """(N, S, S) from 0 to 1; `side` is a power of two."""
-    noise = draw(lambda rng: rng.uniform(-1, 1, side * side - 1)) if side > 1 else draw(lambda rng: np.zeros(0))
+    noise = (
+        draw(lambda rng: rng.uniform(-1, 1, side * side - 1))
+        if side > 1
+        else draw(lambda rng: np.zeros(0))
+    )
     field = np.zeros((len(noise), side, side))
     step, size, used = side, 100.0, 0
 
@@ -218,37 +263,61 @@ def sample(x: np.ndarray, ys: np.ndarray, xs: np.ndarray, border: str) -> np.nda
 
 
 def canny(levels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(N, H, W) bool: the edges in `levels` (N, H, W; 0 to 255), by Sobel gradients, thinning and hysteresis, as OpenCV finds them."""
+    """(N, H, W) bool: the edges in `levels` (N, H, W; 0 to 255), by Sobel gradients, thinning and
+    hysteresis, as OpenCV finds them.
+    """
     height, width = levels.shape[1:]
     rows, columns = (_fold(np.arange(-1, side + 1), side, "edge") for side in (height, width))
-    near = {(i, j): levels[:, rows[:, None], columns][:, i : i + height, j : j + width] for i in range(3) for j in range(3)}
+    near = {
+        (i, j): levels[:, rows[:, None], columns][:, i : i + height, j : j + width]
+        for i in range(3)
+        for j in range(3)
+    }
     dx = near[0, 2] + 2 * near[1, 2] + near[2, 2] - near[0, 0] - 2 * near[1, 0] - near[2, 0]
     dy = near[2, 0] + 2 * near[2, 1] + near[2, 2] - near[0, 0] - 2 * near[0, 1] - near[0, 2]
     strength = np.abs(dx) + np.abs(dy)
 
     def at(y: int, x: int) -> np.ndarray:
-        return np.pad(strength, ((0, 0), (1, 1), (1, 1)))[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        return np.pad(strength, ((0, 0), (1, 1), (1, 1)))[
+            :, 1 + y : 1 + y + height, 1 + x : 1 + x + width
+        ]
 
-    flat, steep = (np.abs(dy) < np.abs(dx) * math.tan(math.pi / 8)), (np.abs(dy) > np.abs(dx) / math.tan(math.pi / 8))
+    flat, steep = (
+        (np.abs(dy) < np.abs(dx) * math.tan(math.pi / 8)),
+        (np.abs(dy) > np.abs(dx) / math.tan(math.pi / 8)),
+    )
     falling = (strength > at(-1, -1)) & (strength > at(1, 1))
     rising = (strength > at(-1, 1)) & (strength > at(1, -1))
-    sideways, upright = (strength > at(0, -1)) & (strength >= at(0, 1)), (strength > at(-1, 0)) & (strength >= at(1, 0))
-    ridge = np.select([flat, steep, (dx < 0) == (dy < 0)], [sideways, upright, falling], rising) & (strength > low)
+    sideways, upright = (
+        (strength > at(0, -1)) & (strength >= at(0, 1)),
+        (strength > at(-1, 0)) & (strength >= at(1, 0)),
+    )
+    ridge = np.select([flat, steep, (dx < 0) == (dy < 0)], [sideways, upright, falling], rising) & (
+        strength > low
+    )
     edges = ridge & (strength > high)
     while True:  # an edge goes on where the ridge does
         padded = np.pad(edges, ((0, 0), (1, 1), (1, 1)))
-        grown = ridge & np.any([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], 0)
+        grown = ridge & np.any(
+            [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], 0
+        )
         if np.array_equal(grown, edges):
             return edges
         edges = grown
 
 
 def distance_to(places: np.ndarray, most: float) -> np.ndarray:
-    """(N, H, W): how far the nearest of `places` (N, H, W; bool) is, at most `most`, in steps of one, diagonally and of a chess knight,
-    with OpenCV's lengths."""
+    """(N, H, W): how far the nearest of `places` (N, H, W; bool) is, at most `most`, in steps of
+    one, diagonally and of a chess knight, with OpenCV's lengths.
+    """
     height, width = places.shape[1:]
     lengths = {(0, 1): 1.0, (1, 1): 1.4, (1, 2): 2.1969}
-    steps = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if tuple(sorted((abs(i), abs(j)))) in lengths]
+    steps = [
+        (i, j)
+        for i in range(-2, 3)
+        for j in range(-2, 3)
+        if tuple(sorted((abs(i), abs(j)))) in lengths
+    ]
     distance = np.where(places, 0.0, most)
     while True:
         padded = np.pad(distance, ((0, 0), (2, 2), (2, 2)), constant_values=most)
@@ -262,11 +331,15 @@ def distance_to(places: np.ndarray, most: float) -> np.ndarray:
 
 
 def equalized(levels: np.ndarray) -> np.ndarray:
-    """`levels` (N, H, W; whole numbers 0 to 255) with the histogram of each image spread over the range; one of a single level stays."""
+    """`levels` (N, H, W; whole numbers 0 to 255) with the histogram of each image spread over the
+    range; one of a single level stays.
+    """
     counts = np.stack([np.bincount(image.ravel().astype(int), minlength=256) for image in levels])
     below = counts.cumsum(1)
     lowest = np.take_along_axis(counts, (counts > 0).argmax(1)[:, None], 1)
     rest = below[:, -1:] - lowest
     spread = np.rint((below - lowest) * (255 / np.maximum(rest, 1)))
     table = np.where(rest > 0, spread.clip(0, 255), np.arange(256))
-    return np.take_along_axis(table, levels.reshape(len(levels), -1).astype(int), 1).reshape(levels.shape)
+    return np.take_along_axis(table, levels.reshape(len(levels), -1).astype(int), 1).reshape(
+        levels.shape
+    )

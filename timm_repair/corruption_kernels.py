@@ -1,8 +1,10 @@
-"""What each corruption does to a batch; which parameters it has at which severity is in corruptions.py.
+"""What each corruption does to a batch; which parameters it has at which severity is in
+corruptions.py.
 
-A corruption is a function of `x`, float64 (N, C, H, W) from 0 to 1; of `draw`, which asks every example's own random
-generator; and of its parameters. It returns the same shape, before clipping. Every step treats each example by itself,
-in the same arithmetic whatever the batch, so that a result never depends on what else is in it.
+A corruption is a function of `x`, float64 (N, C, H, W) from 0 to 1; of `draw`, which asks every
+example's own random generator; and of its parameters. It returns the same shape, before clipping.
+Every step treats each example by itself, in the same arithmetic whatever the batch, so that a
+result never depends on what else is in it.
 """
 
 import io
@@ -40,8 +42,8 @@ def defocus_blur(x: np.ndarray, draw: Draw, radius: float, alias_sigma: float) -
 def glass_blur(x: np.ndarray, draw: Draw, sigma: float, reach: int, rounds: int) -> np.ndarray:
     """Frosted glass: pixels take the place of near ones, between two blurs.
 
-    The reference means to swap two pixels, but assigns one view of an array to the other, so that one is copied over the
-    other; the published sets are made that way, and so are these.
+    The reference means to swap two pixels, but assigns one view of an array to the other, so that
+    one is copied over the other; the published sets are made that way, and so are these.
     """
     x = np.floor(255 * filters.blur(x, sigma)) / 255
     height, width = x.shape[2:]
@@ -49,7 +51,9 @@ def glass_blur(x: np.ndarray, draw: Draw, sigma: float, reach: int, rounds: int)
     steps = draw(lambda rng: rng.integers(-reach, reach, (rounds, 2, *inner)))
     for r in range(rounds):
         flat = x.reshape(*x.shape[:2], -1)
-        x = np.take_along_axis(flat, filters.copied_from(steps[:, r], reach, height, width)[:, None], 2).reshape(x.shape)
+        x = np.take_along_axis(
+            flat, filters.copied_from(steps[:, r], reach, height, width)[:, None], 2
+        ).reshape(x.shape)
     return filters.blur(x, sigma)
 
 
@@ -60,14 +64,28 @@ def motion_blur(x: np.ndarray, draw: Draw, radius: float, sigma: float) -> np.nd
 
 def zoom_blur(x: np.ndarray, draw: Draw, most: float, step: float) -> np.ndarray:
     """A camera that moves towards what it sees: the mean over magnifications."""
-    factors = np.arange(1, most, step)  # rounding takes `most` in as often as not, here as in the reference
+    # rounding takes `most` in as often as not, here as in the reference
+    factors = np.arange(1, most, step)
     x = x.astype(np.float32)
-    rows, columns = ([filters.zoom_matrix(side, factor).astype(np.float32) for factor in factors] for side in x.shape[2:])
-    return (x + sum(r @ x @ c.T for r, c in zip(rows, columns, strict=True))) / np.float32(len(factors) + 1)
+    rows, columns = (
+        [filters.zoom_matrix(side, factor).astype(np.float32) for factor in factors]
+        for side in x.shape[2:]
+    )
+    return (x + sum(r @ x @ c.T for r, c in zip(rows, columns, strict=True))) / np.float32(
+        len(factors) + 1
+    )
 
 
 def snow(
-    x: np.ndarray, draw: Draw, mean: float, std: float, zoom: float, threshold: float, radius: float, sigma: float, mix: float
+    x: np.ndarray,
+    draw: Draw,
+    mean: float,
+    std: float,
+    zoom: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    mix: float,
 ) -> np.ndarray:
     """Falling flakes, twice with opposite directions, over an image that is whitened a little."""
     shape = x.shape[2:]
@@ -79,18 +97,23 @@ def snow(
     return mix * x + (1 - mix) * whitened + layer + np.rot90(layer, 2, (2, 3))
 
 
-def frost(x: np.ndarray, draw: Draw, weight: float, frost_weight: float, scale: float) -> np.ndarray:
+def frost(
+    x: np.ndarray, draw: Draw, weight: float, frost_weight: float, scale: float
+) -> np.ndarray:
     """Ice crystals on the lens.
 
-    The crystals are generated, because the photographs of the reference have no stated licence: their mean colours and
-    contrasts are those of the photographs, their shapes are not, so this is not bit-compatible with the reference.
+    The crystals are generated, because the photographs of the reference have no stated licence:
+    their mean colours and contrasts are those of the photographs, their shapes are not, so this is
+    not bit-compatible with the reference.
     """
     height, width = x.shape[2:]
 
     def crop(rng: np.random.Generator) -> np.ndarray:
         texture = filters.frost_texture(int(rng.integers(len(filters.FROSTS))), scale)
         top, left = rng.integers(0, texture.shape[1:])
-        rows, columns = ((start + np.arange(n)) % texture.shape[1] for start, n in ((top, height), (left, width)))
+        rows, columns = (
+            (start + np.arange(n)) % texture.shape[1] for start, n in ((top, height), (left, width))
+        )
         return texture[:, rows[:, None], columns]
 
     ice = draw(crop)
@@ -102,7 +125,11 @@ def fog(x: np.ndarray, draw: Draw, amount: float, decay: float) -> np.ndarray:
     height, width = x.shape[2:]
     side = 2 ** math.ceil(math.log2(max(height, width)))
     most = x.max((1, 2, 3), keepdims=True)
-    return (x + amount * filters.plasma(draw, side, decay)[:, None, :height, :width]) * most / (most + amount)
+    return (
+        (x + amount * filters.plasma(draw, side, decay)[:, None, :height, :width])
+        * most
+        / (most + amount)
+    )
 
 
 def brightness(x: np.ndarray, draw: Draw, shift: float) -> np.ndarray:
@@ -117,17 +144,33 @@ def contrast(x: np.ndarray, draw: Draw, factor: float) -> np.ndarray:
     return (x - mean) * factor + mean
 
 
-def elastic_transform(x: np.ndarray, draw: Draw, alpha: float, sigma: float, jitter: float) -> np.ndarray:
+def elastic_transform(
+    x: np.ndarray, draw: Draw, alpha: float, sigma: float, jitter: float
+) -> np.ndarray:
     """A random affine map, then a smooth random displacement of each pixel."""
     height, width = x.shape[2:]
     centre, reach = np.array([width // 2, height // 2]), min(height, width) // 3
     corners = centre + reach * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + draw(lambda rng: rng.uniform(-jitter, jitter, corners.shape))
-    inverse = np.linalg.solve(np.concatenate([moved, np.ones((len(x), 3, 1))], 2), np.broadcast_to(corners, moved.shape))
+    inverse = np.linalg.solve(
+        np.concatenate([moved, np.ones((len(x), 3, 1))], 2), np.broadcast_to(corners, moved.shape)
+    )
     ys, xs = np.indices((height, width), dtype=float)
-    source = xs[..., None] * inverse[:, None, None, 0] + ys[..., None] * inverse[:, None, None, 1] + inverse[:, None, None, 2]
+    source = (
+        xs[..., None] * inverse[:, None, None, 0]
+        + ys[..., None] * inverse[:, None, None, 1]
+        + inverse[:, None, None, 2]
+    )
     x = filters.sample(x, source[..., 1], source[..., 0], "mirror")
-    shifts = filters.blur(draw(lambda rng: rng.uniform(-1, 1, (2, height, width))), sigma, truncate=3, border="symmetric") * alpha
+    shifts = (
+        filters.blur(
+            draw(lambda rng: rng.uniform(-1, 1, (2, height, width))),
+            sigma,
+            truncate=3,
+            border="symmetric",
+        )
+        * alpha
+    )
     return filters.sample(x, ys + shifts[:, 1], xs + shifts[:, 0], "symmetric")
 
 
@@ -135,7 +178,12 @@ def pixelate(x: np.ndarray, draw: Draw, factor: float) -> np.ndarray:
     """Too few pixels."""
     height, width = x.shape[2:]
     small = (max(int(width * factor), 1), max(int(height * factor), 1))
-    return filters.with_pil(x, lambda image: image.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BOX))
+    return filters.with_pil(
+        x,
+        lambda image: image.resize(small, Image.Resampling.BOX).resize(
+            (width, height), Image.Resampling.BOX
+        ),
+    )
 
 
 def jpeg_compression(x: np.ndarray, draw: Draw, quality: int) -> np.ndarray:
@@ -159,7 +207,16 @@ def gaussian_blur(x: np.ndarray, draw: Draw, sigma: float) -> np.ndarray:
     return filters.blur(x, sigma)
 
 
-def spatter(x: np.ndarray, draw: Draw, mean: float, std: float, sigma: float, threshold: float, strength: float, mud: bool) -> np.ndarray:
+def spatter(
+    x: np.ndarray,
+    draw: Draw,
+    mean: float,
+    std: float,
+    sigma: float,
+    threshold: float,
+    strength: float,
+    mud: bool,
+) -> np.ndarray:
     """Drops of water that shine at their rims, or splashes of mud."""
     liquid = filters.blur(draw(lambda rng: rng.normal(mean, std, x.shape[2:])), sigma)
     liquid = np.where(liquid < threshold, 0, liquid)
@@ -167,16 +224,26 @@ def spatter(x: np.ndarray, draw: Draw, mean: float, std: float, sigma: float, th
         cover = filters.blur((liquid > threshold).astype(float), strength)
         cover = np.where(cover < 0.8, 0, cover)[:, None]
         return x * (1 - cover) + cover * _colour(x, 63, 42, 20)
-    liquid = np.floor(255 * liquid) % 256  # it may exceed 1, and then overflows, as in the reference
-    distance = np.floor(filters.correlate(filters.distance_to(filters.canny(liquid, 50, 150), most=20), np.ones((3, 3))) / 9)
-    relief = filters.correlate(filters.equalized(distance), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])).clip(0, 255)
+    # it may exceed 1, and then overflows, as in the reference
+    liquid = np.floor(255 * liquid) % 256
+    distance = np.floor(
+        filters.correlate(
+            filters.distance_to(filters.canny(liquid, 50, 150), most=20), np.ones((3, 3))
+        )
+        / 9
+    )
+    relief = filters.correlate(
+        filters.equalized(distance), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    ).clip(0, 255)
     shine = liquid * np.rint(filters.correlate(relief, np.ones((3, 3))) / 9)
     most = shine.max((1, 2), keepdims=True)
     return x + strength * (shine / np.where(most > 0, most, 1))[:, None] * _colour(x, 175, 238, 238)
 
 
 def saturate(x: np.ndarray, draw: Draw, factor: float, shift: float) -> np.ndarray:
-    """S of HSV changes; hue and V stay. Grey pixels of a colour image have the hue of red, as in the reference."""
+    """S of HSV changes; hue and V stay. Grey pixels of a colour image have the hue of red, as in
+    the reference.
+    """
     saturation, value, hue = filters.to_hsv(x)
     return value * (1 - (saturation * factor + shift).clip(0, 1) * hue)
 

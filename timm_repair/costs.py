@@ -1,6 +1,7 @@
 """What a prefix cache would save, counted in FLOPs and bytes, and the room it may take.
 
-A clock would tell more about one machine, but a run that was killed and goes on must decide as it did before.
+A clock would tell more about one machine, but a run that was killed and goes on must decide as it
+did before.
 """
 
 import errno
@@ -48,9 +49,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs of one image's forward pass, before the part that is trained, in it, and behind it; bytes of what arrives there.
+    """FLOPs of one image's forward pass, before the part that is trained, in it, and behind it;
+    bytes of what arrives there.
 
-    A step costs `prefix` + 3 `part` + 2 `suffix`: the prefix takes no gradient, the suffix none for its weights.
+    A step costs `prefix` + 3 `part` + 2 `suffix`: the prefix takes no gradient, the suffix none for
+    its weights.
     """
 
     prefix: int
@@ -69,7 +72,9 @@ class Costs:
         return self.part + self.suffix
 
     def saved(self, demand: Demand, rows: int) -> float:
-        """FLOPs that keeping `rows` of its examples saves; the copies count as `BYTE_FLOPS` per byte."""
+        """FLOPs that keeping `rows` of its examples saves; the copies count as `BYTE_FLOPS` per
+        byte.
+        """
         reads, entries = demand.reads * rows / demand.rows, demand.views * rows
         return (reads - entries) * self.prefix - (reads + entries) * self.bytes * BYTE_FLOPS
 
@@ -80,22 +85,38 @@ def demands(examples: Examples, data: RepairData, options: Training, costs: Cost
     for name, count in counts(options, data).items():
         rows, reads = len(examples.populations[name]), count * options.steps
         if count:
-            found.append(Demand(name, rows, min(examples.views or 0, ceil(reads / rows)), reads, costs.step))
+            found.append(
+                Demand(name, rows, min(examples.views or 0, ceil(reads / rows)), reads, costs.step)
+            )
     for name, images in examples.populations.items():
         if name.startswith(SELECTION) and len(images):
             # at the start and on the way, then the mixtures with the original
-            found.append(Demand(name, len(images), 1, len(images) * (options.evaluations + 2 + len(INTERPOLATIONS)), costs.measurement))
+            found.append(
+                Demand(
+                    name,
+                    len(images),
+                    1,
+                    len(images) * (options.evaluations + 2 + len(INTERPOLATIONS)),
+                    costs.measurement,
+                )
+            )
     return found
 
 
-def worthwhile(wanted: Iterable[Demand], costs: Costs, budget: int, *, always: bool = False) -> dict[str, int]:
-    """How many examples of each population to keep: those first that save most per byte, as long as `budget` bytes last.
+def worthwhile(
+    wanted: Iterable[Demand], costs: Costs, budget: int, *, always: bool = False
+) -> dict[str, int]:
+    """How many examples of each population to keep: those first that save most per byte, as long as
+    `budget` bytes last.
 
-    Empty if all together would save less than `LEAST_GAIN` of the run, unless `always`, which keeps whatever fits.
+    Empty if all together would save less than `LEAST_GAIN` of the run, unless `always`, which keeps
+    whatever fits.
     """
     wanted, kept, saved = list(wanted), {}, 0.0
     again = [demand for demand in wanted if demand.views]
-    for demand in sorted(again, key=lambda demand: demand.reads / (demand.rows * demand.views), reverse=True):
+    for demand in sorted(
+        again, key=lambda demand: demand.reads / (demand.rows * demand.views), reverse=True
+    ):
         rows = min(demand.rows, budget // (demand.views * costs.bytes))
         gain = costs.saved(demand, rows)
         if rows and (always or gain > 0):
@@ -107,10 +128,11 @@ def worthwhile(wanted: Iterable[Demand], costs: Costs, budget: int, *, always: b
 
 
 class Room:
-    """Where maps are kept: on the device as far as `memory` bytes go, then in memory-mapped files as far as `disk` bytes do.
+    """Where maps are kept: on the device as far as `memory` bytes go, then in memory-mapped files
+    as far as `disk` bytes do.
 
-    What goes where, and what nowhere, is settled by `sizes` before anything is computed: a run that was killed and goes on asks in
-    another order.
+    What goes where, and what nowhere, is settled by `sizes` before anything is computed: a run that
+    was killed and goes on asks in another order.
 
     Args:
         sizes: bytes of all that will be asked for, the most wanted first.
@@ -132,26 +154,39 @@ class Room:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                logger.warning("no memory for %.1f GiB of the prefix cache: computed anew each time instead; set cache_memory lower",
-                               prod(shape) * dtype.itemsize / GIB)
-        kept = _mapped(prod(shape) * dtype.itemsize, dtype) if self.places.get(key) == "disk" else None
+                logger.warning(
+                    "no memory for %.1f GiB of the prefix cache: computed anew each time instead;"
+                    " set cache_memory lower",
+                    prod(shape) * dtype.itemsize / GIB,
+                )
+        kept = (
+            _mapped(prod(shape) * dtype.itemsize, dtype) if self.places.get(key) == "disk" else None
+        )
         return None if kept is None else kept.view(*shape)
 
 
 def _mapped(size: int, dtype: torch.dtype) -> Tensor | None:
-    """A flat tensor in a file that goes when it does, also if the process is killed; None, with a warning, if the disk is full."""
+    """A flat tensor in a file that goes when it does, also if the process is killed; None, with a
+    warning, if the disk is full.
+    """
     handle, path = tempfile.mkstemp(prefix="timm_repair-")
     try:
         if shutil.disk_usage(path).free < 2 * size:  # others need some too
             raise OSError(errno.ENOSPC, "less than half of the free space would be left")
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, size)  # a page that finds no room later would kill the process
+            # a page that finds no room later would kill the process
+            os.posix_fallocate(handle, 0, size)
         else:
             os.truncate(handle, size)
         return torch.from_file(path, shared=True, size=size // dtype.itemsize, dtype=dtype)
     except OSError as error:
-        logger.warning("no room for %.1f GiB of the prefix cache in %r (%s): computed anew each time instead; set TMPDIR to a larger "
-                       "disk, or cache_disk lower", size / GIB, tempfile.gettempdir(), error)
+        logger.warning(
+            "no room for %.1f GiB of the prefix cache in %r (%s): computed anew each time instead;"
+            " set TMPDIR to a larger disk, or cache_disk lower",
+            size / GIB,
+            tempfile.gettempdir(),
+            error,
+        )
         return None
     finally:
         os.close(handle)

@@ -1,8 +1,9 @@
-"""Cutting: where one block of a model ends and the next begins. `partition.blocks` describes and verifies what is cut
-here.
+"""Cutting: where one block of a model ends and the next begins. `partition.blocks` describes and
+verifies what is cut here.
 
-The module tree is descended until a child's parameters share one group of timm's `group_matcher`. Two containers get a
-rule of their own: a Sequential of bare layers (VGG) is cut at its pools, a dense block by its layers.
+The module tree is descended until a child's parameters share one group of timm's `group_matcher`.
+Two containers get a rule of their own: a Sequential of bare layers (VGG) is cut at its pools, a
+dense block by its layers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,8 @@ from timm_repair.errors import PartitionError, did_you_mean
 from timm_repair.surgery import Swapped, is_dense, is_layer
 from timm_repair.tracing import Trace
 
-# for models without a group_matcher of their own; the names are those that torchvision and most repositories use
+# for models without a group_matcher of their own; the names are those that torchvision and most
+# repositories use
 _STAGES = r"^(?:stages|stage|blocks|block|layers|layer|features|transformers|dense_stages)\.?(\d+)"
 _STEM = r"^(?:stem|patch_embed|conv_stem|conv1|bn1)\b"
 _UNITS = (_STAGES + r"\.blocks\.(\d+)", None)
@@ -39,7 +41,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the cut goes by: the ordinal of each parameter's group, that of the head, the trace, the granularity."""
+    """What the cut goes by: the ordinal of each parameter's group, that of the head, the trace, the
+    granularity.
+    """
 
     ordinals: dict[str, int]
     head: int
@@ -48,17 +52,21 @@ class Plan:
 
     def groups(self, names: Iterable[str]) -> set[int]:
         """Ordinals of the groups of these parameters."""
-        return {self.ordinals[name] for name in names if name in self.ordinals}  # a shared parameter has one name only
+        # a shared parameter has one name only
+        return {self.ordinals[name] for name in names if name in self.ordinals}
 
     def role(self, names: Iterable[str]) -> str:
         """What a piece that owns these parameters is."""
         groups = self.groups(names)
         if groups == {self.head}:
             return "head"
-        return "stem" if 0 in groups else "body"  # a run may begin with the stem's layer and go on with its norm
+        # a run may begin with the stem's layer and go on with its norm
+        return "stem" if 0 in groups else "body"
 
     def keeps_size(self, path: str) -> bool:
-        """Whether the module at `path` was called and leaves height and width as they are: a pool does not."""
+        """Whether the module at `path` was called and leaves height and width as they are: a pool
+        does not.
+        """
         call = self.calls[path][0] if path in self.calls else None
         arrived = call.inputs[0] if call and call.inputs else None
         return (
@@ -68,23 +76,36 @@ class Plan:
         )
 
     def grows(self, path: str, module: nn.Module) -> bool:
-        """Whether the module at `path` is a dense block: its children were called with a list (or tuple) of features."""
+        """Whether the module at `path` is a dense block: its children were called with a list (or
+        tuple) of features.
+        """
         first = next((f"{path}.{key}" for key, _ in module.named_children()), "")
-        return is_dense(module) and first in self.calls and isinstance(self.calls[first][0].inputs[0], tuple)
+        return (
+            is_dense(module)
+            and first in self.calls
+            and isinstance(self.calls[first][0].inputs[0], tuple)
+        )
 
 
 def plan(model: nn.Module, calls: Trace, granularity: str) -> Plan:
     """Ask the model how its parameters group: by stage, or by unit for every finer granularity."""
     level = "stage" if granularity == "stage" else "unit"
     matcher = _matcher(model, level)
-    unmatched = ("-", None)  # a name that no matcher knows gets the ordinal of what belongs to no group: the head
-    ordinals = group_with_matcher(chain(model.named_parameters(), [unmatched]), matcher, reverse=True)
+    # a name that no matcher knows gets the ordinal of what belongs to no group: the head
+    unmatched = ("-", None)
+    ordinals = group_with_matcher(
+        chain(model.named_parameters(), [unmatched]), matcher, reverse=True
+    )
     head = ordinals.pop("-")
     if matcher is _FALLBACK[level] and set(ordinals.values()) <= {0, head}:
         ordinals, head = _by_children(model)
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    ordinals = {name: head if name.startswith(heads) else ordinal for name, ordinal in ordinals.items()}
+    heads = tuple(
+        f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)
+    )
+    ordinals = {
+        name: head if name.startswith(heads) else ordinal for name, ordinal in ordinals.items()
+    }
     return Plan(ordinals, head, calls, granularity)
 
 
@@ -92,25 +113,31 @@ def _matcher(model: nn.Module, level: str) -> dict | Callable:
     def own(coarse: bool) -> dict | Callable | None:
         try:
             return model.group_matcher(coarse=coarse)
-        except (AttributeError, AssertionError):  # no such method; or "coarse grouping is not implemented"
+        except (AttributeError, AssertionError):
+            # no such method; or "coarse grouping is not implemented"
             return None
 
     matcher = own(coarse=level == "stage") or _FALLBACK[level]
     groups = matcher.get("blocks") if isinstance(matcher, dict) else None
     if level == "unit" and groups and matcher == own(coarse=True):  # no finer groups were drawn
-        return matcher | {"blocks": [_UNITS, *([(groups, None)] if isinstance(groups, str) else groups)]}
+        return matcher | {
+            "blocks": [_UNITS, *([(groups, None)] if isinstance(groups, str) else groups)]
+        }
     return matcher
 
 
 def _by_children(model: nn.Module) -> tuple[dict[str, int], int]:
-    """Each child of the root is a group; the last is the head, the first is the stem if it is one bare layer.
+    """Each child of the root is a group; the last is the head, the first is the stem if it is one
+    bare layer.
 
     Where nearly all is in one Sequential (torchvision's `features`), its children take its place.
     """
     owners = [(path, child) for path, child in model.named_children() if _owns(child)]
     while 0 < len(owners) <= 2 and isinstance(owners[0][1], nn.Sequential):
         (path, trunk), *rest = owners
-        owners = [(f"{path}.{key}", child) for key, child in trunk.named_children() if _owns(child)] + rest
+        owners = [
+            (f"{path}.{key}", child) for key, child in trunk.named_children() if _owns(child)
+        ] + rest
     first = 0 if owners and is_layer(owners[0][1]) else 1
     head = first + len(owners) - 1
     ordinals = dict.fromkeys((name for name, _ in model.named_parameters()), head)
@@ -147,7 +174,8 @@ def cut(path: str, module: nn.Module, plan: Plan) -> list[Piece]:
         run = pieces[-1] if joins else None
         if pieces[-1].paths[-1] == child_path:
             role = plan.role(pieces[-1].parameters)
-            # VGG's group 0 is its first convolution, in VGG-11 all of its first block: no stem in a flat Sequential
+            # VGG's group 0 is its first convolution, in VGG-11 all of its first block: no stem in a
+            # flat Sequential
             pieces[-1].role = "body" if flat and role == "stem" else role
     return pieces
 
@@ -161,15 +189,17 @@ def _owns(module: nn.Module) -> bool:
 
 
 def _bare_convolutions(module: nn.Module) -> int:
-    """How many convolutions there are in a Sequential of bare layers only: several in VGG's `features`, one in
-    torchvision's Conv2dNormActivation. 0 for any other module."""
+    """How many convolutions there are in a Sequential of bare layers only: several in VGG's
+    `features`, one in torchvision's Conv2dNormActivation. 0 for any other module.
+    """
     children = list(module.children()) if isinstance(module, nn.Sequential) else []
     return sum(map(_starts_unit, children)) if all(map(is_layer, children)) else 0
 
 
 def _cut_dense(path: str, module: nn.ModuleDict, granularity: str) -> list[Piece]:
-    """Dense layers one by one, or in pairs by their number: where a pair was swapped for one module its neighbours
-    stay."""
+    """Dense layers one by one, or in pairs by their number: where a pair was swapped for one module
+    its neighbours stay.
+    """
     size = 2 if granularity == "pair" else 1
 
     def pair(item: tuple[int, str]) -> int:
@@ -180,7 +210,9 @@ def _cut_dense(path: str, module: nn.ModuleDict, granularity: str) -> list[Piece
     pieces = []
     for _, members in groupby(enumerate(module.keys()), key=pair):
         keys = [key for _, key in members]
-        names = [f"{path}.{key}.{name}" for key in keys for name, _ in module[key].named_parameters()]
+        names = [
+            f"{path}.{key}.{name}" for key in keys for name, _ in module[key].named_parameters()
+        ]
         pieces.append(Piece([f"{path}.{key}" for key in keys], names))
     return pieces
 
@@ -200,7 +232,9 @@ def layers(model: nn.Module, calls: Trace) -> list[Piece]:
 def by_hand(model: nn.Module, names: Sequence[str]) -> list[Piece]:
     """The pieces that `names` mean: modules, or runs of consecutive children."""
     if isinstance(names, str):
-        raise PartitionError(f"names must be a list of names, not one string; pass names=[{names!r}]")
+        raise PartitionError(
+            f"names must be a list of names, not one string; pass names=[{names!r}]"
+        )
     modules = dict(model.named_modules())
     pieces, owner = [], {}
     for name in names:
@@ -211,7 +245,8 @@ def by_hand(model: nn.Module, names: Sequence[str]) -> list[Piece]:
         for parameter in owned:
             if parameter in owner:
                 raise PartitionError(
-                    f"blocks {owner[parameter]!r} and {name!r} overlap: both own {parameter}; drop one"
+                    f"blocks {owner[parameter]!r} and {name!r} overlap: both own {parameter};"
+                    " drop one"
                 )
             owner[parameter] = name
         pieces.append(Piece(paths, owned))
@@ -219,7 +254,9 @@ def by_hand(model: nn.Module, names: Sequence[str]) -> list[Piece]:
 
 
 def _spanned(modules: dict[str, nn.Module], name: str) -> list[str]:
-    """Paths of the modules that `name` means: one module, "parent.a:parent.b", or "parent.a-b" as blocks are named."""
+    """Paths of the modules that `name` means: one module, "parent.a:parent.b", or "parent.a-b" as
+    blocks are named.
+    """
     if name in modules and name:
         return [name]
     first, _, last = name.partition(":")
@@ -232,11 +269,14 @@ def _spanned(modules: dict[str, nn.Module], name: str) -> list[str]:
         if path not in modules or not path:
             missing = path if ":" in name else name
             known = [known for known in modules if known and known.count(".") < 2]
-            raise PartitionError(f"no block or module {missing!r} in the model{did_you_mean(missing, known)}")
+            raise PartitionError(
+                f"no block or module {missing!r} in the model{did_you_mean(missing, known)}"
+            )
     runs = isinstance(modules.get(parent), nn.Sequential) or is_dense(modules.get(parent))
     if last.rpartition(".")[0] != parent or not runs:
         raise PartitionError(
-            f"{name!r} is not a run: it needs children of one nn.Sequential or dense block; name one module"
+            f"{name!r} is not a run: it needs children of one nn.Sequential or dense block; name"
+            " one module"
         )
     keys = list(modules[parent]._modules)
     begin, end = (keys.index(path.rpartition(".")[2]) for path in (first, last))

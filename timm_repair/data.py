@@ -1,7 +1,9 @@
-"""The data of a repair: what it trains on, chooses by and measures on, split before anything is looked at.
+"""The data of a repair: what it trains on, chooses by and measures on, split before anything is
+looked at.
 
-`prepare` makes a `RepairData` from whatever the user calls failures, retain and holdout; `collect_failures` finds the
-examples that a model gets wrong. How sources are read: sources.py; the image sets themselves: images.py.
+`prepare` makes a `RepairData` from whatever the user calls failures, retain and holdout;
+`collect_failures` finds the examples that a model gets wrong. How sources are read: sources.py; the
+image sets themselves: images.py.
 """
 
 import warnings
@@ -27,8 +29,15 @@ from timm_repair.sources import as_images, can_stream, check_options, is_stream
 from timm_repair.splits import LEAST, refuse_overlap, split, without, without_duplicates
 
 __all__ = [
-    "DataOptions", "Images", "Preprocessing", "RepairData", "as_images", "check_finite", "collect_failures", "prepare"
-]  # fmt: skip
+    "DataOptions",
+    "Images",
+    "Preprocessing",
+    "RepairData",
+    "as_images",
+    "check_finite",
+    "collect_failures",
+    "prepare",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +45,19 @@ class DataOptions:
     """How the data of a repair are read and split.
 
     Args:
-        selection_share: of the failures, for choosing (early stopping, block, strength); never trained on.
+        selection_share: of the failures, for choosing (early stopping, block, strength); never
+            trained on.
         holdout_share: of the failures, for measuring; never trained on nor chosen by.
-        retained_selection_share: the same for the retained examples, at most `retained_selection_max` of them.
+        retained_selection_share: the same for the retained examples, at most
+            `retained_selection_max` of them.
         retained_selection_max: see above.
-        retained_holdout_share: of the retained examples, for measuring where no holdout is given, at most
-            `retained_holdout_max` of them.
+        retained_holdout_share: of the retained examples, for measuring where no holdout is given,
+            at most `retained_holdout_max` of them.
         retained_holdout_max: see above.
-        max_right: share of the given failures that the model may get right; above, they are taken for mislabelled.
-        failures_split: which split of the failures, where they have several; likewise for the other two.
+        max_right: share of the given failures that the model may get right; above, they are taken
+            for mislabelled.
+        failures_split: which split of the failures, where they have several; likewise for the other
+            two.
         retain_split: see above.
         holdout_split: see above.
         image_column: see `as_images`, as for all that follow; they apply to every source.
@@ -84,24 +97,37 @@ class DataOptions:
                 raise OptionError(f"{option.name}={value!r}; must be at least {LEAST}")
         for kind in ("", "retained_"):
             if getattr(self, f"{kind}selection_share") + getattr(self, f"{kind}holdout_share") >= 1:
-                raise OptionError(f"{kind}selection_share and {kind}holdout_share leave nothing to train on")
+                raise OptionError(
+                    f"{kind}selection_share and {kind}holdout_share leave nothing to train on"
+                )
         if self.max_examples is not None and self.max_examples < 1:
             raise OptionError(f"max_examples={self.max_examples!r}; must be at least 1, or None")
         if not 0 <= self.max_right <= 1:
             raise OptionError(f"max_right={self.max_right!r}; must lie between 0 and 1")
 
     def shares(self, name: str, held_out: bool) -> dict[str, tuple[float, int | None]]:
-        """For `splits.split` of the "failing" or "retained": share and most of each part beside the one trained on."""
+        """For `splits.split` of the "failing" or "retained": share and most of each part beside the
+        one trained on.
+        """
         kind = "retained_" if name == "retained" else ""
         parts = ("selection",) if held_out else ("selection", "holdout")
-        return {p: (getattr(self, f"{kind}{p}_share"), getattr(self, f"{kind}{p}_max", None)) for p in parts}
+        return {
+            p: (getattr(self, f"{kind}{p}_share"), getattr(self, f"{kind}{p}_max", None))
+            for p in parts
+        }
 
     def source_options(self, role: str, source: Any) -> dict:
-        """Keyword arguments of `as_images` for `source`: the failures, the retained examples ("retain") or the "holdout"."""
+        """Keyword arguments of `as_images` for `source`: the failures, the retained examples
+        ("retain") or the "holdout".
+        """
         names = ("image_column", "label_column", "label_map", "on_unreadable", "on_unknown")
         streaming = self.streaming and can_stream(source)
         most = self.max_examples if is_stream(source, streaming) else None
-        chosen = {"split": getattr(self, f"{role}_split"), "streaming": streaming, "max_examples": most}
+        chosen = {
+            "split": getattr(self, f"{role}_split"),
+            "streaming": streaming,
+            "max_examples": most,
+        }
         return {name: getattr(self, name) for name in names} | chosen
 
 
@@ -112,13 +138,16 @@ class RepairData:
     Args:
         failing: what the repair trains on: examples the model gets wrong.
         retained: what it must not forget; None when the user gave none.
-        selection: "failing" and, with retained examples, "retained": what choices are made by; never trained on.
+        selection: "failing" and, with retained examples, "retained": what choices are made by;
+            never trained on.
         holdout: population name to images: what is measured; never trained on nor chosen by.
         preprocessing: of the model.
         num_classes: of the model.
         label_names: readable names of the classes, where known.
-        error_rate: share of the pool the failures were drawn from that the model gets wrong; None if unknown.
-        provenance: plain JSON: per role the source, n, SHA-256 over ids and labels, columns, label mapping, skipped.
+        error_rate: share of the pool the failures were drawn from that the model gets wrong; None
+            if unknown.
+        provenance: plain JSON: per role the source, n, SHA-256 over ids and labels, columns, label
+            mapping, skipped.
     """
 
     failing: Images
@@ -133,17 +162,23 @@ class RepairData:
 
 
 def collect_failures(
-    model: str | nn.Module, dataset: Any, *, max_failures: int | None = None, seed: int = 0,
-    runtime: Runtime | None = None, name: str = "failures", **options: Any,
-) -> Images:  # fmt: skip
+    model: str | nn.Module,
+    dataset: Any,
+    *,
+    max_failures: int | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    name: str = "failures",
+    **options: Any,
+) -> Images:
     """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`.
 
     Args:
         model: it comes back as it was; a string is loaded as `repair` does.
         dataset: anything `as_images` takes.
-        max_failures: at most so many, drawn at random; of a stream the first ones. None for all; of a stream, for
-            `max_examples` (then a bound on the failures kept, not on the examples read), or else for
-            `streaming.BUFFER`, with a logged warning where there are more.
+        max_failures: at most so many, drawn at random; of a stream the first ones. None for all; of
+            a stream, for `max_examples` (then a bound on the failures kept, not on the examples
+            read), or else for `streaming.BUFFER`, with a logged warning where there are more.
         seed: of the draw.
         runtime: where to compute; None makes one.
         name: what to call them in messages.
@@ -160,15 +195,29 @@ def collect_failures(
     runtime = runtime or Runtime(seed=seed)
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max_failures={max_failures!r}; must be at least 1, or None for all")
-    choices = {option: options[option] for option in ("on_unreadable", "on_unknown") if option in options}
-    check_options(dataset, options.get("streaming", False), options.get("max_examples"), options.get("token"), **choices)
+    choices = {
+        option: options[option] for option in ("on_unreadable", "on_unknown") if option in options
+    }
+    check_options(
+        dataset,
+        options.get("streaming", False),
+        options.get("max_examples"),
+        options.get("token"),
+        **choices,
+    )
     _, model = load(model)
     if is_stream(dataset, bool(options.get("streaming"))):
         return failures_of_stream(model, dataset, max_failures, runtime, name, options)
     images = as_images(dataset, model, name=name, **options)
-    wrong = (predict(model, images, images.preprocessing, runtime).predictions != images.labels).nonzero().flatten()
+    wrong = (
+        (predict(model, images, images.preprocessing, runtime).predictions != images.labels)
+        .nonzero()
+        .flatten()
+    )
     if len(wrong) == 0:
-        raise NoFailuresError(f"the model gets all {len(images)} examples right: there is nothing to repair")
+        raise NoFailuresError(
+            f"the model gets all {len(images)} examples right: there is nothing to repair"
+        )
     rate = len(wrong) / len(images)
     if max_failures is not None and len(wrong) > max_failures:
         generator = Runtime(runtime.accelerator, seed).generator("failures")
@@ -178,25 +227,32 @@ def collect_failures(
 
 
 def prepare(
-    model: nn.Module, failures: Any, *, retain: Any = None, holdout: Any = None,
-    options: DataOptions | None = None, runtime: Runtime | None = None,
-) -> RepairData:  # fmt: skip
+    model: nn.Module,
+    failures: Any,
+    *,
+    retain: Any = None,
+    holdout: Any = None,
+    options: DataOptions | None = None,
+    runtime: Runtime | None = None,
+) -> RepairData:
     """Read, check and split everything a repair needs.
 
-    Failures that `model` gets right are left out with a warning. The rest are split, stratified by label, into a part
-    to train on, one to choose by and one to measure on; retained examples likewise, less those that are failures too.
+    Failures that `model` gets right are left out with a warning. The rest are split, stratified by
+    label, into a part to train on, one to choose by and one to measure on; retained examples
+    likewise, less those that are failures too.
 
     Args:
         model: it is not changed.
         failures: anything `as_images` takes.
         retain: likewise; None if there is none.
-        holdout: one source, measured as "retained", or a dict of named ones. Retained examples are then not held out,
-            and failures only where the dict has no "failing".
+        holdout: one source, measured as "retained", or a dict of named ones. Retained examples are
+            then not held out, and failures only where the dict has no "failing".
         options: how to read and split; None for the defaults.
         runtime: where to compute, and the seed of the splits.
 
     Raises:
-        DataError: too few examples, one class only, most failures not wrong, or a holdout that overlaps the rest.
+        DataError: too few examples, one class only, most failures not wrong, or a holdout that
+            overlaps the rest.
         NoFailuresError: no failures, or none that the model gets wrong.
         NonFiniteError: weights or logits are NaN or infinite.
     """
@@ -205,9 +261,15 @@ def prepare(
     classes = Classes.of(model)
     given = _read(failures, model, options, "failures")
     # a dict of datasets' own is one source with several splits
-    several = isinstance(holdout, Mapping) and not isinstance(holdout, DatasetDict | IterableDatasetDict)
+    several = isinstance(holdout, Mapping) and not isinstance(
+        holdout, DatasetDict | IterableDatasetDict
+    )
     named = holdout if several else {"retained": holdout}
-    measured = {name: _read(h, model, options, "holdout", name) for name, h in named.items() if h is not None}
+    measured = {
+        name: _read(h, model, options, "holdout", name)
+        for name, h in named.items()
+        if h is not None
+    }
     failing = _really_failing(model, without_duplicates(given), options, runtime)
     sets = {"failing": failing}
     if retain is not None:
@@ -243,31 +305,54 @@ def _described(sets: Mapping[str, Images]) -> dict:
     return {name: images.describe() for name, images in sets.items()}
 
 
-def _read(source: Any, model: nn.Module, options: DataOptions, role: str, population: str | None = None) -> Images:
+def _read(
+    source: Any, model: nn.Module, options: DataOptions, role: str, population: str | None = None
+) -> Images:
     empty = not isinstance(source, str | Path) and hasattr(source, "__len__") and len(source) == 0
     if empty and role == "failures":
-        raise NoFailuresError("no failures were given; give examples that the model gets wrong, with their true labels")
+        raise NoFailuresError(
+            "no failures were given; give examples that the model gets wrong, with their true"
+            " labels"
+        )
     name = role if population is None else f"{role} {population!r}"
-    images = as_images(source, model, name=name, check_readable=role != "retain", **options.source_options(role, source))
+    images = as_images(
+        source,
+        model,
+        name=name,
+        check_readable=role != "retain",
+        **options.source_options(role, source),
+    )
     if len(images) == 0:
         raise DataError(f"{name}: no examples; give at least one")
-    if images.preprocessing != Preprocessing.of(model) or int(images.labels.max()) >= Classes.of(model).count:
-        raise DataError(f"{name}: these Images were made for another model; make them with as_images(..., model)")
+    if (
+        images.preprocessing != Preprocessing.of(model)
+        or int(images.labels.max()) >= Classes.of(model).count
+    ):
+        raise DataError(
+            f"{name}: these Images were made for another model; make them with as_images(...,"
+            " model)"
+        )
     return images
 
 
-def _really_failing(model: nn.Module, images: Images, options: DataOptions, runtime: Runtime) -> Images:
+def _really_failing(
+    model: nn.Module, images: Images, options: DataOptions, runtime: Runtime
+) -> Images:
     answers = predict(model, images, images.preprocessing, runtime).predictions
     wrong = answers != images.labels
     right, total = int((~wrong).sum()), len(images)
     message = (
-        f"the model gets {right} of the {total} failures right already ({right / total:.0%}). Check that their labels "
-        "are true and matched to the right classes, and that model.pretrained_cfg has the right preprocessing"
+        f"the model gets {right} of the {total} failures right already ({right / total:.0%}). Check"
+        " that their labels are true and matched to the right classes, and that"
+        " model.pretrained_cfg has the right preprocessing"
     )
     if right == total:
         raise NoFailuresError(f"there is nothing to repair: {message}")
     if right > options.max_right * total:
-        raise DataError(f"{message}; or use collect_failures to find the failures, or raise max_right (now {options.max_right})")
+        raise DataError(
+            f"{message}; or use collect_failures to find the failures, or raise max_right (now"
+            f" {options.max_right})"
+        )
     if right:
         warnings.warn(f"{message}. They were left out", stacklevel=3)
     return images.subset(wrong, answers=answers[wrong])
@@ -276,6 +361,7 @@ def _really_failing(model: nn.Module, images: Images, options: DataOptions, runt
 def _refuse_single_class(retained: Images, classes: Classes) -> None:
     if retained.labels.unique().numel() < 2:
         raise DataError(
-            f"retain: all {len(retained)} examples are of one class, but the model has {classes.count}: forgetting the "
-            "others would go unseen. Give examples of more classes, or no retain"
+            f"retain: all {len(retained)} examples are of one class, but the model has"
+            f" {classes.count}: forgetting the others would go unseen. Give examples of more"
+            " classes, or no retain"
         )

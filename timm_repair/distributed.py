@@ -1,8 +1,9 @@
 """Several processes: what makes a repair on N of them the same as on one.
 
-Each process has every N-th example of a batch. Its batch norms must see the whole batch, its loss counts by its share of the examples,
-gradients and losses are averaged, and what is computed without the others is taken from the main process. All collectives are
-accelerate's own, so the same code runs on CPUs and on accelerators.
+Each process has every N-th example of a batch. Its batch norms must see the whole batch, its loss
+counts by its share of the examples, gradients and losses are averaged, and what is computed without
+the others is taken from the main process. All collectives are accelerate's own, so the same code
+runs on CPUs and on accelerators.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,12 @@ T = TypeVar("T")
 
 @contextmanager
 def sharded(part: nn.Module, runtime: Runtime, purpose: str) -> Iterator[None]:
-    """For forward and backward passes over this process's part of a batch: batch norms of `part` that are in training mode normalize by
-    the mean and variance of the whole batch, and renew their running statistics by them. Nothing changes on a single process.
+    """For forward and backward passes over this process's part of a batch: batch norms of `part`
+    that are in training mode normalize by the mean and variance of the whole batch, and renew their
+    running statistics by them. Nothing changes on a single process.
 
-    Dropout and the like draw from the global random state, here of each process its own; afterwards it is as it was, the same on all.
+    Dropout and the like draw from the global random state, here of each process its own; afterwards
+    it is as it was, the same on all.
 
     Args:
         purpose: of the random draws, see `Runtime.generator`.
@@ -63,8 +66,8 @@ def _with_whole_batches(forward: Callable, accelerator: Accelerator) -> Callable
 class _WholeBatches(TorchFunctionMode):
     """`F.batch_norm` in training mode takes its statistics over the examples of all processes.
 
-    torch's SyncBatchNorm is for GPUs alone, and timm's norms with an activation have a forward pass of their own, so the function is
-    replaced and not the modules.
+    torch's SyncBatchNorm is for GPUs alone, and timm's norms with an activation have a forward pass
+    of their own, so the function is replaced and not the modules.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -74,8 +77,17 @@ class _WholeBatches(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return (self._batch_norm if function is F.batch_norm else function)(*args, **(kwargs or {}))
 
-    def _batch_norm(self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-                    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
         mean, squares, count = _moments(x.detach(), self.accelerator)
@@ -83,22 +95,30 @@ class _WholeBatches(TorchFunctionMode):
             for running, value in ((running_mean, mean), (running_var, squares / (count - 1))):
                 if running is not None:
                     running.lerp_(value.to(running.dtype), momentum)
-        return _Normalize.apply(x, weight, bias, mean, squares / count, count, eps, self.accelerator)
+        return _Normalize.apply(
+            x, weight, bias, mean, squares / count, count, eps, self.accelerator
+        )
 
 
 def _moments(x: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor, Tensor]:
-    """Per channel of (n, C, ...) on all processes: the mean (C,), the squared distances from it (C,), and how many values there are ()."""
+    """Per channel of (n, C, ...) on all processes: the mean (C,), the squared distances from it
+    (C,), and how many values there are ().
+    """
     x = _wide(x)
     var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
     count = torch.full_like(mean, x.numel() // len(mean))
-    counts, means, squares = accelerator.gather(torch.stack([count, mean, var * count])[None]).unbind(1)
+    counts, means, squares = accelerator.gather(
+        torch.stack([count, mean, var * count])[None]
+    ).unbind(1)
     mean = (counts * means).sum(0) / counts.sum(0)
     # as distances from the common mean: a difference of squares would cancel
     return mean, (squares + counts * (means - mean).square()).sum(0), counts.sum(0)[0]
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch normalization by given moments of the whole batch, differentiable also through these: x of every process moves them."""
+    """Batch normalization by given moments of the whole batch, differentiable also through these: x
+    of every process moves them.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, mean, var, count, eps, accelerator):
@@ -113,7 +133,9 @@ class _Normalize(torch.autograd.Function):
         x, weight, mean, scale, count = ctx.saved_tensors
         shape, wide = (1, -1) + (1,) * (x.ndim - 2), _wide(gradient)
         normal = (_wide(x) - mean.view(shape)) * scale.view(shape)
-        sums = torch.stack([wide.sum(_all_but_channels(x)), (wide * normal).sum(_all_but_channels(x))])
+        sums = torch.stack(
+            [wide.sum(_all_but_channels(x)), (wide * normal).sum(_all_but_channels(x))]
+        )
         of_input = None
         if ctx.needs_input_grad[0]:
             along, across = (ctx.accelerator.reduce(sums, "sum") / count).view(2, *shape)
@@ -133,35 +155,51 @@ def _all_but_channels(x: Tensor) -> list[int]:
 
 
 def share_of_batch(count: int, batch_size: int, accelerator: Accelerator) -> float:
-    """What a mean over this process's `count` of `batch_size` examples is multiplied by, so that the mean over processes is that of all."""
+    """What a mean over this process's `count` of `batch_size` examples is multiplied by, so that
+    the mean over processes is that of all.
+    """
     return count * accelerator.num_processes / batch_size
 
 
 def require_shares(batch_size: int, accelerator: Accelerator) -> None:
-    """Raise OptionError if there are processes without an example of a batch, or of a part of it that gradients are accumulated over."""
+    """Raise OptionError if there are processes without an example of a batch, or of a part of it
+    that gradients are accumulated over.
+    """
     shares = accelerator.num_processes * accelerator.gradient_accumulation_steps
     if batch_size < shares:
-        parts = f" x {accelerator.gradient_accumulation_steps} accumulated parts" if accelerator.gradient_accumulation_steps > 1 else ""
-        raise OptionError(f"batch_size={batch_size} is less than the {accelerator.num_processes} processes{parts}: it counts the examples "
-                          f"of all of them together; give at least {shares}, or start fewer")
+        parts = (
+            f" x {accelerator.gradient_accumulation_steps} accumulated parts"
+            if accelerator.gradient_accumulation_steps > 1
+            else ""
+        )
+        raise OptionError(
+            f"batch_size={batch_size} is less than the {accelerator.num_processes}"
+            f" processes{parts}: it counts the examples of all of them together; give at least"
+            f" {shares}, or start fewer"
+        )
 
 
 @torch.no_grad()
 def average(parameters: Sequence[nn.Parameter], loss: Tensor, accelerator: Accelerator) -> float:
-    """Average the gradients of `parameters` over processes, in place; returns `loss` averaged likewise.
+    """Average the gradients of `parameters` over processes, in place; returns `loss` averaged
+    likewise.
 
-    In one go: a model has hundreds of parameters, most of them small. Those without a gradient have none on any process.
+    In one go: a model has hundreds of parameters, most of them small. Those without a gradient have
+    none on any process.
     """
     if accelerator.num_processes == 1:
         return loss.item()
     gradients = [p.grad for p in parameters if p.grad is not None]
-    *means, loss = accelerator.reduce(torch.cat([g.flatten() for g in (*gradients, loss.detach())]), "mean").split(
-        [g.numel() for g in gradients] + [1])
+    *means, loss = accelerator.reduce(
+        torch.cat([g.flatten() for g in (*gradients, loss.detach())]), "mean"
+    ).split([g.numel() for g in gradients] + [1])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view(gradient.shape))  # keeps its memory format
     return loss.item()
 
 
 def agreed(value: T, accelerator: Accelerator) -> T:
-    """The main process's `value`, on all processes: what each computed for itself may differ in the last bits."""
+    """The main process's `value`, on all processes: what each computed for itself may differ in the
+    last bits.
+    """
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value

@@ -1,6 +1,8 @@
-"""Every error timm_repair raises on purpose, one family. Each message says what is wrong and what to do about it.
+"""Every error timm_repair raises on purpose, one family. Each message says what is wrong and what
+to do about it.
 
-Catch `RepairError` for all of them; the second base class lets code that knows nothing of timm_repair catch them too.
+Catch `RepairError` for all of them; the second base class lets code that knows nothing of
+timm_repair catch them too.
 """
 
 import difflib
@@ -56,7 +58,9 @@ class ConfigError(RepairError, ValueError):
 
 
 class HubError(RepairError, OSError):
-    """The Hub cannot be reached, does not have what was asked for, or does not let this user have it."""
+    """The Hub cannot be reached, does not have what was asked for, or does not let this user have
+    it.
+    """
 
 
 class NoEffectWarning(UserWarning):

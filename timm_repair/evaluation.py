@@ -1,4 +1,6 @@
-"""`predict`: what a model answers for every example of a set. All metrics are computed from this, elsewhere."""
+"""`predict`: what a model answers for every example of a set. All metrics are computed from this,
+elsewhere.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +21,9 @@ BAR_FROM = 2000  # images; below, a progress bar is noise
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers in example order, on the CPU: predictions (N,) int64 class indices, losses (N,) float32 cross-entropy."""
+    """Answers in example order, on the CPU: predictions (N,) int64 class indices, losses (N,)
+    float32 cross-entropy.
+    """
 
     predictions: Tensor
     losses: Tensor
@@ -27,7 +31,8 @@ class Prediction:
 
 @contextmanager
 def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """`model` in eval mode on `device`; afterwards every module has its own mode and the model its device again.
+    """`model` in eval mode on `device`; afterwards every module has its own mode and the model its
+    device again.
 
     A model spread over several devices stays where it is.
     """
@@ -44,18 +49,26 @@ def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runtime: Runtime, *,
-            inputs: Callable[[Tensor], Tensor] | None = None) -> Prediction:
+def predict(
+    model: nn.Module,
+    images: Images,
+    preprocessing: Preprocessing,
+    runtime: Runtime,
+    *,
+    inputs: Callable[[Tensor], Tensor] | None = None,
+) -> Prediction:
     """Run `model` over all `images` once, in eval mode and without gradients.
 
-    With several processes each takes a contiguous share, and all get the whole answer. The model comes back in the
-    mode and on the device it was. Where a batch does not fit in memory, smaller ones are taken.
+    With several processes each takes a contiguous share, and all get the whole answer. The model
+    comes back in the mode and on the device it was. Where a batch does not fit in memory, smaller
+    ones are taken.
 
     Args:
         inputs: row numbers (n,) to what the model takes for them; None takes the normalized images.
 
     Raises:
-        DataError: the model does not return logits of shape (N, classes), or has too few classes for the labels.
+        DataError: the model does not return logits of shape (N, classes), or has too few classes
+            for the labels.
         NonFiniteError: logits are NaN or infinite.
         MemoryExceededError: not even one image fits in memory.
     """
@@ -68,11 +81,19 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
 
     def ask(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         labels = images.labels[batch].to(runtime.device)
-        given = preprocessing.normalize(images.pixels(batch), runtime.device) if inputs is None else inputs(batch)
+        given = (
+            preprocessing.normalize(images.pixels(batch), runtime.device)
+            if inputs is None
+            else inputs(batch)
+        )
         with accelerator.autocast():
             logits = model(given)
         logits = _checked(logits, labels).float()
-        return logits.argmax(1), F.cross_entropy(logits, labels, reduction="none"), logits.isfinite().all(1)
+        return (
+            logits.argmax(1),
+            F.cross_entropy(logits, labels, reduction="none"),
+            logits.isfinite().all(1),
+        )
 
     with evaluating_on(model, runtime.device), bar:
         for found in runtime.in_batches(ask, mine):
@@ -87,8 +108,9 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
     if not finite.all():
         bad = int((~finite).nonzero()[0])
         raise NonFiniteError(
-            f"{images.name}: the model's logits are NaN or infinite for {int((~finite).sum())} of {total} images, "
-            f"first for {images.ids[bad]!r}; check its weights, or evaluate in full precision (mixed_precision='no')"
+            f"{images.name}: the model's logits are NaN or infinite for {int((~finite).sum())} of"
+            f" {total} images, first for {images.ids[bad]!r}; check its weights, or evaluate in"
+            " full precision (mixed_precision='no')"
         )
     return Prediction(predictions, losses)
 
@@ -96,7 +118,13 @@ def predict(model: nn.Module, images: Images, preprocessing: Preprocessing, runt
 def _checked(logits: Tensor, labels: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(f"the model must return logits of shape (N, classes), not {shape}; is it an image classifier?")
+        raise DataError(
+            f"the model must return logits of shape (N, classes), not {shape}; is it an image"
+            " classifier?"
+        )
     if labels.max() >= logits.shape[1]:
-        raise DataError(f"label {int(labels.max())} for a model with {logits.shape[1]} outputs; check the labels")
+        raise DataError(
+            f"label {int(labels.max())} for a model with {logits.shape[1]} outputs; check the"
+            " labels"
+        )
     return logits

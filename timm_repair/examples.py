@@ -1,4 +1,6 @@
-"""The examples of a repair as its model sees them: a population, a row of it, and how it is augmented."""
+"""The examples of a repair as its model sees them: a population, a row of it, and how it is
+augmented.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,28 +33,42 @@ class Part:
     augmentation: Augmentation | None
 
     def __getitem__(self, indices: Tensor | slice) -> "Part":
-        views, augmentation = (None if each is None else each[indices] for each in (self.views, self.augmentation))
+        views, augmentation = (
+            None if each is None else each[indices] for each in (self.views, self.augmentation)
+        )
         return Part(self.name, self.rows[indices], views, augmentation)
 
 
 class Examples:
-    """All populations that training and choosing read, of the failures and of the retained examples.
+    """All populations that training and choosing read, of the failures and of the retained
+    examples.
 
     Attributes:
-        populations: "failing", "retained" (if there are any), and those of the selection split, "selection failing", ….
-        views: how many fixed views a training example has; None where it is augmented anew each time.
+        populations: "failing", "retained" (if there are any), and those of the selection split,
+            "selection failing", ….
+        views: how many fixed views a training example has; None where it is augmented anew each
+            time.
     """
 
     def __init__(self, data: RepairData, options: Training, runtime: Runtime):
         self.options, self.runtime, self.preprocessing = options, runtime, data.preprocessing
-        training = {"failing": data.failing} | ({} if data.retained is None else {"retained": data.retained})
-        self.populations: Mapping[str, Images] = training | {SELECTION + name: images for name, images in data.selection.items()}
+        training = {"failing": data.failing} | (
+            {} if data.retained is None else {"retained": data.retained}
+        )
+        self.populations: Mapping[str, Images] = training | {
+            SELECTION + name: images for name, images in data.selection.items()
+        }
         self.size = data.preprocessing.input_size[1:]
-        self.views = options.views if options.hflip or any(round(options.shift * side) for side in self.size) else 1
+        self.views = (
+            options.views
+            if options.hflip or any(round(options.shift * side) for side in self.size)
+            else 1
+        )
         self._drawn: dict[tuple[str, int], Augmentation] = {}
 
     def view(self, name: str, rows: Tensor, views: Tensor) -> Part:
-        """The examples `rows` (n,) of a population, each in the fixed view whose number is in `views` (n,).
+        """The examples `rows` (n,) of a population, each in the fixed view whose number is in
+        `views` (n,).
 
         Those of the selection split have one view: as they are.
         """
@@ -78,5 +94,7 @@ class Examples:
         if (name, view) not in self._drawn:
             # of the run and not of a stage: what was computed for a view serves all
             generator = self.runtime.generator(f"view {view} of {name}")
-            self._drawn[name, view] = Augmentation.draw(len(self.populations[name]), self.size, self.options, generator)
+            self._drawn[name, view] = Augmentation.draw(
+                len(self.populations[name]), self.size, self.options, generator
+            )
         return self._drawn[name, view]

@@ -1,6 +1,8 @@
-"""Fetching a saved model: a folder, or one commit of a Hub repository, with only the files that loading needs.
+"""Fetching a saved model: a folder, or one commit of a Hub repository, with only the files that
+loading needs.
 
-A branch is resolved to a commit once, so that config and weights are of the same push; downloads are compared with the Hub's checksums.
+A branch is resolved to a commit once, so that config and weights are of the same push; downloads
+are compared with the Hub's checksums.
 """
 
 import hashlib
@@ -21,20 +23,28 @@ from timm_repair.trust import MAX_CONFIG, MAX_REPORT
 
 logger = logging.getLogger(__name__)
 
-CONFIG, WEIGHTS, PATCH, REPORT = "config.json", "model.safetensors", "patch.safetensors", "repair.json"
+CONFIG, WEIGHTS, PATCH, REPORT = (
+    "config.json",
+    "model.safetensors",
+    "patch.safetensors",
+    "repair.json",
+)
 WANTED = (CONFIG, WEIGHTS, PATCH, REPORT)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a saved model lies on this machine; `repo_id` and `revision` (a commit) if it came from the Hub."""
+    """Where a saved model lies on this machine; `repo_id` and `revision` (a commit) if it came from
+    the Hub.
+    """
 
     folder: Path
     repo_id: str | None = None
     revision: str | None = None
 
     def file(self, name: str) -> Path | None:
-        """The regular file of that name in the folder (the cache of the Hub links to its own), None if there is none.
+        """The regular file of that name in the folder (the cache of the Hub links to its own), None
+        if there is none.
 
         Raises:
             ConfigError: it leads out of the folder.
@@ -45,29 +55,48 @@ class Snapshot:
         try:
             real, folder = path.resolve(), self.folder.resolve()
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"{name} in {str(self.folder)!r} is a link that leads nowhere: refused") from error
+            raise ConfigError(
+                f"{name} in {str(self.folder)!r} is a link that leads nowhere: refused"
+            ) from error
         homes = [folder]
-        if folder.parent.name == "snapshots" and len(folder.parents) > 2:  # models--…/snapshots/<commit>/ beside models--…/blobs/
-            homes += [folder.parents[1] / "blobs", folder.parents[2] / "blobs" / real.parent.name]  # the latter with xet: of all models
+        # models--…/snapshots/<commit>/ beside models--…/blobs/
+        if folder.parent.name == "snapshots" and len(folder.parents) > 2:
+            # the latter with xet: of all models
+            homes += [folder.parents[1] / "blobs", folder.parents[2] / "blobs" / real.parent.name]
         if real.parent not in homes or not real.is_file():
-            raise ConfigError(f"{name} in {str(self.folder)!r} is no regular file of this folder: refused")
+            raise ConfigError(
+                f"{name} in {str(self.folder)!r} is no regular file of this folder: refused"
+            )
         return real
 
     @property
     def source(self) -> str:
         """What to give timm to load it again."""
-        return f"hf-hub:{self.repo_id}@{self.revision}" if self.repo_id else f"local-dir:{self.folder.resolve()}"
+        return (
+            f"hf-hub:{self.repo_id}@{self.revision}"
+            if self.repo_id
+            else f"local-dir:{self.folder.resolve()}"
+        )
 
 
-def fetch(place: str | Path, *, revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None,
-          force_download: bool = False, local_files_only: bool = False) -> Snapshot:
+def fetch(
+    place: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Snapshot:
     """The files of a saved model.
 
     Args:
-        place: a folder, "local-dir:FOLDER", a Hub id "user/name", "hf-hub:user/name"; ids may end in "@revision". A folder wins.
+        place: a folder, "local-dir:FOLDER", a Hub id "user/name", "hf-hub:user/name"; ids may end
+            in "@revision". A folder wins.
 
     Raises:
-        ModelError: there is no such folder, or no weights in it that can be loaded without executing something.
+        ModelError: there is no such folder, or no weights in it that can be loaded without
+            executing something.
         HubError: the Hub cannot be reached, or refuses.
         OptionError: `place` is neither, or two revisions are given.
     """
@@ -76,7 +105,10 @@ def fetch(place: str | Path, *, revision: str | None = None, token: str | bool |
     if scheme == "local-dir" or (not scheme and Path(text).expanduser().is_dir()):
         folder = Path(rest if scheme else text).expanduser()
         if not (folder / CONFIG).is_file():
-            raise ModelError(f"{str(folder)!r} is not a folder saved by timm_repair or timm: it has no config.json")
+            raise ModelError(
+                f"{str(folder)!r} is not a folder saved by timm_repair or timm: it has no"
+                " config.json"
+            )
         _require_weights({path.name for path in folder.iterdir()}, repr(str(folder)))
         return Snapshot(folder)
     repo_id, at, pinned = (rest if scheme in ("hf-hub", "hf_hub") else text).partition("@")
@@ -86,11 +118,17 @@ def fetch(place: str | Path, *, revision: str | None = None, token: str | bool |
         check_repo_id(repo_id, owner=True)
     except OptionError as error:
         raise ModelError(f"{text!r} is neither a folder nor a Hub id 'user/name'") from error
-    options = {"cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}
+    options = {
+        "cache_dir": cache_dir,
+        "force_download": force_download,
+        "local_files_only": local_files_only,
+    }
     return _from_hub(repo_id, pinned or revision, token, options)
 
 
-def _from_hub(repo_id: str, revision: str | None, token: str | bool | None, options: dict[str, Any]) -> Snapshot:
+def _from_hub(
+    repo_id: str, revision: str | None, token: str | bool | None, options: dict[str, Any]
+) -> Snapshot:
     info, unreached = None, None
     if not options["local_files_only"] and not constants.HF_HUB_OFFLINE:
         try:
@@ -98,21 +136,36 @@ def _from_hub(repo_id: str, revision: str | None, token: str | bool | None, opti
         except Unreached as error:
             unreached = error
     if info is None and options["force_download"]:
-        raise unreached or OptionError("force_download=True needs the Hub: leave local_files_only out, and unset HF_HUB_OFFLINE")
+        raise unreached or OptionError(
+            "force_download=True needs the Hub: leave local_files_only out, and unset"
+            " HF_HUB_OFFLINE"
+        )
     listed = {sibling.rfilename: sibling for sibling in info.siblings or ()} if info else {}
     if info:
         _require_weights(set(listed), repo_id)
         for name, limit in ((CONFIG, MAX_CONFIG), (REPORT, MAX_REPORT)):
             if name in listed and (listed[name].size or 0) > limit:
-                raise ConfigError(f"{name} of {repo_id} has {listed[name].size:,} bytes; more than {limit:,} is refused")
+                raise ConfigError(
+                    f"{name} of {repo_id} has {listed[name].size:,} bytes; more than {limit:,} is"
+                    " refused"
+                )
     else:  # what is in the cache will do
         options = options | {"local_files_only": True}
     try:
         with reaching(_loading(repo_id, revision)):
-            folder = Path(snapshot_download(
-                repo_id, revision=info.sha if info else revision, token=token, allow_patterns=list(WANTED), **options))
+            folder = Path(
+                snapshot_download(
+                    repo_id,
+                    revision=info.sha if info else revision,
+                    token=token,
+                    allow_patterns=list(WANTED),
+                    **options,
+                )
+            )
     except HubError as error:
-        raise (HubError(f"{unreached}; it is not, or not whole, in the cache") if unreached else error) from None
+        raise (
+            HubError(f"{unreached}; it is not, or not whole, in the cache") if unreached else error
+        ) from None
     found = Snapshot(folder, repo_id, folder.name)
     if info is None:
         _require_weights({path.name for path in folder.iterdir()}, repo_id)
@@ -126,7 +179,9 @@ def _from_hub(repo_id: str, revision: str | None, token: str | bool | None, opti
 
 def _describe(repo_id: str, revision: str | None, token: str | bool | None) -> ModelInfo:
     with reaching(_loading(repo_id, revision)):
-        return client(token).model_info(repo_id, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return client(token).model_info(
+            repo_id, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
 
 
 def _loading(repo_id: str, revision: str | None) -> str:
@@ -149,13 +204,22 @@ def _require_weights(names: set[str], where: str) -> None:
         raise ModelError(f"{where} has no config.json: it is no model saved by timm_repair or timm")
     if names & {WEIGHTS, PATCH}:
         return
-    others = sorted(name for name in names if name.endswith((".bin", ".pth", ".pt", ".pt2", ".pkl", ".ckpt", ".npz", ".h5")))
-    hint = f" Its {', '.join(others[:3])} could execute code when opened: refused." if others else ""
-    raise ModelError(f"{where} has no {WEIGHTS}: the model was not pushed whole, or not as safetensors.{hint}")
+    others = sorted(
+        name
+        for name in names
+        if name.endswith((".bin", ".pth", ".pt", ".pt2", ".pkl", ".ckpt", ".npz", ".h5"))
+    )
+    hint = (
+        f" Its {', '.join(others[:3])} could execute code when opened: refused." if others else ""
+    )
+    raise ModelError(
+        f"{where} has no {WEIGHTS}: the model was not pushed whole, or not as safetensors.{hint}"
+    )
 
 
 def check_sums(found: Snapshot, listed: Mapping[str, Any], names: Sequence[str] = WANTED) -> None:
-    """Compare files with the Hub's checksums (`listed`: name -> sibling), else with those that the cache names its files after.
+    """Compare files with the Hub's checksums (`listed`: name -> sibling), else with those that the
+    cache names its files after.
 
     Raises:
         HubError: one is damaged. It is not in the cache any more.
@@ -171,11 +235,15 @@ def check_sums(found: Snapshot, listed: Mapping[str, Any], names: Sequence[str] 
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected or ""):
             continue
         git = b"blob %d\0" % path.stat().st_size
-        digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(git, usedforsecurity=False)
+        digest = (
+            hashlib.sha256() if len(expected) == 64 else hashlib.sha1(git, usedforsecurity=False)
+        )
         with path.open("rb") as file:
             while chunk := file.read(2**22):
                 digest.update(chunk)
         if digest.hexdigest() != expected:
             with suppress(OSError):  # a cache that cannot be written
                 path.unlink()
-            raise HubError(f"{name} of {found.repo_id} was damaged on its way, and is thrown away: try again")
+            raise HubError(
+                f"{name} of {found.repo_id} was damaged on its way, and is thrown away: try again"
+            )

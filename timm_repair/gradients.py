@@ -1,8 +1,9 @@
-"""Gradients of the failures' loss with respect to the weights of the blocks, and the scores made of them.
+"""Gradients of the failures' loss with respect to the weights of the blocks, and the scores made of
+them.
 
-The failures are read in `FOLDS` parts. What two parts agree on is signal, what they do not is noise: the inner product of two parts'
-mean gradients estimates the squared norm of the true one without the bias of a squared norm, and leaving parts out tells how sure
-a score is (the jackknife).
+The failures are read in `FOLDS` parts. What two parts agree on is signal, what they do not is
+noise: the inner product of two parts' mean gradients estimates the squared norm of the true one
+without the bias of a squared norm, and leaving parts out tells how sure a score is (the jackknife).
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,14 @@ from timm_repair.partition import Block
 from timm_repair.runtime import Runtime
 from timm_repair.scoring import BlockScores
 from timm_repair.surgery import only_trainable
-from timm_repair.sweep import accumulator, all_processes, inputs_of, layers_of, require_usable, share_of
+from timm_repair.sweep import (
+    accumulator,
+    all_processes,
+    inputs_of,
+    layers_of,
+    require_usable,
+    share_of,
+)
 from timm_repair.training import Training
 
 FOLDS = 4
@@ -45,8 +53,14 @@ class FoldedGradients:
         return (shares @ self.grams[name] @ shares).clamp(min=0).sqrt().item()
 
 
-def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, runtime: Runtime, *, wrong_class_weight: float
-                     ) -> FoldedGradients:
+def folded_gradients(
+    model: nn.Module,
+    names: Sequence[str],
+    data: RepairData,
+    runtime: Runtime,
+    *,
+    wrong_class_weight: float,
+) -> FoldedGradients:
     """Read the failures once, forward and backward.
 
     Keeps a gradient of all named parameters per part, in float32 in the host's memory.
@@ -63,7 +77,13 @@ def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, r
     kept, counts, broken = [], [], 0
 
     def compute(batch: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-        return _gradients(model, *inputs_of(data.failing, batch, data, runtime), weights, wrong_class_weight, runtime)
+        return _gradients(
+            model,
+            *inputs_of(data.failing, batch, data, runtime),
+            weights,
+            wrong_class_weight,
+            runtime,
+        )
 
     with evaluating_on(model, runtime.device), only_trainable(model, names):
         weights = [model.get_parameter(name) for name in names]
@@ -87,51 +107,84 @@ def folded_gradients(model: nn.Module, names: Sequence[str], data: RepairData, r
     return FoldedGradients(grams, torch.tensor(counts, dtype=torch.float64))
 
 
-def _gradients(model: nn.Module, images: Tensor, labels: Tensor, weights: list[Tensor], wrong_class_weight: float, runtime: Runtime
-               ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """How many images the model gets wrong, for how many it gives no finite logits, and the gradients of the former's summed loss."""
+def _gradients(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    weights: list[Tensor],
+    wrong_class_weight: float,
+    runtime: Runtime,
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """How many images the model gets wrong, for how many it gives no finite logits, and the
+    gradients of the former's summed loss.
+    """
     with runtime.accelerator.autocast():
         logits = model(images)
     answers = logits.argmax(1)
     wrong = answers != labels
     gradients = (None,) * len(weights)
     if wrong.any():
-        loss = repair_loss(logits[wrong], labels[wrong], answers[wrong], wrong_class_weight) * wrong.sum()
+        loss = (
+            repair_loss(logits[wrong], labels[wrong], answers[wrong], wrong_class_weight)
+            * wrong.sum()
+        )
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     return wrong.sum(), (~logits.isfinite().all(1)).sum(), gradients
 
 
-def _add(sums: Tensor, sizes: list[int], failing: Tensor, broken: Tensor, gradients: Sequence[Tensor | None]) -> None:
+def _add(
+    sums: Tensor,
+    sizes: list[int],
+    failing: Tensor,
+    broken: Tensor,
+    gradients: Sequence[Tensor | None],
+) -> None:
     sums[-2] += failing
     sums[-1] += broken
     for total, gradient in zip(sums[:-2].split(sizes), gradients, strict=True):
         total += 0 if gradient is None else gradient.flatten()
 
 
-def rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime) -> BlockScores:
-    """Relative gradient norm: the mean over a block's weights of ||dL/dw|| / ||w||, L the mean cross-entropy of the failures.
+def rgn(
+    model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime
+) -> BlockScores:
+    """Relative gradient norm: the mean over a block's weights of ||dL/dw|| / ||w||, L the mean
+    cross-entropy of the failures.
 
-    Per weight tensor as in Auto-RGN (surgical fine-tuning, arXiv 2210.11466), then the plain mean of the tensors of
-    convolutions and linear layers, so that depth and width of a block do not count; norms, biases and all-zero weights
-    (whose ratio is not defined) are left out. Reads the failures alone, forward and backward.
+    Per weight tensor as in Auto-RGN (surgical fine-tuning, arXiv 2210.11466), then the plain mean
+    of the tensors of convolutions and linear layers, so that depth and width of a block do not
+    count; norms, biases and all-zero weights (whose ratio is not defined) are left out. Reads the
+    failures alone, forward and backward.
 
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
     """
     names = [f"{layer}.weight" for layer in layers_of(model, blocks)]
-    return _rgn(model, blocks, folded_gradients(model, names, data, runtime, wrong_class_weight=1.0))
+    return _rgn(
+        model, blocks, folded_gradients(model, names, data, runtime, wrong_class_weight=1.0)
+    )
 
 
 def _rgn(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients) -> BlockScores:
     layers = layers_of(model, blocks)
-    sizes = {layer: model.get_parameter(f"{layer}.weight").detach().float().norm().item() for layer in layers}
+    sizes = {
+        layer: model.get_parameter(f"{layer}.weight").detach().float().norm().item()
+        for layer in layers
+    }
 
     def ratios(without: int | None = None) -> dict[str, float]:
-        return {layer: found.norm(f"{layer}.weight", without) / size for layer, size in sizes.items() if size > 0}
+        return {
+            layer: found.norm(f"{layer}.weight", without) / size
+            for layer, size in sizes.items()
+            if size > 0
+        }
 
     def of_blocks(ratios: dict[str, float]) -> dict[str, float]:
-        values = {block.name: [ratios[layer] for layer in ratios if layers[layer] == block.name] for block in blocks}
+        values = {
+            block.name: [ratios[layer] for layer in ratios if layers[layer] == block.name]
+            for block in blocks
+        }
         return {name: sum(each) / len(each) if each else 0.0 for name, each in values.items()}
 
     whole = ratios()
@@ -142,12 +195,21 @@ def _rgn(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients) -> B
     return BlockScores(scores, layers=layers, layer_scores=whole, errors=errors)
 
 
-def gain(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, *, training: Training) -> BlockScores:
-    """Predicted gain: how much the first gradient step on a block's weights lowers the failures' loss, to first order.
+def gain(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    *,
+    training: Training,
+) -> BlockScores:
+    """Predicted gain: how much the first gradient step on a block's weights lowers the failures'
+    loss, to first order.
 
-    A step of rate η along -g changes the loss by -η ||g||², and every block is repaired at the same η. ||g||² is taken across parts of
-    the failures: a step that follows one part is worth what it does for another, so that gradients which merely fit the examples at
-    hand count for nothing. The loss is the one that repairs train with. Reads the failures alone, forward and backward.
+    A step of rate η along -g changes the loss by -η ||g||², and every block is repaired at the same
+    η. ||g||² is taken across parts of the failures: a step that follows one part is worth what it
+    does for another, so that gradients which merely fit the examples at hand count for nothing. The
+    loss is the one that repairs train with. Reads the failures alone, forward and backward.
 
     Args:
         training: its learning rate and `wrong_class_weight`.
@@ -156,24 +218,51 @@ def gain(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: R
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
     """
-    return _gain(model, blocks, _all_gradients(model, blocks, data, runtime, training), training.learning_rate)
+    return _gain(
+        model,
+        blocks,
+        _all_gradients(model, blocks, data, runtime, training),
+        training.learning_rate,
+    )
 
 
-def gain_and_rgn(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, training: Training
-                 ) -> tuple[BlockScores, BlockScores]:
+def gain_and_rgn(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    training: Training,
+) -> tuple[BlockScores, BlockScores]:
     """Both scores from one pass over the failures, with the loss that repairs train with."""
     found = _all_gradients(model, blocks, data, runtime, training)
     return _gain(model, blocks, found, training.learning_rate), _rgn(model, blocks, found)
 
 
-def _all_gradients(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, training: Training) -> FoldedGradients:
+def _all_gradients(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    training: Training,
+) -> FoldedGradients:
     names = [name for block in blocks for name in block.parameters]
-    return folded_gradients(model, names, data, runtime, wrong_class_weight=training.wrong_class_weight_for(data.num_classes))
+    return folded_gradients(
+        model,
+        names,
+        data,
+        runtime,
+        wrong_class_weight=training.wrong_class_weight_for(data.num_classes),
+    )
 
 
-def _gain(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients, rate: float) -> BlockScores:
+def _gain(
+    model: nn.Module, blocks: Sequence[Block], found: FoldedGradients, rate: float
+) -> BlockScores:
     owner = {name: block.name for block in blocks for name in block.parameters}
-    grams = {block.name: torch.zeros(len(found.counts), len(found.counts), dtype=torch.float64) for block in blocks}
+    grams = {
+        block.name: torch.zeros(len(found.counts), len(found.counts), dtype=torch.float64)
+        for block in blocks
+    }
     layers, layer_scores = layers_of(model, blocks), {}
     for name, block in owner.items():
         grams[block] += found.grams[name]
@@ -187,13 +276,17 @@ def _gain(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients, rat
 
 
 def _agreed(gram: Tensor) -> float:
-    """Mean inner product of two different parts' gradients; the squared norm where there is one part only."""
+    """Mean inner product of two different parts' gradients; the squared norm where there is one
+    part only.
+    """
     parts = len(gram)
     return (gram.sum() - gram.trace()).item() / (parts * (parts - 1)) if parts > 1 else gram.item()
 
 
 def _jackknife(gram: Tensor) -> float:
-    """Standard error of `_agreed`, from leaving out each part in turn; 0 where there are too few to tell."""
+    """Standard error of `_agreed`, from leaving out each part in turn; 0 where there are too few to
+    tell.
+    """
     parts = len(gram)
     if parts < 3:
         return 0.0
@@ -202,6 +295,12 @@ def _jackknife(gram: Tensor) -> float:
 
 
 def _spread(without: list[float]) -> float:
-    """The jackknife's standard error, of values that each leave out one part; 0 where there are none."""
+    """The jackknife's standard error, of values that each leave out one part; 0 where there are
+    none.
+    """
     values = torch.tensor(without, dtype=torch.float64)
-    return ((len(values) - 1) / len(values) * (values - values.mean()).square().sum()).sqrt().item() if without else 0.0
+    return (
+        ((len(values) - 1) / len(values) * (values - values.mean()).square().sum()).sqrt().item()
+        if without
+        else 0.0
+    )

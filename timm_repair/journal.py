@@ -1,8 +1,11 @@
-"""Journal: what a run has done so far, on disk, so that it can be killed at any moment and continue to the same bits.
+"""Journal: what a run has done so far, on disk, so that it can be killed at any moment and continue
+to the same bits.
 
-A run is deterministic but for what its loops have learnt. So the same command runs the same code again; dear results are read from the
-journal instead of computed, and each loop (`training.fit`) goes on from its last checkpoint. A file is written beside and moved into
-place, one per loop and result: the number of files does not grow with the length of a run, and a cut-off write is never seen.
+A run is deterministic but for what its loops have learnt. So the same command runs the same code
+again; dear results are read from the journal instead of computed, and each loop (`training.fit`)
+goes on from its last checkpoint. A file is written beside and moved into place, one per loop and
+result: the number of files does not grow with the length of a run, and a cut-off write is never
+seen.
 """
 
 import json
@@ -44,7 +47,8 @@ class Journal:
         if accelerator.is_main_process:
             try:
                 self._open(json.loads(json.dumps(identity)))
-            except RepairError as error:  # all processes must hear of it, or they would wait for one that is gone
+            except RepairError as error:
+                # all processes must hear of it, or they would wait for one that is gone
                 refusal = error
         refusal = agreed(refusal, accelerator)
         if refusal is not None:
@@ -55,8 +59,10 @@ class Journal:
         different = _differences(_identity_in(path), identity)
         if different and any(self.folder.glob(f"*{LOOP}")):
             raise ResumeError(
-                f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in {different}. Give the same model, data "
-                f"and options to continue it, another output_dir to keep it, or delete {str(self.folder)!r} to start anew")
+                f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in"
+                f" {different}. Give the same model, data and options to continue it, another"
+                f" output_dir to keep it, or delete {str(self.folder)!r} to start anew"
+            )
         if different:  # of another run that had not trained yet: nothing is lost
             shutil.rmtree(self.folder, ignore_errors=True)
             self._write(path, lambda new: new.write_text(json.dumps(identity, indent=1)))
@@ -79,10 +85,15 @@ class Journal:
         """
         random = gather_object([_random_state()])
         if self.accelerator.is_main_process:
-            self._write(self._path(name, LOOP), lambda new: torch.save({"state": state, "random": random}, new))
+            self._write(
+                self._path(name, LOOP),
+                lambda new: torch.save({"state": state, "random": random}, new),
+            )
 
     def state(self, name: str) -> Any:
-        """What was last kept of loop `name`, None if nothing; the global random state is then as it was as well."""
+        """What was last kept of loop `name`, None if nothing; the global random state is then as it
+        was as well.
+        """
         path = self._path(name, LOOP)
         if not path.is_file():
             return None
@@ -106,22 +117,29 @@ class Journal:
             with new.open("rb") as file:
                 os.fsync(file.fileno())
             new.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter on a full disk
+        except (OSError, RuntimeError) as error:
+            # torch's own writer raises the latter on a full disk
             new.unlink(missing_ok=True)
-            raise OutputError(f"cannot write to {str(self.folder)!r} ({error!s:.200}): make room or give write access, then run the same "
-                              "command again; it continues from the last checkpoint") from error
+            raise OutputError(
+                f"cannot write to {str(self.folder)!r} ({error!s:.200}): make room or give write"
+                " access, then run the same command again; it continues from the last checkpoint"
+            ) from error
 
 
 def _read(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise ResumeError(f"{str(path)!r} is damaged ({error!s:.200}): delete it; what it held is computed again") from error
+        raise ResumeError(
+            f"{str(path)!r} is damaged ({error!s:.200}): delete it; what it held is computed again"
+        ) from error
 
 
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    return state | {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    return state | {
+        f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())
+    }
 
 
 def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
@@ -134,7 +152,9 @@ def _identity_in(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise ResumeError(f"{str(path)!r} is damaged ({error!s:.200}): delete {str(path.parent)!r} to start anew") from error
+        raise ResumeError(
+            f"{str(path)!r} is damaged ({error!s:.200}): delete {str(path.parent)!r} to start anew"
+        ) from error
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -146,7 +166,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _difference(before: Any, now: Any, path: str = "") -> str:
     """Where two values of plain JSON differ, and how."""
     if isinstance(before, dict) and isinstance(now, dict):
-        found = [_difference(before.get(k), now.get(k), f"{path}.{k}" if path else k)
-                 for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        found = [
+            _difference(before.get(k), now.get(k), f"{path}.{k}" if path else k)
+            for k in sorted(before.keys() | now.keys())
+            if before.get(k) != now.get(k)
+        ]
         return ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
     return f"{path + ' ' if path else ''}{json.dumps(before):.40} then, {json.dumps(now):.40} now"

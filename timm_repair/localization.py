@@ -1,5 +1,6 @@
-"""Localization: which block of a model is to blame for its failures (§3.2, Algorithm 1). The scores are in
-scorers.py."""
+"""Localization: which block of a model is to blame for its failures (§3.2, Algorithm 1). The scores
+are in scorers.py.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -32,15 +33,19 @@ class Localization:
 
     Args:
         scorer: name of the score.
-        suspiciousness: block name to score, repairable blocks only, in network order; with a neuron scorer the number
-            of vulnerable neurons, S_B.
-        neurons: layer path to the scores of its output channels, (channels,) float64; empty where blocks are scored at
-            once.
+        suspiciousness: block name to score, repairable blocks only, in network order; with a neuron
+            scorer the number of vulnerable neurons, S_B.
+        neurons: layer path to the scores of its output channels, (channels,) float64; empty where
+            blocks are scored at once.
         layers: layer path to block name.
-        layer_scores: layer path to its share in the suspiciousness of its block; empty where only blocks are scored.
-        errors: block name to the standard error of its distance from the worst block; empty where the scorer does not know it.
-        gains: block name to the decrease of the failures' loss that the scorer predicts; empty where it predicts none.
-        threshold: ε, which a vulnerable neuron's score exceeds; None where there are no neuron scores.
+        layer_scores: layer path to its share in the suspiciousness of its block; empty where only
+            blocks are scored.
+        errors: block name to the standard error of its distance from the worst block; empty where
+            the scorer does not know it.
+        gains: block name to the decrease of the failures' loss that the scorer predicts; empty
+            where it predicts none.
+        threshold: ε, which a vulnerable neuron's score exceeds; None where there are no neuron
+            scores.
         details: what was read and found, plain JSON.
     """
 
@@ -66,12 +71,20 @@ class Localization:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The blocks that cannot be told from the worst, and it: they score within two standard errors of it. The worst first."""
+        """The blocks that cannot be told from the worst, and it: they score within two standard
+        errors of it. The worst first.
+        """
         top = self.suspiciousness[self.worst]
-        return tuple(name for name in self.ranking if top - self.suspiciousness[name] <= 2 * self.errors.get(name, 0.0))
+        return tuple(
+            name
+            for name in self.ranking
+            if top - self.suspiciousness[name] <= 2 * self.errors.get(name, 0.0)
+        )
 
     def to_dict(self) -> dict:
-        """Plain JSON, without the score of every single neuron: `details["vulnerable"]` lists those that count."""
+        """Plain JSON, without the score of every single neuron: `details["vulnerable"]` lists those
+        that count.
+        """
         return {
             "scorer": self.scorer,
             "suspiciousness": dict(self.suspiciousness),
@@ -104,24 +117,28 @@ def localize(
         model: the model that fails.
         blocks: from `partition.blocks` on this model.
         data: its `failing` examples, and for the spectrum a sample of its `retained` ones.
-        score: a name from `SCORERS`, a `NeuronScorer`, or any function (model, blocks, data, runtime) -> {block name:
-            number}.
+        score: a name from `SCORERS`, a `NeuronScorer`, or any function (model, blocks, data,
+            runtime) -> {block name: number}.
         top: how many neurons of the network count as vulnerable (the paper's figures use 50).
         threshold: ε instead: neurons with a score above it are vulnerable.
-        max_passing: retained examples to read at most; None reads twice as many as there are failures.
-        training: the options that the repair will train with; None for the defaults. "gain" and "probe" read it.
+        max_passing: retained examples to read at most; None reads twice as many as there are
+            failures.
+        training: the options that the repair will train with; None for the defaults. "gain" and
+            "probe" read it.
         runtime: device, processes and seed.
 
     Raises:
         PartitionError: none of the blocks can be repaired.
-        OptionError: an option is unknown or out of range, or a scorer of yours does not score every block.
+        OptionError: an option is unknown or out of range, or a scorer of yours does not score every
+            block.
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: logits or scores are NaN or infinite.
     """
     candidates = [block for block in blocks if block.repairable]
     if not candidates:
         raise PartitionError(
-            "none of the given blocks can be repaired; see the reason of each, or cut by hand with names=[...]"
+            "none of the given blocks can be repaired; see the reason of each, or cut by hand with"
+            " names=[...]"
         )
     if top < 1:
         raise OptionError(f"top must be at least 1, got {top}")
@@ -129,10 +146,18 @@ def localize(
         raise OptionError(f"max_passing must be 0 or more, got {max_passing}")
     name, scorer = _resolve(score)
     if isinstance(scorer, NeuronScorer):
-        found = _by_neurons(name, scorer, model, candidates, data, runtime, top, threshold, max_passing)
+        found = _by_neurons(
+            name, scorer, model, candidates, data, runtime, top, threshold, max_passing
+        )
     else:
-        options = {"training": training or Training()} if "training" in signature(scorer).parameters else {}
-        scores = require_scores(scorer(model, candidates, data, runtime, **options), candidates, name)
+        options = (
+            {"training": training or Training()}
+            if "training" in signature(scorer).parameters
+            else {}
+        )
+        scores = require_scores(
+            scorer(model, candidates, data, runtime, **options), candidates, name
+        )
         found = Localization(
             name,
             scores.suspiciousness,
@@ -144,7 +169,10 @@ def localize(
         )
     broken = [block for block, value in found.suspiciousness.items() if not isfinite(value)]
     if broken:
-        raise NonFiniteError(f"the score {name!r} of {', '.join(broken)} is NaN or infinite; check the model's weights")
+        raise NonFiniteError(
+            f"the score {name!r} of {', '.join(broken)} is NaN or infinite; check the model's"
+            " weights"
+        )
     return agreed(found, runtime.accelerator)
 
 
@@ -170,16 +198,27 @@ def _by_neurons(
     taps = find_taps(model, blocks, data.preprocessing.input_size)
     if not taps:
         raise PartitionError(
-            "the blocks hold no convolution or linear layer, so no neuron; choose the score 'random' or 'probe'"
+            "the blocks hold no convolution or linear layer, so no neuron; choose the score"
+            " 'random' or 'probe'"
         )
     passing = _sample(data, runtime, max_passing) if scorer.retained else torch.arange(0)
     evidence = gather(model, taps, data, runtime, gradients=scorer.gradients, retained=passing)
     scores = scorer.score(evidence)
     if not scores.isfinite().all():
-        raise NonFiniteError(f"the score {name!r} of {int((~scores.isfinite()).sum())} neurons is NaN or infinite")
+        raise NonFiniteError(
+            f"the score {name!r} of {int((~scores.isfinite()).sum())} neurons is NaN or infinite"
+        )
     vulnerable, epsilon = _select(scores, top, threshold)
     return _summarize(
-        name, scorer.of_block, blocks, evidence, scores, vulnerable, epsilon, len(passing), None if threshold is not None else top
+        name,
+        scorer.of_block,
+        blocks,
+        evidence,
+        scores,
+        vulnerable,
+        epsilon,
+        len(passing),
+        None if threshold is not None else top,
     )
 
 
@@ -195,8 +234,8 @@ def _sample(data: RepairData, runtime: Runtime, max_passing: int | None) -> Tens
 def _select(scores: Tensor, top: int, threshold: float | None) -> tuple[Tensor, float]:
     """Which neurons are vulnerable, (neurons,) bool, and ε.
 
-    With `top`, ε is the score of the first neuron that is not chosen; of equal scores those nearer to the input are
-    chosen. A score of 0 is never vulnerable, so fewer than `top` may be.
+    With `top`, ε is the score of the first neuron that is not chosen; of equal scores those nearer
+    to the input are chosen. A score of 0 is never vulnerable, so fewer than `top` may be.
     """
     if threshold is not None:
         return scores > threshold, float(threshold)
@@ -239,31 +278,58 @@ def _summarize(
     }
     details["top_neurons"] = _top_neurons(evidence, scores)
     if not evidence.right:
-        details["note"] = "no correctly classified example was read, so the spectrum cannot tell neurons apart"
+        details["note"] = (
+            "no correctly classified example was read, so the spectrum cannot tell neurons apart"
+        )
     return Localization(
         name,
-        {block.name: _of_block(of_block, block.name, counts, neurons, per_layer, layers) for block in blocks},
+        {
+            block.name: _of_block(of_block, block.name, counts, neurons, per_layer, layers)
+            for block in blocks
+        },
         neurons=per_layer,
         layers=layers,
-        errors=_count_errors({block.name: counts[block.name] for block in blocks}) if of_block == "count" else {},
+        errors=(
+            _count_errors({block.name: counts[block.name] for block in blocks})
+            if of_block == "count"
+            else {}
+        ),
         threshold=epsilon,
         details=details,
     )
 
 
 def _count_errors(counts: dict[str, int]) -> dict[str, float]:
-    """Standard error of each count's distance from the largest, if the vulnerable neurons are taken for a multinomial sample."""
+    """Standard error of each count's distance from the largest, if the vulnerable neurons are taken
+    for a multinomial sample.
+    """
     total, most = sum(counts.values()), max(counts.values())
-    variances = {name: most + count - (most - count) ** 2 / max(total, 1) for name, count in counts.items()}
-    return {name: max(variance, 0.0) ** 0.5 if counts[name] < most else 0.0 for name, variance in variances.items()}
+    variances = {
+        name: most + count - (most - count) ** 2 / max(total, 1) for name, count in counts.items()
+    }
+    return {
+        name: max(variance, 0.0) ** 0.5 if counts[name] < most else 0.0
+        for name, variance in variances.items()
+    }
 
 
-def _of_block(kind: str, block: str, counts: Counter, neurons: Counter, per_layer: dict[str, Tensor], layers: dict[str, str]) -> float:
+def _of_block(
+    kind: str,
+    block: str,
+    counts: Counter,
+    neurons: Counter,
+    per_layer: dict[str, Tensor],
+    layers: dict[str, str],
+) -> float:
     """What `NeuronScorer.of_block` says, for one block."""
     if not neurons[block]:
         return 0.0
     if kind == "mean":
-        return torch.cat([scores for layer, scores in per_layer.items() if layers[layer] == block]).mean().item()
+        return (
+            torch.cat([scores for layer, scores in per_layer.items() if layers[layer] == block])
+            .mean()
+            .item()
+        )
     if kind == "enrichment":
         expected = counts.total() * neurons[block] / neurons.total()
         return counts[block] / expected if expected else 0.0
@@ -271,7 +337,9 @@ def _of_block(kind: str, block: str, counts: Counter, neurons: Counter, per_laye
 
 
 def _top_neurons(evidence: Evidence, scores: Tensor) -> list[dict]:
-    """The most suspicious neurons and how many of the examples activated them, the most suspicious first."""
+    """The most suspicious neurons and how many of the examples activated them, the most suspicious
+    first.
+    """
     names = [(tap.layer, channel) for tap in evidence.taps for channel in range(tap.channels)]
     order = scores.sort(descending=True, stable=True).indices[:SHOWN_NEURONS].tolist()
     return [

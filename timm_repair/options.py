@@ -1,4 +1,6 @@
-"""Options are dataclass fields: make() builds them from names, check_types() refuses values of the wrong type; both tell the fix."""
+"""Options are dataclass fields: make() builds them from names, check_types() refuses values of the
+wrong type; both tell the fix.
+"""
 
 import math
 from collections.abc import Mapping
@@ -26,7 +28,8 @@ def make(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def check_types(options: Any) -> None:
-    """Check the fields annotated as plain numbers, strings, booleans, or these or None; called in `__post_init__`.
+    """Check the fields annotated as plain numbers, strings, booleans, or these or None; called in
+    `__post_init__`.
 
     Raises:
         OptionError: a value has another type, or is a number that is not finite.

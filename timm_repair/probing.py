@@ -1,4 +1,6 @@
-"""Probing: repair the blocks that look promising a little, and see what each brings on examples that it did not see."""
+"""Probing: repair the blocks that look promising a little, and see what each brings on examples
+that it did not see.
+"""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,32 +25,46 @@ WIDTH = 4  # blocks that are tried
 STEPS = 30  # at most; fewer would favour late blocks, which learn fast and get less far
 BATCH = 32  # half failures, half retained
 EPOCHS = 2.5  # over the failures, at most
-FORGOTTEN = 0.95  # of the original batch-norm statistics by the end; in fewer steps than `STEPS` they would lag behind the weights
+# of the original batch-norm statistics by the end; in fewer steps than `STEPS` they would lag
+# behind the weights
+FORGOTTEN = 0.95
 JUDGES = 256  # examples of each population at most
 SMALLER_PROBE = "choose a score that trains nothing, such as 'rgn', or use mixed precision"
 
 
 class _Examples:
-    """The examples of a probe in one row of numbers: those that train and those that judge, of failures and of retained ones."""
+    """The examples of a probe in one row of numbers: those that train and those that judge, of
+    failures and of retained ones.
+    """
 
     def __init__(self, data: RepairData, runtime: Runtime):
         generator = runtime.generator("probe")
         self.normalize, self.device = data.preprocessing.normalize, runtime.device
         self.sets: list[Images] = []
-        self.rows: dict[str, Tensor] = {"training retained": torch.arange(0), "judging retained": torch.arange(0)}
+        self.rows: dict[str, Tensor] = {
+            "training retained": torch.arange(0),
+            "judging retained": torch.arange(0),
+        }
         start = 0
         for name, images in (("failing", data.failing), ("retained", data.retained)):
             if images is None:
                 continue
             order = torch.randperm(len(images), generator=generator)
             count = min(len(images) // 2, JUDGES)
-            split = (order[:count], order[count : count + JUDGES]) if count else (order, order)  # one example must do for both
+            # one example must do for both
+            split = (order[:count], order[count : count + JUDGES]) if count else (order, order)
             parts = dict(zip(("judging", "training"), split, strict=True))
             for purpose, indices in parts.items():
                 self.sets.append(images.subset(indices))
                 self.rows[f"{purpose} {name}"] = torch.arange(start, start := start + len(indices))
-        answers = [torch.full((len(images),), -1) if images.answers is None else images.answers for images in self.sets]
-        self.labels, self.answers = (torch.cat(parts).to(self.device) for parts in ([images.labels for images in self.sets], answers))
+        answers = [
+            torch.full((len(images),), -1) if images.answers is None else images.answers
+            for images in self.sets
+        ]
+        self.labels, self.answers = (
+            torch.cat(parts).to(self.device)
+            for parts in ([images.labels for images in self.sets], answers)
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,12 +85,19 @@ class _Examples:
         failing, retained = self.rows["training failing"], self.rows["training retained"]
         share = BATCH // 2 if len(retained) else BATCH
         parts = [(failing, share), (retained, BATCH - share)]
-        return torch.cat([rows[torch.arange(step * count, (step + 1) * count) % len(rows)] for rows, count in parts if count])
+        return torch.cat(
+            [
+                rows[torch.arange(step * count, (step + 1) * count) % len(rows)]
+                for rows, count in parts
+                if count
+            ]
+        )
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """How much the loss of each judging failure, and of each judging retained example, went down: (n,) and (m,) float64.
+    """How much the loss of each judging failure, and of each judging retained example, went down:
+    (n,) and (m,) float64.
 
     `error_rate` weighs them: with it, `value` estimates how much the loss in production goes down.
     """
@@ -89,18 +112,37 @@ class _Verdict:
         return sum(share * part.mean().item() for share, part in parts if len(part))
 
     def error_of_distance(self, other: "_Verdict") -> float:
-        """Standard error of the difference of two values; the examples are the same, so what they share cancels."""
-        parts = ((self.error_rate, self.failing - other.failing), (1 - self.error_rate, self.retained - other.retained))
-        return sum(share**2 * (part.var() / len(part)).item() for share, part in parts if len(part) > 1) ** 0.5
+        """Standard error of the difference of two values; the examples are the same, so what they
+        share cancels.
+        """
+        parts = (
+            (self.error_rate, self.failing - other.failing),
+            (1 - self.error_rate, self.retained - other.retained),
+        )
+        return (
+            sum(
+                share**2 * (part.var() / len(part)).item() for share, part in parts if len(part) > 1
+            )
+            ** 0.5
+        )
 
 
-def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, *, training: Training) -> BlockScores:
-    """Try it: how much a short repair of a block lowers the expected loss in production, on examples that it did not see.
+def probe(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    *,
+    training: Training,
+) -> BlockScores:
+    """Try it: how much a short repair of a block lowers the expected loss in production, on
+    examples that it did not see.
 
-    One half of the failures trains, the other judges, with as many retained examples, and without augmentation, so that what the model
-    computes before a block is computed once (prefix.py). The two populations are weighed by the model's error rate where it is known, else
-    equally. Of more than `WIDTH` blocks those are tried that rank highest by predicted gain and relative gradient norm together; the
-    others score 0, as if left alone, or less where all that were tried do.
+    One half of the failures trains, the other judges, with as many retained examples, and without
+    augmentation, so that what the model computes before a block is computed once (prefix.py). The
+    two populations are weighed by the model's error rate where it is known, else equally. Of more
+    than `WIDTH` blocks those are tried that rank highest by predicted gain and relative gradient
+    norm together; the others score 0, as if left alone, or less where all that were tried do.
 
     Args:
         training: learning rate and loss; steps, batch size and augmentation are the probe's own.
@@ -112,7 +154,9 @@ def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: 
     """
     tried = _promising(model, blocks, data, runtime, training)
     examples, weight = _Examples(data, runtime), training.wrong_class_weight_for(data.num_classes)
-    steps = min(max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS)
+    steps = min(
+        max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
+    )
     options = replace(training, steps=steps, batch_size=BATCH)
     working = deepcopy(model).to(runtime.device)
     for module in working.modules():
@@ -120,13 +164,21 @@ def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: 
             module.momentum = 1 - (1 - FORGOTTEN) ** (1 / steps)
     verdicts = {}
     with evaluating(working), runtime.bar(len(tried), "probe") as bar:
-        ways = entrances(working, tried, trace(working, data.preprocessing.input_size), examples.images, len(examples))
+        ways = entrances(
+            working,
+            tried,
+            trace(working, data.preprocessing.input_size),
+            examples.images,
+            len(examples),
+        )
         _require_failures(working, examples, runtime)
         before = _losses(next(iter(ways.values())), examples, weight, runtime)
         for block in tried:
             after = _repaired_losses(ways[block.name], examples, options, weight, runtime)
             gone = (old - new for old, new in zip(before, after, strict=True))
-            verdicts[block.name] = _Verdict(*gone, 0.5 if data.error_rate is None else data.error_rate)
+            verdicts[block.name] = _Verdict(
+                *gone, 0.5 if data.error_rate is None else data.error_rate
+            )
             bar.update()
     worst = max(verdicts.values(), key=lambda verdict: verdict.value)
     values = {name: verdict.value for name, verdict in verdicts.items()}
@@ -139,12 +191,20 @@ def probe(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: 
     )
 
 
-def _promising(model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime, training: Training) -> list[Block]:
+def _promising(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    data: RepairData,
+    runtime: Runtime,
+    training: Training,
+) -> list[Block]:
     if len(blocks) <= WIDTH:
         return list(blocks)
     ranks = {block.name: 0 for block in blocks}
     for scores in gain_and_rgn(model, blocks, data, runtime, training):
-        for rank, name in enumerate(sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)):
+        for rank, name in enumerate(
+            sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)
+        ):
             ranks[name] += rank
     best = sorted(ranks, key=ranks.get)[:WIDTH]
     return [block for block in blocks if block.name in best]
@@ -152,35 +212,64 @@ def _promising(model: nn.Module, blocks: Sequence[Block], data: RepairData, runt
 
 @torch.no_grad()
 def _require_failures(model: nn.Module, examples: _Examples, runtime: Runtime) -> None:
-    logits = torch.cat(list(runtime.in_batches(lambda rows: model(examples.images(rows)), examples.rows["judging failing"])))
+    logits = torch.cat(
+        list(
+            runtime.in_batches(
+                lambda rows: model(examples.images(rows)), examples.rows["judging failing"]
+            )
+        )
+    )
     wrong = logits.argmax(1) != examples.labels[examples.rows["judging failing"]]
     require_usable(int(wrong.sum()), int((~logits.isfinite().all(1)).sum()))
 
 
-def _repaired_losses(entrance: Entrance, examples: _Examples, options: Training, weight: float, runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """Losses of the judging examples after a short repair of the block; the model is then as it was."""
+def _repaired_losses(
+    entrance: Entrance, examples: _Examples, options: Training, weight: float, runtime: Runtime
+) -> tuple[Tensor, Tensor]:
+    """Losses of the judging examples after a short repair of the block; the model is then as it
+    was.
+    """
     model = entrance.model
     part = nn.ModuleList(model.get_submodule(path) for path in entrance.block.paths)
     original, descent = snapshot(part), Descent(part.parameters(), options, runtime)
     with entrance.entered() as logits_of:
-        with only_trainable(model, names_in(model, part)), training_mode(model, part, batch_norm=options.batch_norm):
+        with (
+            only_trainable(model, names_in(model, part)),
+            training_mode(model, part, batch_norm=options.batch_norm),
+        ):
             for step in range(options.steps):
                 rows = examples.batch(step)
                 with out_of_memory_explained(f"a probe's step on {BATCH} images", SMALLER_PROBE):
-                    descent.step(repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight))
+                    descent.step(
+                        repair_loss(
+                            logits_of(rows), examples.labels[rows], examples.answers[rows], weight
+                        )
+                    )
     losses = _losses(entrance, examples, weight, runtime)
     part.load_state_dict(original)
     return losses
 
 
 @torch.no_grad()
-def _losses(entrance: Entrance, examples: _Examples, weight: float, runtime: Runtime) -> tuple[Tensor, Tensor]:
+def _losses(
+    entrance: Entrance, examples: _Examples, weight: float, runtime: Runtime
+) -> tuple[Tensor, Tensor]:
     """Losses of the judging failures (n,) and retained examples (m,), float64 on the CPU."""
     losses = []
     with entrance.entered() as logits_of:
 
         def judge(rows: Tensor) -> Tensor:
-            return repair_loss(logits_of(rows), examples.labels[rows], examples.answers[rows], weight, reduction="none").double().cpu()
+            return (
+                repair_loss(
+                    logits_of(rows),
+                    examples.labels[rows],
+                    examples.answers[rows],
+                    weight,
+                    reduction="none",
+                )
+                .double()
+                .cpu()
+            )
 
         for name in ("judging failing", "judging retained"):
             parts = list(runtime.in_batches(judge, examples.rows[name]))

@@ -1,6 +1,7 @@
 """Readers of raw images (see `images.Reader`) and what is found in plain lists and torch datasets.
 
-Folders, files, Hugging Face datasets and Hub ids are opened in sources.py, which is where users enter.
+Folders, files, Hugging Face datasets and Hub ids are opened in sources.py, which is where users
+enter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,9 @@ LABEL_NAMES = ("label", "labels", "fine_label", "target")
 
 @dataclass
 class Source:
-    """What one kind of source gives: a reader, the labels as they are there, their names, ids, and provenance."""
+    """What one kind of source gives: a reader, the labels as they are there, their names, ids, and
+    provenance.
+    """
 
     reader: Reader
     labels: Sequence
@@ -68,13 +71,21 @@ class Examples:
         """(image, label) of one example."""
         item = self.examples[row]
         if isinstance(item, Mapping):
-            found = [[item[key] for key in keys if key in item] for keys in (self.image_names, self.label_names)]
+            found = [
+                [item[key] for key in keys if key in item]
+                for keys in (self.image_names, self.label_names)
+            ]
             if all(len(values) == 1 for values in found):
                 return found[0][0], found[1][0]
-            raise DataError(f"example {row} has {', '.join(item)}; say which with image_column= and label_column=")
+            raise DataError(
+                f"example {row} has {', '.join(item)}; say which with image_column= and"
+                " label_column="
+            )
         if isinstance(item, tuple | list) and len(item) == 2:
             return item[0], item[1]
-        raise DataError(f"example {row} must be (image, label) or a dict of them, not {type(item).__name__}")
+        raise DataError(
+            f"example {row} must be (image, label) or a dict of them, not {type(item).__name__}"
+        )
 
     def read(self, rows: list[int]) -> list:
         return [self._image(row) for row in rows]
@@ -84,14 +95,16 @@ class Examples:
             return self.pair(row)[0]
         except DataError:
             raise
-        except UNREADABLE as error:  # a torch dataset that decodes: judged with the other unreadable images
+        except UNREADABLE as error:
+            # a torch dataset that decodes: judged with the other unreadable images
             return error
 
 
 def choose_columns(
     chosen: tuple[str | None, str | None], features: Mapping, name: str
 ) -> tuple[str, str]:
-    """The (image, label) columns among `features` (column to its type): `chosen`, else by type, else by usual names.
+    """The (image, label) columns among `features` (column to its type): `chosen`, else by type,
+    else by usual names.
 
     Raises:
         DataError: none fits, or several do.
@@ -102,28 +115,43 @@ def choose_columns(
     )
 
 
-def _column(chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str) -> str:
+def _column(
+    chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str
+) -> str:
     if chosen is not None:
         if chosen not in features:
-            raise DataError(f"{name}: no column {chosen!r} for {kind}_column=; there are {', '.join(features)}")
+            raise DataError(
+                f"{name}: no column {chosen!r} for {kind}_column=; there are {', '.join(features)}"
+            )
         return chosen
     typed = [column for column, f in features.items() if isinstance(f, feature)]
-    likely = [column for column in typed or features if column in usual] if len(typed) != 1 else typed
+    likely = (
+        [column for column in typed or features if column in usual] if len(typed) != 1 else typed
+    )
     if len(likely) != 1:
         raise DataError(
-            f"{name}: which column holds the {kind}? There are {', '.join(features)}; say so with {kind}_column="
+            f"{name}: which column holds the {kind}? There are {', '.join(features)}; say so with"
+            f" {kind}_column="
         )
     return likely[0]
 
 
 def from_examples(examples: Any, columns: tuple[str | None, str | None], name: str) -> Source:
-    """A list or torch dataset of (image, label), or of dicts with the keys `columns` (or the usual ones)."""
+    """A list or torch dataset of (image, label), or of dicts with the keys `columns` (or the usual
+    ones).
+    """
     if isinstance(examples, torch.utils.data.IterableDataset) or not hasattr(examples, "__len__"):
-        raise DataError(f"{name}: {type(examples).__name__} has no length; repair needs random access: list(dataset)")
+        raise DataError(
+            f"{name}: {type(examples).__name__} has no length; repair needs random access:"
+            " list(dataset)"
+        )
     image, label = columns
     # the reader holds `examples`, so no other object can come by its id()
     reader = Examples(
-        id(examples), examples, (image,) if image else IMAGE_NAMES, (label,) if label else LABEL_NAMES
+        id(examples),
+        examples,
+        (image,) if image else IMAGE_NAMES,
+        (label,) if label else LABEL_NAMES,
     )
     origin = {"source": f"{type(examples).__name__} of {len(examples)}", "columns": None}
     known = getattr(examples, "origin", None)  # of our own datasets: what they made of what
@@ -135,7 +163,8 @@ def from_examples(examples: Any, columns: tuple[str | None, str | None], name: s
         first, label = reader.pair(0)
         if isinstance(first, torch.Tensor):
             open_image(first)  # refuses it and says why
-        targets = getattr(examples, "targets", None)  # torchvision's: spares decoding every image for its label
+        # torchvision's: spares decoding every image for its label
+        targets = getattr(examples, "targets", None)
         usable = targets is not None and len(targets) == len(examples) and np.ndim(targets[0]) == 0
         if usable and targets[0] == label and getattr(examples, "target_transform", None) is None:
             return Source(reader, list(targets), names, None, origin)
@@ -147,12 +176,19 @@ def from_examples(examples: Any, columns: tuple[str | None, str | None], name: s
 
 
 def class_names(dataset: Any, name: str) -> list[str] | None:
-    """The class names a dataset knows by torchvision's and timm's conventions, through Subset and ConcatDataset."""
-    parts = getattr(dataset, "datasets", None) or ([dataset.dataset] if hasattr(dataset, "dataset") else [])
+    """The class names a dataset knows by torchvision's and timm's conventions, through Subset and
+    ConcatDataset.
+    """
+    parts = getattr(dataset, "datasets", None) or (
+        [dataset.dataset] if hasattr(dataset, "dataset") else []
+    )
     if parts:
         found = [class_names(part, name) for part in parts]
         if any(names != found[0] for names in found):
-            raise LabelError(f"{name}: the parts of the dataset name their classes differently; give names as labels")
+            raise LabelError(
+                f"{name}: the parts of the dataset name their classes differently; give names as"
+                " labels"
+            )
         return found[0]
     classes = getattr(dataset, "classes", None)
     if classes is None:

@@ -1,8 +1,11 @@
-"""Relaxation: plan() finds a block's operation layers, relax() makes it differentiable in its architecture, discretize() is the inverse.
+"""Relaxation: plan() finds a block's operation layers, relax() makes it differentiable in its
+architecture, discretize() is the inverse.
 
-The relaxed block computes Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · o(X_i),  X_j = L_j(Z_j)  (paper §3.3, Eq. 7 and 8, anchored):
-the raw layers stay at the nodes and the six operations of Table 3 come in through gates g_j that start at zero. At g = 0 it computes
-the original function exactly, whatever α, β and the sampler, so the original is a point of the space and the search starts there.
+The relaxed block computes Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · o(X_i),  X_j = L_j(Z_j)
+(paper §3.3, Eq. 7 and 8, anchored): the raw layers stay at the nodes and the six operations of
+Table 3 come in through gates g_j that start at zero. At g = 0 it computes the original function
+exactly, whatever α, β and the sampler, so the original is a point of the space and the search
+starts there.
 """
 
 from collections.abc import Iterator
@@ -12,25 +15,48 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
-from timm_repair.space import LEVELS, OPERATIONS, AddedPaths, Anchored, Cell, Edge, Genotype, Node, Tape, channel_slice, make_operation
+from timm_repair.space import (
+    LEVELS,
+    OPERATIONS,
+    AddedPaths,
+    Anchored,
+    Cell,
+    Edge,
+    Genotype,
+    Node,
+    Tape,
+    channel_slice,
+    make_operation,
+)
 from timm_repair.strategies import Strategy
 from timm_repair.tracing import Trace, trace
 
 CANDIDATES = tuple(OPERATIONS)
-# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a larger lead could not be
-# overcome in the few hundred steps of a repair (α moves by about its learning rate a step)
+# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
+# larger lead could not be overcome in the few hundred steps of a repair (α moves by about its
+# learning rate a step)
 NONE_PRIOR, INIT_STD = 0.05, 1e-3
 
 
-def plan(raw: nn.Module, in_shape: tuple[int, int, int], *, level: str = "unit", partial: int = 4, max_span: int = 3) -> Genotype:
-    """The skeleton of a block: its operation layers as nodes and, as edges, every pair that may be connected (operation "skip").
+def plan(
+    raw: nn.Module,
+    in_shape: tuple[int, int, int],
+    *,
+    level: str = "unit",
+    partial: int = 4,
+    max_span: int = 3,
+) -> Genotype:
+    """The skeleton of a block: its operation layers as nodes and, as edges, every pair that may be
+    connected (operation "skip").
 
     Args:
         raw: the block as `surgery.extract` gives it; it is only traced on the meta device.
         in_shape: (C, H, W) of its input.
-        level: "unit" takes the block's units (residual units, dense layers, convolutions of a plain stack), "layer" its convolutions.
+        level: "unit" takes the block's units (residual units, dense layers, convolutions of a plain
+            stack), "layer" its convolutions.
         partial: operations see 1/partial of the channels.
-        max_span: an edge leads over at most this many raw layers; bounds the number of edges by max_span · K.
+        max_span: an edge leads over at most this many raw layers; bounds the number of edges by
+            max_span · K.
 
     Raises:
         OptionError: unknown level.
@@ -39,37 +65,63 @@ def plan(raw: nn.Module, in_shape: tuple[int, int, int], *, level: str = "unit",
     if level not in LEVELS:
         raise OptionError(f"unknown level {level!r}{did_you_mean(level, LEVELS)}")
     if isinstance(raw, nn.Conv2d):
-        raise PartitionError("a single layer has no architecture to search: choose a block of several layers, or method='finetune'")
+        raise PartitionError(
+            "a single layer has no architecture to search: choose a block of several layers, or"
+            " method='finetune'"
+        )
     calls = _enlarged_calls(raw, in_shape)
-    paths = _units(raw, calls) if level == "unit" else [p for p, m in raw.named_modules() if isinstance(m, nn.Conv2d)]
-    added = tuple(p + "." for p, m in raw.named_modules() if isinstance(m, AddedPaths))  # of an earlier repair: no raw layers
+    paths = (
+        _units(raw, calls)
+        if level == "unit"
+        else [p for p, m in raw.named_modules() if isinstance(m, nn.Conv2d)]
+    )
+    # of an earlier repair: no raw layers
+    added = tuple(p + "." for p, m in raw.named_modules() if isinstance(m, AddedPaths))
     nodes, arrived = [], set()
-    for path in sorted((p for p in paths if len(calls.get(p, ())) == 1), key=lambda p: calls[p][0].start):
+    for path in sorted(
+        (p for p in paths if len(calls.get(p, ())) == 1), key=lambda p: calls[p][0].start
+    ):
         call = calls[path][0]
         shape = _feature_shape(call.inputs[0] if call.inputs else None)
-        # what reads the same tensor as an earlier layer runs beside it (a shortcut's projection); a 1x1 map is a gate's
-        if path.startswith(added) or shape is None or max(shape[1:]) <= 1 or call.arrived in arrived:
+        # what reads the same tensor as an earlier layer runs beside it (a shortcut's projection); a
+        # 1x1 map is a gate's
+        if (
+            path.startswith(added)
+            or shape is None
+            or max(shape[1:]) <= 1
+            or call.arrived in arrived
+        ):
             continue
         arrived |= {call.arrived} - {None}
         nodes.append((path, shape[0], shape[1]))
     if not nodes:
-        raise PartitionError(f"no operation layer found at level {level!r}: try another level or another block")
-    top = _feature_shape(calls[""][0].inputs[0])[1]  # not the first layer's: in a DLA that one reads a pooled map
-    nodes = tuple(Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes)
+        raise PartitionError(
+            f"no operation layer found at level {level!r}: try another level or another block"
+        )
+    # not the first layer's: in a DLA that one reads a pooled map
+    top = _feature_shape(calls[""][0].inputs[0])[1]
+    nodes = tuple(
+        Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes
+    )
     true = trace(raw, in_shape)
     sizes = [_feature_shape(true[node.layer][0].inputs[0])[1:] for node in nodes]
 
     def fits(i: int, j: int) -> bool:
         # operations halve with rounding up; a raw layer may round down on an odd map
         stride, rest = divmod(nodes[j].scale, nodes[i].scale)
-        return not rest and all(-(-a // stride) == b for a, b in zip(sizes[i], sizes[j], strict=True))
+        return not rest and all(
+            -(-a // stride) == b for a, b in zip(sizes[i], sizes[j], strict=True)
+        )
 
     pairs = ((i, j) for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
-    return Genotype(level, partial, nodes, tuple(Edge(i, j, "skip") for i, j in pairs if fits(i, j)))
+    return Genotype(
+        level, partial, nodes, tuple(Edge(i, j, "skip") for i, j in pairs if fits(i, j))
+    )
 
 
 def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:
-    # eight times the map where the block allows it, so that halvings, and gates' 1x1 maps, can be told from a small image's
+    # eight times the map where the block allows it, so that halvings, and gates' 1x1 maps, can be
+    # told from a small image's
     channels, height, width = in_shape
     try:
         return trace(raw, (channels, 8 * height, 8 * width))
@@ -78,7 +130,9 @@ def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:
 
 
 def _feature_shape(x: object) -> tuple[int, int, int] | None:
-    """(C, H, W) of a feature map, or of a sequence of maps that will be concatenated; None for anything else."""
+    """(C, H, W) of a feature map, or of a sequence of maps that will be concatenated; None for
+    anything else.
+    """
     maps = x if isinstance(x, tuple) else (x,)
     if not maps or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
         return None
@@ -86,7 +140,9 @@ def _feature_shape(x: object) -> tuple[int, int, int] | None:
 
 
 def _units(raw: nn.Module, calls: Trace) -> list[str]:
-    """Paths of the block's units: the called children that own weights; through containers, and through a single child."""
+    """Paths of the block's units: the called children that own weights; through containers, and
+    through a single child.
+    """
     path = ""
     while True:
         found = list(_called_children(raw.get_submodule(path), path, calls))
@@ -94,12 +150,16 @@ def _units(raw: nn.Module, calls: Trace) -> list[str]:
             break
         path = found[0]
     plain = [p for p in found if _is_convolution(raw.get_submodule(p))]
-    # inside a unit, or in a plain stack, the children are bare layers: its convolutions are the units then
+    # inside a unit, or in a plain stack, the children are bare layers: its convolutions are the
+    # units then
     return plain or found or [path]
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) or (isinstance(module, Anchored) and _is_convolution(module.layer))  # of an earlier repair
+    # of an earlier repair
+    return isinstance(module, nn.Conv2d) or (
+        isinstance(module, Anchored) and _is_convolution(module.layer)
+    )
 
 
 def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str]:
@@ -115,7 +175,9 @@ def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str
 
 @dataclass
 class _Mixture:
-    """Weights of the running forward pass: w (E, 6) over the candidates, β (E,) over the edges into a node."""
+    """Weights of the running forward pass: w (E, 6) over the candidates, β (E,) over the edges into
+    a node.
+    """
 
     operations: Tensor
     edges: Tensor
@@ -128,15 +190,27 @@ class MixedPaths(nn.Module):
         super().__init__()
         rows = [(row, e) for row, e in enumerate(skeleton.edges) if e.target == target]
         self.rows, self.sources = [row for row, _ in rows], [e.source for _, e in rows]
-        self.slices = [channel_slice(i, skeleton.nodes[i].channels, skeleton.partial) for i in self.sources]
+        self.slices = [
+            channel_slice(i, skeleton.nodes[i].channels, skeleton.partial) for i in self.sources
+        ]
         self.operations = nn.ModuleList(
-            nn.ModuleDict({o: make_operation(o, skeleton, e.source, target) for o in CANDIDATES if o != "none"}) for _, e in rows)
+            nn.ModuleDict(
+                {
+                    o: make_operation(o, skeleton, e.source, target)
+                    for o in CANDIDATES
+                    if o != "none"
+                }
+            )
+            for _, e in rows
+        )
         width = channel_slice(target, skeleton.nodes[target].channels, skeleton.partial)
         self.gate = nn.Parameter(torch.zeros(width.stop - width.start))
 
     def forward(self, tape: Tape) -> Tensor:
         total = 0
-        for row, source, channels, operations in zip(self.rows, self.sources, self.slices, self.operations, strict=True):
+        for row, source, channels, operations in zip(
+            self.rows, self.sources, self.slices, self.operations, strict=True
+        ):
             x, weights = tape.arrived[source][:, channels], tape.mixture.operations[row]
             mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in operations.items())
             total = total + tape.mixture.edges[row] * mixed
@@ -144,29 +218,47 @@ class MixedPaths(nn.Module):
 
 
 class RelaxedBlock(nn.Module):
-    """A block that is differentiable in its architecture; made by `relax`, turned back by `discretize`.
+    """A block that is differentiable in its architecture; made by `relax`, turned back by
+    `discretize`.
 
     Args:
         raw: the block, taken over; its layers stay at the nodes.
         skeleton: `plan(raw, …)`.
         strategy: gives the weights of operations and edges (softmax, edge normalization, …).
-        generator: draws α's initial values and the strategy's samples; the global random state is left alone.
+        generator: draws α's initial values and the strategy's samples; the global random state is
+            left alone.
     """
 
-    def __init__(self, raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator):
+    def __init__(
+        self, raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator
+    ):
         super().__init__()
         self.skeleton, self.strategy, self.generator = skeleton, strategy, generator
         self.progress = 0.0  # 0 … 1 through the search, for strategies that anneal
         targets = [e.target for e in skeleton.edges]
-        self.cell = Cell(raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None)
-        self.alpha = nn.Parameter(INIT_STD * torch.randn(len(targets), len(CANDIDATES), generator=generator))
+        self.cell = Cell(
+            raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None
+        )
+        self.alpha = nn.Parameter(
+            INIT_STD * torch.randn(len(targets), len(CANDIDATES), generator=generator)
+        )
         with torch.no_grad():
             self.alpha[:, CANDIDATES.index("none")] += NONE_PRIOR
         # a lone edge has nothing to be normalized against: its β would never receive a gradient
-        contested = [row for row, t in enumerate(targets) if targets.count(t) > 1] if strategy.edge_normalization else []
-        self.beta = nn.Parameter(INIT_STD * torch.randn(len(contested), generator=generator)) if contested else None
+        contested = (
+            [row for row, t in enumerate(targets) if targets.count(t) > 1]
+            if strategy.edge_normalization
+            else []
+        )
+        self.beta = (
+            nn.Parameter(INIT_STD * torch.randn(len(contested), generator=generator))
+            if contested
+            else None
+        )
         self.register_buffer("targets", torch.tensor(targets, dtype=torch.long), persistent=False)
-        self.register_buffer("contested", torch.tensor(contested, dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "contested", torch.tensor(contested, dtype=torch.long), persistent=False
+        )
 
     def forward(self, *args, **kwargs):
         self.cell.tape.mixture = _Mixture(self.operation_weights(), self.edge_weights())
@@ -181,19 +273,27 @@ class RelaxedBlock(nn.Module):
 
     @torch.no_grad()
     def final_weights(self) -> Tensor:
-        """(E, 6): w as it is at the end of the search; for a strategy that samples, one sample of it."""
+        """(E, 6): w as it is at the end of the search; for a strategy that samples, one sample of
+        it.
+        """
         self.progress = 1.0
         return self.operation_weights()
 
     def edge_weights(self) -> Tensor:
-        """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones where not normalized."""
+        """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones
+        where not normalized.
+        """
         weights = torch.ones_like(self.alpha[:, 0])
         if self.beta is None:
             return weights
         shares = torch.zeros_like(self.beta)
         into = self.targets[self.contested]
         for target in into.unique().tolist():
-            shares = torch.where(into == target, torch.softmax(self.beta.masked_fill(into != target, -torch.inf), 0), shares)
+            shares = torch.where(
+                into == target,
+                torch.softmax(self.beta.masked_fill(into != target, -torch.inf), 0),
+                shares,
+            )
         return weights.index_copy(0, self.contested, shares)
 
     def architecture_parameters(self) -> list[nn.Parameter]:
@@ -205,30 +305,44 @@ class RelaxedBlock(nn.Module):
         return list(self.cell.parameters())
 
 
-def relax(raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator) -> RelaxedBlock:
+def relax(
+    raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator
+) -> RelaxedBlock:
     """Make `raw` (taken over) differentiable in its architecture. The inverse is `discretize`."""
     return RelaxedBlock(raw, skeleton, strategy, generator)
 
 
 def discretize(relaxed: RelaxedBlock) -> Genotype:
-    """argmax over α on every edge, "none" included (paper §3.3.2). `inherit` then carries the weights over. Inverse of `relax`."""
+    """argmax over α on every edge, "none" included (paper §3.3.2). `inherit` then carries the
+    weights over. Inverse of `relax`.
+    """
     chosen = relaxed.alpha.argmax(1).tolist()
     edges = zip(relaxed.skeleton.edges, chosen, strict=True)
-    return replace(relaxed.skeleton, edges=tuple(replace(e, operation=CANDIDATES[o]) for e, o in edges if CANDIDATES[o] != "none"))
+    return replace(
+        relaxed.skeleton,
+        edges=tuple(
+            replace(e, operation=CANDIDATES[o]) for e, o in edges if CANDIDATES[o] != "none"
+        ),
+    )
 
 
 @torch.no_grad()
 def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) -> None:
-    """Copy a relaxed block's weights into `cell` (built from a genotype of the same skeleton), folding gate · β · w into the gains.
+    """Copy a relaxed block's weights into `cell` (built from a genotype of the same skeleton),
+    folding gate · β · w into the gains.
 
-    Folding keeps each kept path at the strength it had in the mixture, so that the function jumps less than with w = β = 1.
+    Folding keeps each kept path at the strength it had in the mixture, so that the function jumps
+    less than with w = β = 1.
 
     Args:
         weights: (E, 6) of the mixture; None asks `relaxed.final_weights()`.
     """
     skeleton, raw = relaxed.skeleton, relaxed.cell.raw
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
-    operations, edge_weights = relaxed.final_weights() if weights is None else weights, relaxed.edge_weights()
+    operations, edge_weights = (
+        relaxed.final_weights() if weights is None else weights,
+        relaxed.edge_weights(),
+    )
     for index, node in enumerate(skeleton.nodes):
         old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
         if new.added is None:

@@ -1,7 +1,8 @@
 """Report: what a repair changed, measured on examples that it neither trained nor chose on.
 
-`Scores` is one population before and after; `Report` is everything one repair has to say (print it, or `to_dict()` it);
-`Comparison` sets reports on the same examples side by side. Nothing here reads or writes a file.
+`Scores` is one population before and after; `Report` is everything one repair has to say (print it,
+or `to_dict()` it); `Comparison` sets reports on the same examples side by side. Nothing here reads
+or writes a file.
 """
 
 import dataclasses
@@ -39,7 +40,8 @@ class Scores:
         after: (N,) classes predicted by the repaired model.
 
     Raises:
-        DataError: a field is not one integer per example, the lengths differ, or there is no example.
+        DataError: a field is not one integer per example, the lengths differ, or there is no
+            example.
     """
 
     population: str
@@ -52,14 +54,15 @@ class Scores:
             value = torch.as_tensor(getattr(self, name))
             if value.ndim != 1 or value.is_floating_point() or value.dtype == torch.bool:
                 raise DataError(
-                    f"{name} of population {self.population!r} must be a 1-D tensor of class indices, one per example; "
-                    f"got shape {tuple(value.shape)} of {value.dtype}"
+                    f"{name} of population {self.population!r} must be a 1-D tensor of class"
+                    f" indices, one per example; got shape {tuple(value.shape)} of {value.dtype}"
                 )
             object.__setattr__(self, name, value.detach().cpu().long())
         if not len(self.labels) == len(self.before) == len(self.after):
             raise DataError(
-                f"population {self.population!r} has {len(self.labels)} labels, {len(self.before)} predictions "
-                f"before and {len(self.after)} after; predict the same examples, in the same order, with both models"
+                f"population {self.population!r} has {len(self.labels)} labels, {len(self.before)}"
+                f" predictions before and {len(self.after)} after; predict the same examples, in"
+                " the same order, with both models"
             )
         if not len(self.labels):
             raise DataError(f"population {self.population!r} has no example; leave it out")
@@ -69,9 +72,14 @@ class Scores:
 
     @cached_property
     def _counts(self) -> tuple[int, int, int, int]:
-        """Right twice, broken, fixed, wrong twice: the four outcomes that all the rest follows from."""
+        """Right twice, broken, fixed, wrong twice: the four outcomes that all the rest follows
+        from.
+        """
         before, after = self.before == self.labels, self.after == self.labels
-        return tuple(int(each.sum()) for each in (before & after, before & ~after, ~before & after, ~before & ~after))
+        return tuple(
+            int(each.sum())
+            for each in (before & after, before & ~after, ~before & after, ~before & ~after)
+        )
 
     @property
     def n(self) -> int:
@@ -106,49 +114,81 @@ class Scores:
 
     @cached_property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided: how likely counts this unequal are if neither was likelier."""
+        """McNemar's exact test, two-sided: how likely counts this unequal are if neither was
+        likelier.
+        """
         flips = self.fixed + self.broken
         return float(binomtest(self.fixed, flips, 0.5).pvalue) if flips else 1.0
 
     def intervals(self, *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Intervals:
-        """Percentile intervals of both accuracies and of their difference, from one paired bootstrap.
+        """Percentile intervals of both accuracies and of their difference, from one paired
+        bootstrap.
 
-        Drawing N examples with replacement is drawing the four outcome counts from a multinomial: time is free of N.
+        Drawing N examples with replacement is drawing the four outcome counts from a multinomial:
+        time is free of N.
         """
         if not 0 < level < 1 or resamples < 1:
-            raise OptionError(f"level must be between 0 and 1 and resamples positive; got {level} and {resamples}")
+            raise OptionError(
+                f"level must be between 0 and 1 and resamples positive; got {level} and {resamples}"
+            )
         shares = np.array(self._counts) / self.n
-        right, broken, fixed, _ = np.random.default_rng(seed).multinomial(self.n, shares, size=resamples).T / self.n
+        right, broken, fixed, _ = (
+            np.random.default_rng(seed).multinomial(self.n, shares, size=resamples).T / self.n
+        )
         tails = (1 - level) / 2, (1 + level) / 2
         drawn = right + broken, right + fixed, fixed - broken
         return Intervals(*(tuple(np.quantile(values, tails).tolist()) for values in drawn))
 
     def to_dict(self) -> dict:
-        """Plain JSON: one integer per example and field, and a summary for readers, which `from_dict` computes anew."""
-        names = ("n", "accuracy_before", "accuracy_after", "fixed", "broken", "negative_flip_rate", "p_value")
+        """Plain JSON: one integer per example and field, and a summary for readers, which
+        `from_dict` computes anew.
+        """
+        names = (
+            "n",
+            "accuracy_before",
+            "accuracy_after",
+            "fixed",
+            "broken",
+            "negative_flip_rate",
+            "p_value",
+        )
         arrays = {name: getattr(self, name).tolist() for name in ("labels", "before", "after")}
-        return {"population": self.population, "summary": {name: getattr(self, name) for name in names}, **arrays}
+        return {
+            "population": self.population,
+            "summary": {name: getattr(self, name) for name in names},
+            **arrays,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Scores":
         """Inverse of `to_dict`."""
-        fields = {name: torch.tensor(data[name], dtype=torch.long) for name in ("labels", "before", "after")}
+        fields = {
+            name: torch.tensor(data[name], dtype=torch.long)
+            for name in ("labels", "before", "after")
+        }
         return cls(data["population"], **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that one repair has to say. Dicts are plain JSON: other objects become names, NaN and infinity None.
+    """All that one repair has to say. Dicts are plain JSON: other objects become names, NaN and
+    infinity None.
 
     Args:
         method: name of the repair method; `options` are its settings.
-        model: the original, as the user named it; `base` tells more of it, see `lineage.Base.to_dict`.
-        weights: `lineage.fingerprint` of the repaired model's state dict: what the scores are of. None if not known.
+        model: the original, as the user named it; `base` tells more of it, see
+            `lineage.Base.to_dict`.
+        weights: `lineage.fingerprint` of the repaired model's state dict: what the scores are of.
+            None if not known.
         scores: held-out populations before and after.
-        repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the method repairs none in particular.
-        blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was localized.
-        genotypes: name of a repaired block to the architecture found, `Genotype.to_dict()`; empty if the method changes weights only.
-        history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how many edges each block has in it.
+        repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the
+            method repairs none in particular.
+        blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was
+            localized.
+        genotypes: name of a repaired block to the architecture found, `Genotype.to_dict()`; empty
+            if the method changes weights only.
+        history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how
+            many edges each block has in it.
         cost: {"before": {"parameters", "flops", "latency_ms"}, "after": {...}}.
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
         provenance: where each role's examples came from.
@@ -177,15 +217,21 @@ class Report:
         object.__setattr__(self, "scores", tuple(self.scores))
         names = [each.population for each in self.scores]
         if not names or len(set(names)) < len(names):
-            raise DataError(f"a report needs one Scores per population, each under its own name; got {names}")
+            raise DataError(
+                f"a report needs one Scores per population, each under its own name; got {names}"
+            )
         for field in dataclasses.fields(self):
             if field.name != "scores":
                 value = plain(getattr(self, field.name))
-                object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+                object.__setattr__(
+                    self, field.name, tuple(value) if isinstance(value, list) else value
+                )
 
     @property
     def block(self) -> str | None:
-        """The repaired block, of several the most suspicious; None if the method repairs none in particular."""
+        """The repaired block, of several the most suspicious; None if the method repairs none in
+        particular.
+        """
         return self.repaired_blocks[0] if self.repaired_blocks else None
 
     @property
@@ -196,7 +242,11 @@ class Report:
     @property
     def seconds(self) -> float:
         """Of the repair itself: all stages but preparing the data and measuring."""
-        return sum(stage["seconds"] for stage in self.stages if stage["name"] not in ("prepare", "evaluate"))
+        return sum(
+            stage["seconds"]
+            for stage in self.stages
+            if stage["name"] not in ("prepare", "evaluate")
+        )
 
     def population(self, name: str) -> Scores:
         """The Scores of one population."""
@@ -208,7 +258,10 @@ class Report:
     def to_dict(self) -> dict:
         """Plain JSON, answers per example included."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"version": VERSION, **plain(fields | {"scores": [each.to_dict() for each in self.scores]})}
+        return {
+            "version": VERSION,
+            **plain(fields | {"scores": [each.to_dict() for each in self.scores]}),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Report":
@@ -223,7 +276,9 @@ class Report:
         try:
             scores = tuple(Scores.from_dict(each) for each in data["scores"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"the scores of this report are damaged ({error!r}); save the report again") from error
+            raise ConfigError(
+                f"the scores of this report are damaged ({error!r}); save the report again"
+            ) from error
         return cls(**{name: data[name] for name in known - {"scores"}}, scores=scores)
 
     def __str__(self) -> str:
@@ -239,7 +294,8 @@ class Comparison:
     """Reports of several methods on the same examples, by label: `print` it for one table.
 
     Raises:
-        DataError: populations, labels or predictions before differ, so the rows were not measured on the same thing.
+        DataError: populations, labels or predictions before differ, so the rows were not measured
+            on the same thing.
     """
 
     rows: Mapping[str, Report]
@@ -250,14 +306,20 @@ class Comparison:
             raise DataError("a comparison needs at least one report")
         (first, reference), *others = self.rows.items()
         for label, report in others:
-            if [each.population for each in report.scores] != [each.population for each in reference.scores]:
-                raise DataError(f"{label!r} and {first!r} have different populations; give both the same holdout")
+            if [each.population for each in report.scores] != [
+                each.population for each in reference.scores
+            ]:
+                raise DataError(
+                    f"{label!r} and {first!r} have different populations; give both the same"
+                    " holdout"
+                )
             for mine, theirs in zip(report.scores, reference.scores, strict=True):
                 for name in ("labels", "before"):
                     if not torch.equal(getattr(mine, name), getattr(theirs, name)):
                         raise DataError(
-                            f"{label!r} and {first!r} differ in {name} on {mine.population!r}: other examples, or "
-                            "another original; repair the same model with the same holdout and seed"
+                            f"{label!r} and {first!r} differ in {name} on {mine.population!r}:"
+                            " other examples, or another original; repair the same model with the"
+                            " same holdout and seed"
                         )
 
     def __str__(self) -> str:
@@ -265,7 +327,10 @@ class Comparison:
 
     def to_dict(self) -> dict:
         """Plain JSON."""
-        return {"version": VERSION, "rows": {label: report.to_dict() for label, report in self.rows.items()}}
+        return {
+            "version": VERSION,
+            "rows": {label: report.to_dict() for label, report in self.rows.items()},
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Comparison":

@@ -1,4 +1,6 @@
-"""Reports as JSON: plain values on the way out; on the way in the version is checked, and what an older one wrote is read."""
+"""Reports as JSON: plain values on the way out; on the way in the version is checked, and what an
+older one wrote is read.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,21 +18,31 @@ def upgraded(data: Mapping) -> Mapping:
     """A report of an older version as one of today; any other as it is."""
     if not isinstance(data, Mapping):
         return data
-    if data.get("version") == 1 and {"block", "genotype"} <= data.keys():  # one block and its genotype
+    # one block and its genotype
+    if data.get("version") == 1 and {"block", "genotype"} <= data.keys():
         block, genotype = data["block"], data["genotype"]
         rest = {name: value for name, value in data.items() if name not in ("block", "genotype")}
-        data = rest | {"repaired_blocks": [block] if block else [], "genotypes": {block: genotype} if block and genotype else {}}
+        data = rest | {
+            "repaired_blocks": [block] if block else [],
+            "genotypes": {block: genotype} if block and genotype else {},
+        }
     if data.get("version") in (1, 2) and "base" not in data:
         data = dict(data) | {"base": {}, "weights": None}
     return data
 
 
 def check_version(data: Mapping, known: set[str], what: str) -> None:
-    """Raise ConfigError unless `data` has exactly the fields `known`, and a version that this package reads."""
+    """Raise ConfigError unless `data` has exactly the fields `known`, and a version that this
+    package reads.
+    """
     if not isinstance(data, Mapping) or not isinstance(data.get("version"), int):
-        raise ConfigError(f"this is no saved {what}: it has no version number; give what to_dict() returned")
+        raise ConfigError(
+            f"this is no saved {what}: it has no version number; give what to_dict() returned"
+        )
     if data["version"] > VERSION:
-        raise ConfigError(f"this {what} has version {data['version']}, newer than {VERSION}; update timm_repair")
+        raise ConfigError(
+            f"this {what} has version {data['version']}, newer than {VERSION}; update timm_repair"
+        )
     if set(data) != known:
         lacking, unknown = sorted(known - set(data)), sorted(set(data) - known)
         raise ConfigError(f"this {what} lacks {lacking} or has unknown {unknown}; save it again")
@@ -50,5 +62,6 @@ def plain(value):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Sequence):
         return [plain(each) for each in value]
-    named = value if hasattr(value, "__qualname__") else type(value)  # a scorer or strategy of the user's own
+    # a scorer or strategy of the user's own
+    named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"

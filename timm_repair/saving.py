@@ -1,8 +1,9 @@
 """Saving: a repaired model as a folder in timm's own layout. No network.
 
-Files: config.json (timm's; the edits in `model_args`), model.safetensors, or patch.safetensors for the repaired part alone, repair.json
-(the whole Report), README.md (the card) and figures/. A repair that changed weights alone keeps the base model's own architecture name
-and loads in timm without this package.
+Files: config.json (timm's; the edits in `model_args`), model.safetensors, or patch.safetensors for
+the repaired part alone, repair.json (the whole Report), README.md (the card) and figures/. A repair
+that changed weights alone keeps the base model's own architecture name and loads in timm without
+this package.
 """
 
 import json
@@ -17,7 +18,9 @@ from typing import Any
 import psutil
 import safetensors.torch
 import torch
-from timm.models._hub import save_config_for_hf  # not re-exported; timm.models.save_for_hf would also write weights
+
+# not re-exported; timm.models.save_for_hf would also write weights
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_repair import card, figures
@@ -31,10 +34,12 @@ from timm_repair.trust import MAX_REPORT, read_json
 
 SCRATCH = ".saving-"
 REMOTE_CODE = "modeling_timm_repair.py"
-# in the order in which they are moved into place: the report makes the folder ours, and without a config nothing loads it
+# in the order in which they are moved into place: the report makes the folder ours, and without a
+# config nothing loads it
 FILES = (REPORT, WEIGHTS, PATCH, "README.md", "figures", REMOTE_CODE, CONFIG)
 
-# A fixed text: what is saved never becomes code. transformers executes it only for who says trust_remote_code=True.
+# A fixed text: what is saved never becomes code. transformers executes it only for who says
+# trust_remote_code=True.
 _REMOTE_CODE = '''"""Lets transformers load this model with trust_remote_code=True; timm_repair must be installed."""
 
 import timm_repair  # noqa: F401  registers the architecture with timm
@@ -43,14 +48,16 @@ import transformers
 
 class TimmWrapperForImageClassification(transformers.TimmWrapperForImageClassification):
     pass  # of the same name: pipelines warn of names that they do not know
-'''
+'''  # noqa: E501
 
 
 def check_output(directory: str | Path) -> Path:
-    """The directory to save to, made if missing; called before any work starts, so that no work is lost at its end.
+    """The directory to save to, made if missing; called before any work starts, so that no work is
+    lost at its end.
 
     Raises:
-        OutputError: it is a file, cannot be written, or holds files that are not of an earlier save.
+        OutputError: it is a file, cannot be written, or holds files that are not of an earlier
+            save.
     """
     path = Path(directory).expanduser()
     try:
@@ -58,53 +65,87 @@ def check_output(directory: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write to {str(path)!r} ({error}): choose another output directory") from error
-    there = sorted(p.name for p in path.iterdir() if not p.name.startswith(SCRATCH) and p.name != JOURNAL)
+        raise OutputError(
+            f"cannot write to {str(path)!r} ({error}): choose another output directory"
+        ) from error
+    there = sorted(
+        p.name for p in path.iterdir() if not p.name.startswith(SCRATCH) and p.name != JOURNAL
+    )
     foreign = there if REPORT not in there else [name for name in there if name not in FILES]
     if foreign:
-        raise OutputError(f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an empty directory")
+        raise OutputError(
+            f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not a saved repair: choose an"
+            " empty directory"
+        )
     return path
 
 
 def check_savable(model: nn.Module) -> None:
-    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm could not load it again."""
+    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm
+    could not load it again.
+    """
     if not getattr(model, "pretrained_cfg", None):
-        raise ConfigError("only models made by timm can be saved as timm folders; for others leave output_dir out, keep "
-                          "repaired.model.state_dict() and repaired.edits, and rebuild with timm_repair.apply_edits(model, edits)")
+        raise ConfigError(
+            "only models made by timm can be saved as timm folders; for others leave output_dir"
+            " out, keep repaired.model.state_dict() and repaired.edits, and rebuild with"
+            " timm_repair.apply_edits(model, edits)"
+        )
     with tempfile.TemporaryDirectory() as folder:
         _write_config(model, Path(folder, CONFIG), {})
         rebuilt = created(Path(folder), {"pretrained": False}).state_dict()
     shapes = {k: v.shape for k, v in model.state_dict().items()}
     if {k: v.shape for k, v in rebuilt.items()} != shapes:
-        raise ConfigError("timm would not build this model again: it was changed after timm.create_model (a replaced head?). Make such "
-                          "changes by create_model's own arguments, such as num_classes")
+        raise ConfigError(
+            "timm would not build this model again: it was changed after timm.create_model (a"
+            " replaced head?). Make such changes by create_model's own arguments, such as"
+            " num_classes"
+        )
 
 
-def save(model: nn.Module, report: Report, directory: str | Path, *, patch: bool = False, remote_code: bool = False,
-         readme: str | None = None, **about: Any) -> Path:
+def save(
+    model: nn.Module,
+    report: Report,
+    directory: str | Path,
+    *,
+    patch: bool = False,
+    remote_code: bool = False,
+    readme: str | None = None,
+    **about: Any,
+) -> Path:
     """Write the model folder; see the module's docstring for its files. Never touches the network.
 
-    The files are written to a scratch folder, loaded back and compared, and only then moved in: what was there before stays until the
-    new ones are whole.
+    The files are written to a scratch folder, loaded back and compared, and only then moved in:
+    what was there before stays until the new ones are whole.
 
     Args:
-        patch: write only the tensors that the repair changed, and which model of the Hub they belong to.
-        remote_code: add the file with which transformers loads the model under trust_remote_code=True.
-        readme: a card that people may have edited; their text stays. None takes the one in the folder.
+        patch: write only the tensors that the repair changed, and which model of the Hub they
+            belong to.
+        remote_code: add the file with which transformers loads the model under
+            trust_remote_code=True.
+        readme: a card that people may have edited; their text stays. None takes the one in the
+            folder.
         about: for the card, see `card.render`.
 
     Raises:
         OutputError: see `check_output`.
-        ConfigError: not a timm model, so that timm could not load it again; or no patch can be made of it.
+        ConfigError: not a timm model, so that timm could not load it again; or no patch can be made
+            of it.
     """
     check_savable(model)
     if report.weights is not None and fingerprint(model.state_dict()) != report.weights:
-        raise ConfigError("these are not the weights that the report measured (trained or converted since, or with another head): repair "
-                          "again; or say with report=dataclasses.replace(report, weights=None) that its numbers hold all the same")
+        raise ConfigError(
+            "these are not the weights that the report measured (trained or converted since, or"
+            " with another head): repair again; or say with report=dataclasses.replace(report,"
+            " weights=None) that its numbers hold all the same"
+        )
     target = check_output(directory)
     extra = {"timm_repair": _patch_base(model)} if patch else {}
     if remote_code:
-        extra["auto_map"] = {"AutoModelForImageClassification": f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"}
+        extra["auto_map"] = {
+            "AutoModelForImageClassification": (
+                f"{REMOTE_CODE[:-3]}.TimmWrapperForImageClassification"
+            )
+        }
     readme = _read_text(target / "README.md") if readme is None else readme
     _sweep(target)
     with tempfile.TemporaryDirectory(dir=target, prefix=_scratch(f"{os.getpid()}-")) as scratch:
@@ -138,7 +179,8 @@ def write_card(folder: Path, report: Report, readme: str | None, **about: Any) -
         ConfigError: `readme` cannot be understood.
     """
     new = card.render(report, drawn=(folder / "figures").is_dir(), **about)
-    text = card.merged(readme, new, keep_license=not about.get("license"))  # a licence that is said out loud is meant
+    # a licence that is said out loud is meant
+    text = card.merged(readme, new, keep_license=not about.get("license"))
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -150,9 +192,15 @@ def report_of(model: nn.Module) -> Report:
     """
     known = lineage(model)
     if known is None or known.report is None:
-        raise ConfigError("this model carries no report of a repair: pass report=, or load it with timm_repair.from_pretrained")
+        raise ConfigError(
+            "this model carries no report of a repair: pass report=, or load it with"
+            " timm_repair.from_pretrained"
+        )
     if not isinstance(known.report, Report) and not known.report.is_file():
-        raise ConfigError(f"the report of this model is gone with {str(known.report)!r}: load the model again, or pass report=")
+        raise ConfigError(
+            f"the report of this model is gone with {str(known.report)!r}: load the model again, or"
+            " pass report="
+        )
     return known.report if isinstance(known.report, Report) else read_report(known.report)
 
 
@@ -166,7 +214,9 @@ def read_report(path: Path) -> Report:
 
 
 def _scratch(owner: object = "") -> str:
-    """Begin of the names of scratch folders: those of process `owner` of this machine, or of all of its processes."""
+    """Begin of the names of scratch folders: those of process `owner` of this machine, or of all of
+    its processes.
+    """
     return f"{SCRATCH}{socket.gethostname()}-{owner}"
 
 
@@ -189,7 +239,8 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
     names = model.pretrained_cfg.get("label_names")
-    if names and len(names) == model.num_classes:  # timm drops them where it thinks that the head was replaced
+    # timm drops them where it thinks that the head was replaced
+    if names and len(names) == model.num_classes:
         config["label_names"] = list(names)
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
 
@@ -198,28 +249,49 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
     if patch:
         name, tensors = PATCH, lineage(model).patch(model)
     else:
-        name, tensors = WEIGHTS, {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        name, tensors = (
+            WEIGHTS,
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
+        )
     safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
-    (folder / name).chmod((folder / CONFIG).stat().st_mode)  # safetensors would keep it to its owner
+    # safetensors would keep it to its owner
+    (folder / name).chmod((folder / CONFIG).stat().st_mode)
     if patch:
         return  # `_patch_base` has put it together again
     loaded = created(folder, {}).state_dict()
-    if loaded.keys() != tensors.keys() or any(not torch.equal(v, loaded[k].cpu()) for k, v in tensors.items()):
-        raise ConfigError("the saved folder does not load back to the same weights; the model was changed in a way the edits do not tell")
+    if loaded.keys() != tensors.keys() or any(
+        not torch.equal(v, loaded[k].cpu()) for k, v in tensors.items()
+    ):
+        raise ConfigError(
+            "the saved folder does not load back to the same weights; the model was changed in a"
+            " way the edits do not tell"
+        )
 
 
 def _patch_base(model: nn.Module) -> dict[str, Any]:
-    """What a patch says of its base; everything that could make the patch useless is looked for here."""
+    """What a patch says of its base; everything that could make the patch useless is looked for
+    here.
+    """
     known = lineage(model)
     if known is None or not known.knows_original:
-        raise ConfigError("no patch without the original: patch=True takes the model of repair(), or a patch that was loaded")
+        raise ConfigError(
+            "no patch without the original: patch=True takes the model of repair(), or a patch that"
+            " was loaded"
+        )
     if not known.kept:
-        raise ConfigError("the repair changed every tensor of the model: a patch would be all of it; leave patch=True out")
+        raise ConfigError(
+            "the repair changed every tensor of the model: a patch would be all of it; leave"
+            " patch=True out"
+        )
     base = known.base
     if base.id is None:
-        raise ConfigError("a patch needs a base that others can load: repair a model by its timm name or 'hf-hub:user/name', or push "
-                          "the original and pass base_model='user/name'")
+        raise ConfigError(
+            "a patch needs a base that others can load: repair a model by its timm name or"
+            " 'hf-hub:user/name', or push the original and pass base_model='user/name'"
+        )
     if base.revision is None:
-        raise ConfigError(f"which commit of {base.id} was repaired is not known: push_to_hub looks it up")
+        raise ConfigError(
+            f"which commit of {base.id} was repaired is not known: push_to_hub looks it up"
+        )
     revert(model)  # raises unless it gives the base, bit for bit
     return {"version": 1, "base": base.id, "revision": base.revision, "sha256": base.sha256}

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Scores of blocks, and what is known beside them; the fields are those of `localization.Localization`.
+    """Scores of blocks, and what is known beside them; the fields are those of
+    `localization.Localization`.
 
     Args:
         suspiciousness: block name to score; the highest is repaired.

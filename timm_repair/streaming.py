@@ -1,6 +1,8 @@
-"""`Stream`: a dataset that is read from its start, in order, and never held as a whole; `raise_loading` for what goes wrong on the way.
+"""`Stream`: a dataset that is read from its start, in order, and never held as a whole;
+`raise_loading` for what goes wrong on the way.
 
-Only so many examples are kept as the caller asks for, their images still encoded. Reading failures out of a stream: collecting.py.
+Only so many examples are kept as the caller asks for, their images still encoded. Reading failures
+out of a stream: collecting.py.
 """
 
 import hashlib
@@ -27,34 +29,69 @@ logger = logging.getLogger(__name__)
 BUFFER = 10_000  # examples of a stream kept in memory where nobody said how many
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
-# huggingface_hub's errors have no common base: some are OSErrors, some ValueErrors, some neither, as those of its HTTP client
+# huggingface_hub's errors have no common base: some are OSErrors, some ValueErrors, some neither,
+# as those of its HTTP client
 LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError,
-    *(kind for kind in vars(hub_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-)  # fmt: skip
+    OSError,
+    ValueError,
+    RuntimeError,
+    datasets.exceptions.DatasetsError,
+    *(
+        kind
+        for kind in vars(hub_errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
 _LOGIN = "log in with `hf auth login`, or pass token= to as_images or collect_failures"
-# kinds of errors, or words in their messages (datasets passes on some errors of the Hub in words only), and what to do
+# kinds of errors, or words in their messages (datasets passes on some errors of the Hub in words
+# only), and what to do
 _FIXES: tuple[tuple[tuple[type, ...], tuple[str, ...], str], ...] = (
-    ((hub_errors.GatedRepoError,), ("gated dataset",), f"Accept its conditions on its page on the Hub, then {_LOGIN}"),
-    ((hub_errors.RevisionNotFoundError,), (), "Check revision=: a branch, tag or commit of that dataset"),
-    ((), ("Bad split", "Unknown split"), "Check split="),
-    ((), ("Config name is missing",), "Load it with datasets.load_dataset(id, configuration) and pass what that gives"),
-    ((), ("scripts are no longer supported",), "Try revision='refs/convert/parquet', where the Hub keeps a copy without code"),
-    ((hub_errors.LocalTokenNotFoundError,), ("nvalid credentials", "nvalid user token", "401 "), f"Your token is not valid: {_LOGIN}"),
     (
-        (hub_errors.RepositoryNotFoundError, datasets.exceptions.DatasetNotFoundError), (),
+        (hub_errors.GatedRepoError,),
+        ("gated dataset",),
+        f"Accept its conditions on its page on the Hub, then {_LOGIN}",
+    ),
+    (
+        (hub_errors.RevisionNotFoundError,),
+        (),
+        "Check revision=: a branch, tag or commit of that dataset",
+    ),
+    ((), ("Bad split", "Unknown split"), "Check split="),
+    (
+        (),
+        ("Config name is missing",),
+        "Load it with datasets.load_dataset(id, configuration) and pass what that gives",
+    ),
+    (
+        (),
+        ("scripts are no longer supported",),
+        "Try revision='refs/convert/parquet', where the Hub keeps a copy without code",
+    ),
+    (
+        (hub_errors.LocalTokenNotFoundError,),
+        ("nvalid credentials", "nvalid user token", "401 "),
+        f"Your token is not valid: {_LOGIN}",
+    ),
+    (
+        (hub_errors.RepositoryNotFoundError, datasets.exceptions.DatasetNotFoundError),
+        (),
         f"Check the path or id; if the dataset is private, {_LOGIN}",
     ),
     (
-        (ConnectionError, TimeoutError, hub_errors.OfflineModeIsEnabled), ("offline", "onnect"),
+        (ConnectionError, TimeoutError, hub_errors.OfflineModeIsEnabled),
+        ("offline", "onnect"),
         "Check the connection and HF_HUB_OFFLINE, or give a dataset that is on this machine",
     ),
-)  # fmt: skip
-_OTHERWISE = "Check the path or id, split= and your access, or load it with datasets.load_dataset and pass the Dataset"
+)
+_OTHERWISE = (
+    "Check the path or id, split= and your access, or load it with datasets.load_dataset and pass"
+    " the Dataset"
+)
 
 
 def raise_loading(what: str, error: Exception, token: str | bool | None = None) -> NoReturn:
-    """Raise DataError for an `error` that was met while loading: "`what` (the error). What to do". No token is ever shown.
+    """Raise DataError for an `error` that was met while loading: "`what` (the error). What to do".
+    No token is ever shown.
 
     Args:
         what: the beginning of the message.
@@ -67,17 +104,25 @@ def raise_loading(what: str, error: Exception, token: str | bool | None = None) 
         chain.append(link)
         link = link.__cause__ or link.__context__
     said = " ".join(" ".join(map(str, chain)).split())
-    fix = next((do for kinds, words, do in _FIXES if _applies(chain, said, kinds, words)), _OTHERWISE)
+    fix = next(
+        (do for kinds, words, do in _FIXES if _applies(chain, said, kinds, words)), _OTHERWISE
+    )
     message = f"{what} ({type(error).__name__}: {' '.join(str(error).split())}). {fix}"
     # the HTTP client quotes a header that it refuses, and the token is in one
-    secrets = [secret for secret in (token, huggingface_hub.get_token()) if isinstance(secret, str) and secret]
+    secrets = [
+        secret
+        for secret in (token, huggingface_hub.get_token())
+        if isinstance(secret, str) and secret
+    ]
     leaked = any(secret in said for secret in secrets)
     for secret in secrets:
         message = message.replace(secret, "***")
     raise DataError(message) from (None if leaked else error)
 
 
-def _applies(chain: list[BaseException], said: str, kinds: tuple[type, ...], words: tuple[str, ...]) -> bool:
+def _applies(
+    chain: list[BaseException], said: str, kinds: tuple[type, ...], words: tuple[str, ...]
+) -> bool:
     return any(isinstance(link, kinds) for link in chain) or any(word in said for word in words)
 
 
@@ -86,7 +131,8 @@ class Kept:
     """Reader of examples kept in memory: encoded images, paths, or the error met on the way."""
 
     raws: list
-    key: Any = "content"  # their ids follow from what they hold, so they are comparable across streams
+    # their ids follow from what they hold, so they are comparable across streams
+    key: Any = "content"
 
     def read(self, rows: list[int]) -> list:
         return [self.raws[row] for row in rows]
@@ -124,7 +170,9 @@ class Stream:
             return
         self._settle(features)
         image, label = self.columns
-        self.names = features[label].names if isinstance(features[label], datasets.ClassLabel) else None
+        self.names = (
+            features[label].names if isinstance(features[label], datasets.ClassLabel) else None
+        )
         self.dataset = self.dataset.select_columns([image, label] if image != label else [image])
         if isinstance(features[image], datasets.Image):
             self.dataset = self.dataset.cast_column(image, datasets.Image(decode=False))
@@ -144,14 +192,19 @@ class Stream:
             try:
                 example = next(examples, None)
             except LOADING_ERRORS as error:
-                raise_loading(f"{self.name}: the stream broke off after {count} examples", error, self.token)
+                raise_loading(
+                    f"{self.name}: the stream broke off after {count} examples", error, self.token
+                )
             if example is None:
                 return
             if self.dataset.features is None and not count:
                 self._settle({column: _kind(value) for column, value in example.items()})
             image, label = self.columns
             if not {image, label} <= example.keys():
-                raise DataError(f"{self.name}: example {count} has {', '.join(example)}; all must have {image} and {label}")
+                raise DataError(
+                    f"{self.name}: example {count} has {', '.join(example)}; all must have {image}"
+                    f" and {label}"
+                )
             yield self._encoded(example[image], count), example[label]
             count += 1
 
@@ -163,7 +216,14 @@ class Stream:
         try:
             image, file = open_image(raw), io.BytesIO()
             # without loss; fast rather than small
-            image.save(file, **({"format": "PNG", "compress_level": 1} if image.mode in _PNG_MODES else {"format": "TIFF"}))
+            image.save(
+                file,
+                **(
+                    {"format": "PNG", "compress_level": 1}
+                    if image.mode in _PNG_MODES
+                    else {"format": "TIFF"}
+                ),
+            )
         except DataError as error:
             raise DataError(f"{self.name}: example {place}: {error}") from error
         except UNREADABLE as error:  # judged with the other unreadable images
@@ -180,9 +240,12 @@ class Stream:
         kept = list(islice(pairs, most or BUFFER))
         if most is None and next(pairs, None) is not None:
             logger.warning(
-                "%s: only the first %d examples of the stream were read, there are more; to read more give max_examples=, "
-                "for others than the first dataset.shuffle(seed=..., buffer_size=...)", self.name, len(kept),
-            )  # fmt: skip
+                "%s: only the first %d examples of the stream were read, there are more; to read"
+                " more give max_examples=, for others than the first dataset.shuffle(seed=...,"
+                " buffer_size=...)",
+                self.name,
+                len(kept),
+            )
         raws, labels = [raw for raw, _ in kept], [label for _, label in kept]
         origin = self.origin | {"stream": {"read": len(kept), "kept": len(kept)}}
         return Source(Kept(raws), labels, self.names, identities(raws), origin)
@@ -195,9 +258,11 @@ def _kind(value: Any) -> Any:
 
 
 def identities(raws: Iterable[Any], start: int = 0) -> list[str]:
-    """What tells images of streams apart: SHA-256 of an encoded image (first 20 digits), or its path, or else its place.
+    """What tells images of streams apart: SHA-256 of an encoded image (first 20 digits), or its
+    path, or else its place.
 
-    By content and not by place: the same example has another place in `stream.skip(5)` or `stream.shuffle(seed=0)`.
+    By content and not by place: the same example has another place in `stream.skip(5)` or
+    `stream.shuffle(seed=0)`.
     """
     return [_identity(raw, place) for place, raw in enumerate(raws, start)]
 

@@ -1,8 +1,8 @@
 """Surgery: take a block out of a model, put another in, and change a model only for a while.
 
-`extract` and `swap` are inverses: `swap(model, block, extract(model, block))` leaves every logit as it was; `restore`
-undoes a swap to the last parameter name. The context managers give the model back as they found it, also after an
-error.
+`extract` and `swap` are inverses: `swap(model, block, extract(model, block))` leaves every logit as
+it was; `restore` undoes a swap to the last parameter name. The context managers give the model back
+as they found it, also after an error.
 """
 
 from __future__ import annotations
@@ -23,24 +23,29 @@ if TYPE_CHECKING:
 class Swapped(nn.Sequential):
     """What `swap` leaves in a block's place: a Sequential of one module.
 
-    A Sequential, because timm iterates over stages (gradient checkpointing does); a class of its own, because a second
-    repair has to tell a block that was put in from the stages and units that timm built.
+    A Sequential, because timm iterates over stages (gradient checkpointing does); a class of its
+    own, because a second repair has to tell a block that was put in from the stages and units that
+    timm built.
     """
 
-    replaces_layers = False  # True in a VGG: it stands among bare layers and counts as one when runs are cut
+    # True in a VGG: it stands among bare layers and counts as one when runs are cut
+    replaces_layers = False
     replaces_swapped = False  # True after a second repair of the same block
 
 
 class DenseRun(nn.Module):
-    """Consecutive layers of a dense block as one module, with the call signature of one dense layer."""
+    """Consecutive layers of a dense block as one module, with the call signature of one dense
+    layer.
+    """
 
     def __init__(self, layers: Iterable[nn.Module]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Map the features so far, a list of (N, C_i, H, W) or one such tensor, to the layers' new ones, (N, sum k_i,
-        H, W)."""
+        """Map the features so far, a list of (N, C_i, H, W) or one such tensor, to the layers' new
+        ones, (N, sum k_i, H, W).
+        """
         known = [features] if isinstance(features, Tensor) else list(features)
         new = []
         for layer in self.layers:
@@ -49,12 +54,13 @@ class DenseRun(nn.Module):
 
 
 def extract(model: nn.Module, block: Block) -> nn.Module:
-    """The block's current module, callable the way its place in the model calls it; the inverse of `swap`.
+    """The block's current module, callable the way its place in the model calls it; the inverse of
+    `swap`.
 
     Returns:
-        nn.Module: the module itself where the block is one; an `nn.Sequential` of the members of a run; a `DenseRun`
-        for layers of a dense block, which are called with the list of all features so far. Weights are shared with the
-        model.
+        nn.Module: the module itself where the block is one; an `nn.Sequential` of the members of a
+        run; a `DenseRun` for layers of a dense block, which are called with the list of all
+        features so far. Weights are shared with the model.
 
     Raises:
         PartitionError: the model has no module at one of the block's paths.
@@ -62,7 +68,9 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
     parent, keys = _place(model, block)
     _require(block, parent, keys)
     first = parent._modules[keys[0]]
-    if isinstance(first, Swapped) and not any(_owns_parameters(parent._modules.get(key)) for key in keys[1:]):
+    if isinstance(first, Swapped) and not any(
+        _owns_parameters(parent._modules.get(key)) for key in keys[1:]
+    ):
         return first[0]
     members = [parent._modules[key] for key in keys]
     if len(members) == 1:
@@ -73,9 +81,10 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
 def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     """Put `new` in the place of `block`, in place; the inverse of `extract`.
 
-    `new` stands at the block's first path, inside a `Swapped`; its parameters are named `<first path>.0.…`. The rest of
-    a run becomes Identity, so that the positions of all other children stay valid (VGG refers to them by number), and
-    is deleted from a dense block, which would append the result of an Identity to its features.
+    `new` stands at the block's first path, inside a `Swapped`; its parameters are named `<first
+    path>.0.…`. The rest of a run becomes Identity, so that the positions of all other children stay
+    valid (VGG refers to them by number), and is deleted from a dense block, which would append the
+    result of an Identity to its features.
 
     Raises:
         PartitionError: the model has no module at one of the block's paths.
@@ -84,7 +93,10 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     _require(block, parent, keys)
     swapped = Swapped(new)
     replaced = parent._modules[keys[0]]
-    swapped.replaces_layers, swapped.replaces_swapped = is_layer(replaced), isinstance(replaced, Swapped)
+    swapped.replaces_layers, swapped.replaces_swapped = (
+        is_layer(replaced),
+        isinstance(replaced, Swapped),
+    )
     parent._modules[keys[0]] = swapped
     for key in keys[1:]:
         if is_dense(parent):
@@ -94,13 +106,15 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
 
 
 def restore(model: nn.Module, block: Block, old: nn.Module) -> None:
-    """Undo one `swap`: put `old`, which `extract` gave before it, back under the parameter names it had then.
+    """Undo one `swap`: put `old`, which `extract` gave before it, back under the parameter names it
+    had then.
 
-    Where `swap` had replaced a block that was itself put in by an earlier repair, `old` stays in its wrapper, as it
-    was.
+    Where `swap` had replaced a block that was itself put in by an earlier repair, `old` stays in
+    its wrapper, as it was.
 
     Raises:
-        PartitionError: the model has no module at the block's first path, or `old` does not have the block's members.
+        PartitionError: the model has no module at the block's first path, or `old` does not have
+            the block's members.
     """
     parent, keys = _place(model, block)
     _require(block, parent, keys[:1])
@@ -108,10 +122,15 @@ def restore(model: nn.Module, block: Block, old: nn.Module) -> None:
     if isinstance(current, Swapped) and current.replaces_swapped:
         current[0] = old
         return
-    members = [old] if len(keys) == 1 else list(old.layers if isinstance(old, DenseRun) else old.children())
+    members = (
+        [old]
+        if len(keys) == 1
+        else list(old.layers if isinstance(old, DenseRun) else old.children())
+    )
     if len(members) != len(keys):
         raise PartitionError(
-            f"{len(members)} modules for the {len(keys)} members of block {block.name!r}; pass what extract gave"
+            f"{len(members)} modules for the {len(keys)} members of block {block.name!r}; pass what"
+            " extract gave"
         )
     before = list(parent._modules.items())
     parent._modules.clear()  # and refilled: a dense block calls its children in this order
@@ -130,7 +149,8 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def is_dense(module: nn.Module | None) -> bool:
-    """Whether it is a dense block: each child is called with the list of all features so far, its result appended.
+    """Whether it is a dense block: each child is called with the list of all features so far, its
+    result appended.
 
     timm's and torchvision's are ModuleDicts with a forward pass, which a ModuleDict has not.
     """
@@ -155,7 +175,8 @@ def _require(block: Block, parent: nn.Module, keys: list[str]) -> None:
     missing = [key for key in keys if key not in parent._modules]
     if missing:
         raise PartitionError(
-            f"block {block.name!r} has no member {', '.join(missing)} in this model; call blocks() on it again"
+            f"block {block.name!r} has no member {', '.join(missing)} in this model; call blocks()"
+            " on it again"
         )
 
 
@@ -164,11 +185,14 @@ def _owns_parameters(module: nn.Module | None) -> bool:
 
 
 @contextmanager
-def capture(model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple, Any], Any]]) -> Iterator[None]:
-    """Call `functions[path](module, inputs, output)` after each forward pass of the module at `path`.
+def capture(
+    model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple, Any], Any]]
+) -> Iterator[None]:
+    """Call `functions[path](module, inputs, output)` after each forward pass of the module at
+    `path`.
 
-    What a function returns is dropped: a forward hook that returned it would replace the output. Reduce the output at
-    once rather than keep it: in-place activations overwrite it later.
+    What a function returns is dropped: a forward hook that returned it would replace the output.
+    Reduce the output at once rather than keep it: in-place activations overwrite it later.
 
     Raises:
         PartitionError: a path is not in the model.
@@ -184,7 +208,9 @@ def capture(model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple
 
 
 @contextmanager
-def capture_inputs(model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple], Any]]) -> Iterator[None]:
+def capture_inputs(
+    model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple], Any]]
+) -> Iterator[None]:
     """Like `capture`, but call `functions[path](module, inputs)` before each forward pass.
 
     Raises:
@@ -212,7 +238,9 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError as error:
         known = [name for name, _ in model.named_children()]
-        raise PartitionError(f"no module {path!r} in the model{did_you_mean(path, known)}") from error
+        raise PartitionError(
+            f"no module {path!r} in the model{did_you_mean(path, known)}"
+        ) from error
 
 
 def names_in(model: nn.Module, part: nn.Module) -> list[str]:
@@ -237,7 +265,10 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     wanted = set(names)
     unknown = sorted(wanted - parameters.keys())
     if unknown:
-        raise OptionError(f"no parameter {', '.join(map(repr, unknown))} in the model; see model.named_parameters()")
+        raise OptionError(
+            f"no parameter {', '.join(map(repr, unknown))} in the model; see"
+            " model.named_parameters()"
+        )
     before = {parameter: parameter.requires_grad for parameter in parameters.values()}
     try:
         for name, parameter in parameters.items():
@@ -250,8 +281,9 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode; each gets its own mode back (`model.train(was)` would make them all
-    alike)."""
+    """Put every module into evaluation mode; each gets its own mode back (`model.train(was)` would
+    make them all alike).
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()

@@ -1,4 +1,5 @@
-"""Suspects: why a block was chosen, in words. Scores with their errors and predicted gains, ties, the most suspicious neurons.
+"""Suspects: why a block was chosen, in words. Scores with their errors and predicted gains, ties,
+the most suspicious neurons.
 
 All from `Localization.to_dict()` as a report keeps it; what an older one does not say is left out.
 """
@@ -7,7 +8,17 @@ import math
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from timm_repair.wording import WIDTH, clean, escape, listed, markdown_table, quantity, table, tail, wrap
+from timm_repair.wording import (
+    WIDTH,
+    clean,
+    escape,
+    listed,
+    markdown_table,
+    quantity,
+    table,
+    tail,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from timm_repair.report import Report
@@ -23,18 +34,31 @@ def text(report: "Report") -> list[str]:
     """Lines for a terminal: a bar per block, the repaired ones marked, ties, the top neurons."""
     repaired, found = report.repaired_blocks, report.localization
     names = ", ".join(clean(name) for name in repaired)
-    done = f"Repaired block{'s' * (len(repaired) > 1)}: {names}" if repaired else "No block in particular was repaired."
+    done = (
+        f"Repaired block{'s' * (len(repaired) > 1)}: {names}"
+        if repaired
+        else "No block in particular was repaired."
+    )
     if not found:
         return wrap(f"{done} (not localized)" if repaired else done)
     values, gains = found["suspiciousness"], found.get("gains") or {}
-    columns = [["", *(tail(name, 24 if gains else 34) for name in values)], ["score", *_scores(found)]]
+    columns = [
+        ["", *(tail(name, 24 if gains else 34) for name in values)],
+        ["score", *_scores(found)],
+    ]
     columns += [["gain", *(number(gains.get(name)) for name in values)]] * bool(gains)
     rows = table(zip(*columns, strict=True))
-    width, top = max(map(len, rows)), max((value for value in values.values() if value is not None), default=0)
+    width, top = (
+        max(map(len, rows)),
+        max((value for value in values.values() if value is not None), default=0),
+    )
     longest = min(BAR, WIDTH - width - len("   <- repaired"))
-    lines = wrap(f"How suspicious each block is (score: {clean(found['scorer'])})") + rows[:1] * bool(gains)
+    lines = wrap(f"How suspicious each block is (score: {clean(found['scorer'])})") + rows[
+        :1
+    ] * bool(gains)
     for row, (name, value) in zip(rows[1:], values.items(), strict=True):
-        bar = "#" * round(longest * max(value or 0, 0) / top) if top > 0 else ""  # no bar below zero (a probe that did harm)
+        # no bar below zero (a probe that did harm)
+        bar = "#" * round(longest * max(value or 0, 0) / top) if top > 0 else ""
         mark = "<- repaired" if name in repaired else "<- tied" if name in ties(found) else ""
         lines.append(f"{row.ljust(width)}  {bar} {mark}".rstrip())
     lines += wrap(" ".join(_legend(found))) + wrap(tie(found, repaired)) + wrap(done)
@@ -61,12 +85,16 @@ def markdown(report: "Report") -> str:
 
 
 def ties(localization: dict) -> tuple[str, ...]:
-    """The blocks that cannot be told from the most suspicious one, with it; empty if it stands alone."""
+    """The blocks that cannot be told from the most suspicious one, with it; empty if it stands
+    alone.
+    """
     names = tuple(localization.get("tied") or ())
     return names if len(names) > 1 else ()
 
 
-def tie(localization: dict, repaired: Collection[str] = (), shown: Callable[[str], str] = clean) -> str:
+def tie(
+    localization: dict, repaired: Collection[str] = (), shown: Callable[[str], str] = clean
+) -> str:
     """One sentence on `ties`, and what can be done about them; empty if there are none.
 
     Args:
@@ -76,10 +104,22 @@ def tie(localization: dict, repaired: Collection[str] = (), shown: Callable[[str
     names, errors = ties(localization), localization.get("errors") or {}
     if not names:
         return ""
-    few = [shown(name) for name in names[:4]] if len(names) < 5 else [*map(shown, names[:3]), f"{len(names) - 3} more"]
-    how = "within two standard errors" if any(errors.get(name) for name in names) else "their scores are equal"
+    few = (
+        [shown(name) for name in names[:4]]
+        if len(names) < 5
+        else [*map(shown, names[:3]), f"{len(names) - 3} more"]
+    )
+    how = (
+        "within two standard errors"
+        if any(errors.get(name) for name in names)
+        else "their scores are equal"
+    )
     both = "both" if len(names) == 2 else "all of them"
-    advice = f"{both} were repaired" if set(names) <= set(repaired) else f"`blocks={len(names)}` repairs {both}"
+    advice = (
+        f"{both} were repaired"
+        if set(names) <= set(repaired)
+        else f"`blocks={len(names)}` repairs {both}"
+    )
     return f"{listed(few)} cannot be told apart on these examples ({how}); {advice}."
 
 
@@ -88,23 +128,43 @@ def number(value: float | None, error: float | None = None) -> str:
     if value is None or not error:
         return "-" if value is None else f"{value:.4g}"
     decimals = max(1 - math.floor(math.log10(error)), 0)
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}" if decimals < 6 else f"{value:.3g} ± {error:.2g}"
+    return (
+        f"{value:.{decimals}f} ± {error:.{decimals}f}"
+        if decimals < 6
+        else f"{value:.3g} ± {error:.2g}"
+    )
 
 
 def _legend(localization: dict) -> list[str]:
-    return [ERROR] * any((localization.get("errors") or {}).values()) + [GAIN] * bool(localization.get("gains"))
+    return [ERROR] * any((localization.get("errors") or {}).values()) + [GAIN] * bool(
+        localization.get("gains")
+    )
 
 
 def _scores(localization: dict) -> list[str]:
     errors = localization.get("errors") or {}
-    return [number(value, errors.get(name)) for name, value in localization["suspiciousness"].items()]
+    return [
+        number(value, errors.get(name)) for name, value in localization["suspiciousness"].items()
+    ]
 
 
 def _neurons(localization: dict, shown: Callable[[str, int], str]) -> list[list[str]]:
     """Head and rows of the table of the top neurons; empty where the scorer knows none."""
     details = localization.get("details") or {}
     neurons = details.get("top_neurons") or []
-    head = ["layer", "channel", "score", f"wrong (of {details.get('misclassified', '-')})", f"right (of {details.get('correct', '-')})"]
-    rows = [[shown(each["layer"], 30), *(str(each["channel"]), number(each["score"])),
-             *(str(each[key]) for key in ("active_wrong", "active_right"))] for each in neurons[:SHOWN]]
+    head = [
+        "layer",
+        "channel",
+        "score",
+        f"wrong (of {details.get('misclassified', '-')})",
+        f"right (of {details.get('correct', '-')})",
+    ]
+    rows = [
+        [
+            shown(each["layer"], 30),
+            *(str(each["channel"]), number(each["score"])),
+            *(str(each[key]) for key in ("active_wrong", "active_right")),
+        ]
+        for each in neurons[:SHOWN]
+    ]
     return [head, *rows] if rows else []

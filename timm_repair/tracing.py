@@ -1,6 +1,8 @@
-"""Tracing: one forward pass on the meta device tells shapes, order, data flow and FLOPs, and computes nothing.
+"""Tracing: one forward pass on the meta device tells shapes, order, data flow and FLOPs, and
+computes nothing.
 
-The partition and the localization ask it what a model does, so that neither needs a table of model families.
+The partition and the localization ask it what a model does, so that neither needs a table of model
+families.
 """
 
 from collections.abc import Iterator
@@ -23,9 +25,9 @@ from timm_repair.surgery import evaluating
 class Call:
     """One call of one module during the trace.
 
-    `start` and `end` count events over the whole pass; `inputs` and `output` are meta tensors (or lists of them),
-    shapes for a batch of one. `arrived` and `left` identify the first input and the output as values: an in-place
-    operation keeps the tensor but raises its version.
+    `start` and `end` count events over the whole pass; `inputs` and `output` are meta tensors (or
+    lists of them), shapes for a batch of one. `arrived` and `left` identify the first input and the
+    output as values: an in-place operation keeps the tensor but raises its version.
     """
 
     start: int
@@ -38,14 +40,15 @@ class Call:
 
 
 Trace = dict[str, list[Call]]
-_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)  # what models raise for images that they do not take
+# what models raise for images that they do not take
+_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
 
 
 def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
     """Every call of every module in one forward pass of one image, by module path.
 
-    The model is run as it is, with meta tensors in place of its parameters and buffers: weights, buffers, modes, hooks
-    and device stay untouched, and a ResNet-50 takes a tenth of a second.
+    The model is run as it is, with meta tensors in place of its parameters and buffers: weights,
+    buffers, modes, hooks and device stay untouched, and a ResNet-50 takes a tenth of a second.
 
     Args:
         model: a timm model or any `nn.Module` that maps images to logits.
@@ -56,7 +59,9 @@ def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
     """
     sizes = _sizes(model) if input_size is None else [_checked(input_size)]
     if not sizes:
-        raise PartitionError("the model does not say how large its images are; pass input_size=(C, H, W)")
+        raise PartitionError(
+            "the model does not say how large its images are; pass input_size=(C, H, W)"
+        )
     refused = []
     for size in sizes:
         try:
@@ -65,13 +70,15 @@ def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
             refused.append((size, error))
     size, error = refused[-1]
     raise PartitionError(
-        f"the model does not run on one image of {'x'.join(map(str, size))} ({type(error).__name__}: {error}); "
-        "pass input_size=(C, H, W)"
+        f"the model does not run on one image of {'x'.join(map(str, size))}"
+        f" ({type(error).__name__}: {error}); pass input_size=(C, H, W)"
     ) from error
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) of the images that the model takes, as far as it tells; timm's default size where it does not."""
+    """(C, H, W) of the images that the model takes, as far as it tells; timm's default size where
+    it does not.
+    """
     sizes = _sizes(model, default=True)
     for size in sizes[:-1]:
         try:
@@ -84,10 +91,11 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def layout(shape: tuple[int, ...], image: tuple[int, ...], otherwise: str = "NCHW") -> str:
-    """How a tensor of `shape` (one image's, without the batch) lies: "NCHW", "NHWC", or "" where it is no map.
+    """How a tensor of `shape` (one image's, without the batch) lies: "NCHW", "NHWC", or "" where it
+    is no map.
 
-    The sides of a map relate to each other as those of the `image` (C, H, W) do, those of other dimensions do not. If
-    both readings fit, as for (14, 14, 14), `otherwise` is taken.
+    The sides of a map relate to each other as those of the `image` (C, H, W) do, those of other
+    dimensions do not. If both readings fit, as for (14, 14, 14), `otherwise` is taken.
     """
     height, width = image[1:]
     slack = 2 * max(height, width) if height != width else 0  # maps of a square image are square
@@ -104,7 +112,13 @@ def layout(shape: tuple[int, ...], image: tuple[int, ...], otherwise: str = "NCH
 def _trace(model: nn.Module, size: tuple[int, ...]) -> Trace:
     calls: Trace = {}
     counter = _Flops()
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model), _recording(model, calls, counter), counter:
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        evaluating(model),
+        _recording(model, calls, counter),
+        counter,
+    ):
         _run(model, size)
     return calls
 
@@ -120,22 +134,27 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> None:
 def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
     size = tuple(size)
     if len(size) != 3 or any(not isinstance(side, int) or side < 1 for side in size):
-        raise PartitionError(f"input_size must be (channels, height, width), for example (3, 224, 224), not {size!r}")
+        raise PartitionError(
+            f"input_size must be (channels, height, width), for example (3, 224, 224), not {size!r}"
+        )
     return size
 
 
 def _sizes(model: nn.Module, default: bool = False) -> list[tuple[int, int, int]]:
-    """(C, H, W) of one image, the likeliest first; none where the model has no `pretrained_cfg`, except by `default`.
+    """(C, H, W) of one image, the likeliest first; none where the model has no `pretrained_cfg`,
+    except by `default`.
 
-    The channels are told by three, which need not agree: the first convolution (a TResNet's takes 48, of images of 3),
-    timm's `in_chans`, and `pretrained_cfg` (a model made with in_chans=1 has the 3 of its pretrained weights there).
+    The channels are told by three, which need not agree: the first convolution (a TResNet's takes
+    48, of images of 3), timm's `in_chans`, and `pretrained_cfg` (a model made with in_chans=1 has
+    the 3 of its pretrained weights there).
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     if not config and not default:
         return []
     channels, *sides = resolve_model_data_config(model)["input_size"]
     named = config.get("first_conv")
-    named = next(iter(named), None) if isinstance(named, tuple | list) else named  # csatv2 has an empty list
+    # csatv2 has an empty list
+    named = next(iter(named), None) if isinstance(named, tuple | list) else named
     modules = dict(model.named_modules())
     convolutions = (module for module in modules.values() if isinstance(module, nn.Conv2d))
     first = modules[named] if named in modules else next(convolutions, None)
@@ -175,7 +194,10 @@ def _recording(model: nn.Module, calls: Trace, counter: _Flops) -> Iterator[None
     def enter(path: str):
         def hook(module: nn.Module, arguments: tuple, options: dict) -> None:
             # a copy: timm's DenseBlock appends to the very list that it passes to its layers
-            inputs = tuple(tuple(x) if isinstance(x, list | tuple) else x for x in (*arguments, *options.values()))
+            inputs = tuple(
+                tuple(x) if isinstance(x, list | tuple) else x
+                for x in (*arguments, *options.values())
+            )
             arrived = _identity(inputs[0]) if inputs else None
             calls.setdefault(path, []).append(Call(next(clock), inputs, arrived, counter.total))
 

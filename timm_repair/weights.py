@@ -1,4 +1,6 @@
-"""Weights of strangers: a safetensors file is compared with the outline of the model (trust.py) before it is loaded."""
+"""Weights of strangers: a safetensors file is compared with the outline of the model (trust.py)
+before it is loaded.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,8 @@ _FLOATS, _INTEGERS = ("F16", "BF16", "F32", "F64"), ("BOOL", "U8", "I8", "I16", 
 
 
 def check_weights(path: Path, expected: Mapping[str, torch.Tensor], *, part: bool = False) -> None:
-    """Compare a safetensors file with the state dict `expected` (of an outline): names, shapes, kinds of numbers, no NaN.
+    """Compare a safetensors file with the state dict `expected` (of an outline): names, shapes,
+    kinds of numbers, no NaN.
 
     Args:
         part: the file may lack tensors, as a patch does.
@@ -28,23 +31,44 @@ def check_weights(path: Path, expected: Mapping[str, torch.Tensor], *, part: boo
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             # old files lack the counters that torch then starts at zero
-            needed = set() if part else {name for name in expected if not name.endswith("num_batches_tracked")}
+            needed = (
+                set()
+                if part
+                else {name for name in expected if not name.endswith("num_batches_tracked")}
+            )
             if missing := sorted(needed - names)[:5]:
-                raise ConfigError(f"{path.name} lacks {', '.join(missing)}: weights and architecture do not belong together")
+                raise ConfigError(
+                    f"{path.name} lacks {', '.join(missing)}: weights and architecture do not"
+                    " belong together"
+                )
             if unknown := sorted(names - expected.keys())[:5]:
-                raise ConfigError(f"{path.name} holds {', '.join(shown(n, 80) for n in unknown)}, which the architecture does not have")
+                raise ConfigError(
+                    f"{path.name} holds {', '.join(shown(n, 80) for n in unknown)}, which the"
+                    " architecture does not have"
+                )
             for name in names:
                 found, wanted = file.get_slice(name), list(expected[name].shape)
                 if found.get_shape() != wanted:
-                    raise ConfigError(f"{path.name}: {name} has shape {found.get_shape()}, the architecture needs {wanted}")
-                if found.get_dtype() not in (_FLOATS if expected[name].is_floating_point() else _INTEGERS):
-                    raise ConfigError(f"{path.name}: {name} is {found.get_dtype()}, the architecture needs {expected[name].dtype}")
+                    raise ConfigError(
+                        f"{path.name}: {name} has shape {found.get_shape()}, the architecture needs"
+                        f" {wanted}"
+                    )
+                if found.get_dtype() not in (
+                    _FLOATS if expected[name].is_floating_point() else _INTEGERS
+                ):
+                    raise ConfigError(
+                        f"{path.name}: {name} is {found.get_dtype()}, the architecture needs"
+                        f" {expected[name].dtype}"
+                    )
             for name in names:  # one at a time: no more memory than the largest of them
-                tensor = file.get_tensor(name).to(expected[name].dtype)  # as loading does: a large float64 becomes infinite
+                # as loading does: a large float64 becomes infinite
+                tensor = file.get_tensor(name).to(expected[name].dtype)
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise NonFiniteError(f"{path.name}: {name} is NaN or infinite: refused")
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path.name} is no intact safetensors file ({shown(error)}): download it again") from error
+        raise ConfigError(
+            f"{path.name} is no intact safetensors file ({shown(error)}): download it again"
+        ) from error
 
 
 def tensor_count(path: Path) -> int:
@@ -56,12 +80,17 @@ def tensor_count(path: Path) -> int:
     try:
         with path.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
-        if MAX_HEADER < length < path.stat().st_size:  # what is longer than its file is refused below
-            raise ConfigError(f"{path.name} has a header of {length:,} bytes; more than {MAX_HEADER:,} is refused")
+        # what is longer than its file is refused below
+        if MAX_HEADER < length < path.stat().st_size:
+            raise ConfigError(
+                f"{path.name} has a header of {length:,} bytes; more than {MAX_HEADER:,} is refused"
+            )
         with safe_open(path, framework="pt") as file:
             count = len(file.keys())
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path.name} is no intact safetensors file ({shown(error)}): download it again") from error
+        raise ConfigError(
+            f"{path.name} is no intact safetensors file ({shown(error)}): download it again"
+        ) from error
     if count > MAX_TENSORS:
         raise ConfigError(f"{path.name} has {count:,} tensors: refused")
     return count

@@ -1,6 +1,8 @@
-"""Wording: what all texts about a repair share. Names made harmless, lines wrapped, numbers and tables formatted.
+"""Wording: what all texts about a repair share. Names made harmless, lines wrapped, numbers and
+tables formatted.
 
-What the user named (models, blocks, populations, notes) loses control characters, and is escaped where it becomes markdown.
+What the user named (models, blocks, populations, notes) loses control characters, and is escaped
+where it becomes markdown.
 """
 
 import re
@@ -13,7 +15,9 @@ WIDTH = 80  # columns of a terminal
 
 def clean(value: str, limit: int = 80) -> str:
     """One line without control or bidirectional characters, at most `limit` long."""
-    kept = " ".join("".join(c for c in value if c.isspace() or unicodedata.category(c)[0] != "C").split())
+    kept = " ".join(
+        "".join(c for c in value if c.isspace() or unicodedata.category(c)[0] != "C").split()
+    )
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
 
 
@@ -43,18 +47,27 @@ def table(rows: Iterable[Sequence[str]], *, indent: str = "  ", gap: str = "  ")
     """Lines of aligned columns: the first to the left, numbers to the right."""
     rows = list(rows)
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = ([cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)] for row in rows)
-    return [indent + gap.join([row[0].ljust(first), *cells]).rstrip() for row, cells in zip(rows, numbers, strict=True)]
+    numbers = (
+        [cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)] for row in rows
+    )
+    return [
+        indent + gap.join([row[0].ljust(first), *cells]).rstrip()
+        for row, cells in zip(rows, numbers, strict=True)
+    ]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """The same in GitHub markdown; cells must be escaped."""
     head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *body))
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *body)
+    )
 
 
 def wrap(line: str, indent: str = "", hanging: str | None = None) -> list[str]:
-    return textwrap.wrap(line, WIDTH, initial_indent=indent, subsequent_indent=indent if hanging is None else hanging)
+    return textwrap.wrap(
+        line, WIDTH, initial_indent=indent, subsequent_indent=indent if hanging is None else hanging
+    )
 
 
 def signed(share: float) -> str:
@@ -66,7 +79,9 @@ def points(change: float, bounds: tuple[float, float]) -> str:
 
 
 def quantity(value: float | None) -> str:
-    """A number in three or four digits with the prefix of its thousands; "-" where there is none."""
+    """A number in three or four digits with the prefix of its thousands; "-" where there is
+    none.
+    """
     if value is None:
         return "-"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -1,15 +1,17 @@
-"""Equations 5 and 6 and Algorithm 1 as they stand in the paper: one example, one neuron, one number at a time. Slow on
-purpose."""
+"""Equations 5 and 6 and Algorithm 1 as they stand in the paper: one example, one neuron, one number
+at a time. Slow on purpose.
+"""
 
 import torch
 from torch.nn import functional as F
 
 
 def observe(model, taps, images, labels):
-    """For each example: was it misclassified, the spatial mean of each neuron's pre-activation, and its loss gradient.
+    """For each example: was it misclassified, the spatial mean of each neuron's pre-activation, and
+    its loss gradient.
 
-    `taps` maps a layer to the module whose output is its pre-activation, all outputs (1, C, H, W). The model goes on
-    with a copy of each, so that no in-place operation changes what is kept.
+    `taps` maps a layer to the module whose output is its pre-activation, all outputs (1, C, H, W).
+    The model goes on with a copy of each, so that no in-place operation changes what is kept.
     """
     seen = []
     for image, label in zip(images, labels, strict=True):
@@ -22,15 +24,21 @@ def observe(model, taps, images, labels):
 
             return hook
 
-        handles = [model.get_submodule(path).register_forward_hook(keep(layer)) for layer, path in taps.items()]
+        handles = [
+            model.get_submodule(path).register_forward_hook(keep(layer))
+            for layer, path in taps.items()
+        ]
         logits = model(image[None])
         for handle in handles:
             handle.remove()
         loss = F.cross_entropy(logits, label[None])
         gradients = torch.autograd.grad(loss, list(kept.values()))
-        activations = {layer: [channel.mean().item() for channel in kept[layer][0]] for layer in taps}
+        activations = {
+            layer: [channel.mean().item() for channel in kept[layer][0]] for layer in taps
+        }
         gradients = {
-            layer: [channel.sum().item() for channel in g[0]] for layer, g in zip(kept, gradients, strict=True)
+            layer: [channel.sum().item() for channel in g[0]]
+            for layer, g in zip(kept, gradients, strict=True)
         }
         seen.append((logits.argmax().item() != label.item(), activations, gradients))
     return seen
@@ -64,20 +72,28 @@ def mean_gradients(seen_failures):
 
 
 def distances(g, block_of):
-    """The factor of Eq. 6: |g_j - G| / max_k |g_k - G|, G = (1/B) sum_i G_i, G_i the mean of g_j over block i."""
+    """The factor of Eq. 6: |g_j - G| / max_k |g_k - G|, G = (1/B) sum_i G_i, G_i the mean of g_j
+    over block i.
+    """
     blocks = sorted(set(block_of.values()))
-    of_block = {b: [value for (layer, _), value in g.items() if block_of[layer] == b] for b in blocks}
+    of_block = {
+        b: [value for (layer, _), value in g.items() if block_of[layer] == b] for b in blocks
+    }
     mean = sum(sum(values) / len(values) for values in of_block.values()) / len(blocks)
     largest = max(abs(value - mean) for value in g.values())
     return {neuron: abs(value - mean) / largest for neuron, value in g.items()}
 
 
 def algorithm_1(seen_failures, seen_retained, block_of, n):
-    """Vulnerable neurons per block: those among the n highest of ŝ_j = |g_j - G| / max · s_j. Returns scores and
-    counts."""
+    """Vulnerable neurons per block: those among the n highest of ŝ_j = |g_j - G| / max · s_j.
+    Returns scores and counts.
+    """
     s = tarantula(seen_failures + seen_retained)
     d = distances(mean_gradients(seen_failures), block_of)
     scores = {neuron: s[neuron] * d[neuron] for neuron in s}
     vulnerable = sorted(scores, key=lambda neuron: -scores[neuron])[:n]
-    counts = {b: sum(1 for layer, _ in vulnerable if block_of[layer] == b) for b in dict.fromkeys(block_of.values())}
+    counts = {
+        b: sum(1 for layer, _ in vulnerable if block_of[layer] == b)
+        for b in dict.fromkeys(block_of.values())
+    }
     return scores, counts

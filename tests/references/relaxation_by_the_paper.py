@@ -1,6 +1,8 @@
-"""The relaxation as its equations say it (paper §3.3, Eq. 7 and 8, anchored), one edge, one operation, one number at a time.
+"""The relaxation as its equations say it (paper §3.3, Eq. 7 and 8, anchored), one edge, one
+operation, one number at a time.
 
-Slow, and for blocks that are a plain sequence of layers only: what relax.RelaxedBlock and space.Cell must agree with.
+Slow, and for blocks that are a plain sequence of layers only: what relax.RelaxedBlock and
+space.Cell must agree with.
 """
 
 import math
@@ -20,22 +22,30 @@ def softmax(values: Sequence[float]) -> list[float]:
 
 
 def seen(node: int, channels: int, partial: int) -> list[int]:
-    """The channels that operations see at a node: 1/partial of them, the next ones at the next node (PC-DARTS §3.1)."""
+    """The channels that operations see at a node: 1/partial of them, the next ones at the next node
+    (PC-DARTS §3.1).
+    """
     width = max(1, channels // partial)
     group = node % (channels // width)
     return [group * width + k for k in range(width)]
 
 
 def relaxed(
-    x: Tensor, layers: Sequence[Operation], operations: dict[tuple[int, int, str], Operation], alpha: dict[tuple[int, int], list[float]],
-    beta: dict[tuple[int, int], float] | None, gates: dict[int, list[float]], partial: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    layers: Sequence[Operation],
+    operations: dict[tuple[int, int, str], Operation],
+    alpha: dict[tuple[int, int], list[float]],
+    beta: dict[tuple[int, int], float] | None,
+    gates: dict[int, list[float]],
+    partial: int,
+) -> Tensor:
     """X_K, where Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · o(X_i) and X_j = L_j(Z_j).
 
     Args:
         x: X_0 (N, C, H, W).
         layers: L_1 … L_K.
-        operations: (i, j, name) -> o, on the channels seen at i to those seen at j; nodes are counted from zero.
+        operations: (i, j, name) -> o, on the channels seen at i to those seen at j; nodes are
+            counted from zero.
         alpha: (i, j) -> one number for each of TABLE_3.
         beta: (i, j) -> number, normalized over the edges into j; None leaves it out.
         gates: j -> one number for each channel seen at j.
@@ -46,7 +56,11 @@ def relaxed(
         arrived.append(x)
         z = x.clone()
         sources = [i for i, target in alpha if target == j]
-        shares = softmax([beta[i, j] for i in sources]) if beta is not None and sources else [1.0] * len(sources)
+        shares = (
+            softmax([beta[i, j] for i in sources])
+            if beta is not None and sources
+            else [1.0] * len(sources)
+        )
         for i, share in zip(sources, shares, strict=True):
             part = arrived[i][:, seen(i, arrived[i].shape[1], partial)]
             for name, weight in zip(TABLE_3, softmax(alpha[i, j]), strict=True):
@@ -60,7 +74,11 @@ def relaxed(
 
 
 def discrete(
-    x: Tensor, layers: Sequence[Operation], kept: dict[tuple[int, int], Operation], gains: dict[tuple[int, int], list[float]], partial: int
+    x: Tensor,
+    layers: Sequence[Operation],
+    kept: dict[tuple[int, int], Operation],
+    gains: dict[tuple[int, int], list[float]],
+    partial: int,
 ) -> Tensor:
     """X_K of a discrete block: Z_j = X_{j-1} + Σ_i gain_ij · o_ij(X_i)."""
     arrived = []
@@ -70,6 +88,8 @@ def discrete(
         for (i, target), operation in kept.items():
             if target == j:
                 path = operation(arrived[i][:, seen(i, arrived[i].shape[1], partial)])
-                z[:, seen(j, x.shape[1], partial)] += torch.tensor(gains[i, j]).view(1, -1, 1, 1) * path
+                z[:, seen(j, x.shape[1], partial)] += (
+                    torch.tensor(gains[i, j]).view(1, -1, 1, 1) * path
+                )
         x = layer(z)
     return x

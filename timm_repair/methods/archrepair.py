@@ -1,6 +1,8 @@
-"""ArchRepair (paper §3): find the vulnerable block, search its architecture and weights together, discretize, fine-tune.
+"""ArchRepair (paper §3): find the vulnerable block, search its architecture and weights together,
+discretize, fine-tune.
 
-Several blocks are repaired in one go: relaxed at once, searched in one schedule, fine-tuned together, for the steps of one.
+Several blocks are repaired in one go: relaxed at once, searched in one schedule, fine-tuned
+together, for the steps of one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,9 +41,11 @@ class ArchRepair:
         target: which blocks, see `Target`.
         level: what an operation layer is, "unit" or "layer", see `relax.plan`.
         strategy: how the search goes, a name from `strategies.STRATEGIES` or an object.
-        genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw" keeps the raw architecture.
+        genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw"
+            keeps the raw architecture.
         max_span: an edge leads over at most this many layers.
-        search_share: share of the steps spent on the search; the rest fine-tunes the discrete blocks.
+        search_share: share of the steps spent on the search; the rest fine-tunes the discrete
+            blocks.
         recalibration: batches that renew the blocks' batch-norm statistics after discretization.
     """
 
@@ -63,7 +67,9 @@ class ArchRepair:
         if self.max_span < 1 or self.recalibration < 1:
             raise OptionError("max_span and recalibration must be at least 1")
         if self.genotype not in GENOTYPES:
-            raise OptionError(f"unknown genotype {self.genotype!r}{did_you_mean(self.genotype, GENOTYPES)}")
+            raise OptionError(
+                f"unknown genotype {self.genotype!r}{did_you_mean(self.genotype, GENOTYPES)}"
+            )
         if not 0 < self.search_share < 1:
             raise OptionError(f"search_share is a share between 0 and 1, got {self.search_share}")
 
@@ -77,32 +83,57 @@ class ArchRepair:
         history, trained, notes = [], 0, ()
         if self.genotype == "search":
             generator = runtime.generator("architecture")
-            relaxed = [relax(site.present, site.skeleton, strategy, generator).to(runtime.device) for site in sites]
+            relaxed = [
+                relax(site.present, site.skeleton, strategy, generator).to(runtime.device)
+                for site in sites
+            ]
             _place(sites, relaxed)
             with runtime.stage("search"):
                 steps = round(self.search_share * training.steps)
-                history, trained = search(model, relaxed, data, training, runtime, steps=steps, cache=cache)
-                notes = _install_best(model, sites, relaxed, data, training, runtime, self.recalibration, cache)
+                history, trained = search(
+                    model, relaxed, data, training, runtime, steps=steps, cache=cache
+                )
+                notes = _install_best(
+                    model, sites, relaxed, data, training, runtime, self.recalibration, cache
+                )
         else:
             for index, site in enumerate(sites):
                 raw = replace(site.skeleton, edges=())
-                genotype = raw if self.genotype == "raw" else random_genotype(site.skeleton, runtime, index)
+                genotype = (
+                    raw
+                    if self.genotype == "raw"
+                    else random_genotype(site.skeleton, runtime, index)
+                )
                 site.present = build(genotype, site.present).to(runtime.device)
 
         cells = nn.ModuleList(site.present for site in sites)
         fresh = [p for cell in cells for p in added_parameters(cell)]
         with runtime.stage("finetune"):
-            rows, more = tune(model, cells, data, training, runtime, first=trained, total=training.steps - (len(history) - trained),
-                              original=_original_state(sites), fresh=fresh, cache=cache)
+            rows, more = tune(
+                model,
+                cells,
+                data,
+                training,
+                runtime,
+                first=trained,
+                total=training.steps - (len(history) - trained),
+                original=_original_state(sites),
+                fresh=fresh,
+                cache=cache,
+            )
         for site, cell in zip(sites, cells, strict=True):
             if not cell.genotype.edges:  # nothing was added: give back the plain block
                 restore(model, site.block, cell.unwrapped())
-        genotypes = {site.block.name: cell.genotype for site, cell in zip(sites, cells, strict=True)}
+        genotypes = {
+            site.block.name: cell.genotype for site, cell in zip(sites, cells, strict=True)
+        }
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
 
     def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
         raw = extract(model, block)
-        skeleton = plan(raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span)
+        skeleton = plan(
+            raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span
+        )
         original = deepcopy(raw)
         swap(model, block, raw)
         return _Site(block, skeleton, original, model.get_submodule(block.paths[0]))
@@ -145,17 +176,34 @@ def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Gen
     """
     generator = runtime.generator(f"random genotype {index}" if index else "random genotype")
     drawn = torch.randint(len(CANDIDATES), (len(skeleton.edges),), generator=generator).tolist()
-    edges = (Edge(e.source, e.target, CANDIDATES[o]) for e, o in zip(skeleton.edges, drawn, strict=True) if CANDIDATES[o] != "none")
+    edges = (
+        Edge(e.source, e.target, CANDIDATES[o])
+        for e, o in zip(skeleton.edges, drawn, strict=True)
+        if CANDIDATES[o] != "none"
+    )
     return replace(skeleton, edges=tuple(edges))
 
 
-def _install_best(model: nn.Module, sites: Sequence[_Site], relaxed: Sequence[RelaxedBlock], data: RepairData, training: Training,
-                  runtime: Runtime, batches: int, cache: PrefixCache) -> tuple[str, ...]:
-    """Put the discretized blocks in place; block by block, the raw one with its searched weights if the selection split prefers that."""
+def _install_best(
+    model: nn.Module,
+    sites: Sequence[_Site],
+    relaxed: Sequence[RelaxedBlock],
+    data: RepairData,
+    training: Training,
+    runtime: Runtime,
+    batches: int,
+    cache: PrefixCache,
+) -> tuple[str, ...]:
+    """Put the discretized blocks in place; block by block, the raw one with its searched weights if
+    the selection split prefers that.
+    """
     weights = [each.final_weights() for each in relaxed]
 
     def measured(genotypes: Sequence[Genotype]) -> tuple[float, list[Cell]]:
-        cells = [build(genotype, each.cell.unwrapped()).to(runtime.device) for genotype, each in zip(genotypes, relaxed, strict=True)]
+        cells = [
+            build(genotype, each.cell.unwrapped()).to(runtime.device)
+            for genotype, each in zip(genotypes, relaxed, strict=True)
+        ]
         for cell, each, final in zip(cells, relaxed, weights, strict=True):
             inherit(cell, each, final)
         _place(sites, cells)
@@ -171,18 +219,33 @@ def _install_best(model: nn.Module, sites: Sequence[_Site], relaxed: Sequence[Re
             if value >= best:
                 best, cells, genotypes = value, others, candidate
     _place(sites, cells)
-    kept = [site.block.name for site, genotype in zip(sites, genotypes, strict=True) if not genotype.edges]
-    return tuple(f"the search kept the raw architecture of {name}: no edge was better on the selection split" for name in kept)
+    kept = [
+        site.block.name
+        for site, genotype in zip(sites, genotypes, strict=True)
+        if not genotype.edges
+    ]
+    return tuple(
+        f"the search kept the raw architecture of {name}: no edge was better on the selection split"
+        for name in kept
+    )
 
 
 def _original_state(sites: Sequence[_Site]) -> dict[str, Tensor]:
-    """The state of the sites' cells, as one list of modules, that computes the original function: the raw weights and zero gains;
-    operations as they are."""
+    """The state of the sites' cells, as one list of modules, that computes the original function:
+    the raw weights and zero gains; operations as they are.
+    """
     state = {}
     for index, site in enumerate(sites):
         cell = site.present
-        reference = build(cell.genotype, deepcopy(site.original)).to(next(cell.parameters()).device).state_dict()
+        reference = (
+            build(cell.genotype, deepcopy(site.original))
+            .to(next(cell.parameters()).device)
+            .state_dict()
+        )
         own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
         present = cell.state_dict().items()
-        state |= {f"{index}.{k}": v.detach().clone() if k.startswith(own) else reference[k] for k, v in present}
+        state |= {
+            f"{index}.{k}": v.detach().clone() if k.startswith(own) else reference[k]
+            for k, v in present
+        }
     return state

@@ -1,4 +1,6 @@
-"""Batch-norm recalibration: renew the running statistics on the repair's data, train nothing. The cheapest control."""
+"""Batch-norm recalibration: renew the running statistics on the repair's data, train nothing. The
+cheapest control.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -17,10 +19,12 @@ from timm_repair.training import Training
 
 @dataclass(frozen=True, kw_only=True)
 class BnRecalibration:
-    """Replace every batch norm's statistics by averages over a mixture of failures and retained examples.
+    """Replace every batch norm's statistics by averages over a mixture of failures and retained
+    examples.
 
     Args:
-        batches: how many batches are averaged; None takes as many as a tenth of the training steps would.
+        batches: how many batches are averaged; None takes as many as a tenth of the training steps
+            would.
     """
 
     batches: int | None = None
@@ -40,4 +44,9 @@ class BnRecalibration:
             batches = self.batches or max(self.training.steps // 10, 1)
             recalibrate(model, model, data, self.training, runtime, batches=batches)
             share = interpolate(model, model, original, data, runtime)
-        return Outcome(model, notes=(f"{share:.0%} of the way to the new statistics was best on the selection split",))
+        return Outcome(
+            model,
+            notes=(
+                f"{share:.0%} of the way to the new statistics was best on the selection split",
+            ),
+        )

@@ -1,4 +1,6 @@
-"""Fine-tuning: of the whole network, of blocks, or of layers (the rows of the paper's Table 1, and surgical fine-tuning)."""
+"""Fine-tuning: of the whole network, of blocks, or of layers (the rows of the paper's Table 1, and
+surgical fine-tuning).
+"""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -19,7 +21,8 @@ LEVELS = ("network", "block", "layer")
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """Train the weights of one part of the model, or of several at once, on the failures and the retained examples.
+    """Train the weights of one part of the model, or of several at once, on the failures and the
+    retained examples.
 
     Args:
         level: "network", "block" or "layer".
@@ -36,13 +39,19 @@ class FineTune:
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
         if self.level == "network" and (self.target.chosen or self.target.blocks > 1):
-            given = f"block={self.target.block!r}" if self.target.chosen else f"blocks={self.target.blocks}"
+            given = (
+                f"block={self.target.block!r}"
+                if self.target.chosen
+                else f"blocks={self.target.blocks}"
+            )
             raise OptionError(f"{given} needs level='block' or level='layer'")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         found, chosen, localization, part = (), (), None, model
         if self.level != "network":
-            target = replace(self.target, granularity="layer") if self.level == "layer" else self.target
+            target = (
+                replace(self.target, granularity="layer") if self.level == "layer" else self.target
+            )
             with runtime.stage("localize"):
                 found, chosen, localization = target.choose(model, data, self.training, runtime)
             part = part_of(model, *chosen)

@@ -17,9 +17,10 @@ class Outcome:
     Args:
         model: the model that was handed in, repaired in place.
         blocks: every block that was found.
-        repaired: those that were repaired, the most suspicious first; empty for a repair of the whole network.
-        genotypes: name of a repaired block to its architecture, without edges where the raw one was kept; empty for a method that does
-            not look for one.
+        repaired: those that were repaired, the most suspicious first; empty for a repair of the
+            whole network.
+        genotypes: name of a repaired block to its architecture, without edges where the raw one was
+            kept; empty for a method that does not look for one.
         notes: what the user should know, in sentences.
     """
 
@@ -33,6 +34,15 @@ class Outcome:
 
     @property
     def edits(self) -> list[dict]:
-        """The changes of architecture as plain JSON, for `hub.apply_edits`; empty for a repair of weights alone."""
-        changed = [block for block in self.repaired if block.name in self.genotypes and self.genotypes[block.name].edges]
-        return [{"paths": list(block.paths), "genotype": self.genotypes[block.name].to_dict()} for block in changed]
+        """The changes of architecture as plain JSON, for `hub.apply_edits`; empty for a repair of
+        weights alone.
+        """
+        changed = [
+            block
+            for block in self.repaired
+            if block.name in self.genotypes and self.genotypes[block.name].edges
+        ]
+        return [
+            {"paths": list(block.paths), "genotype": self.genotypes[block.name].to_dict()}
+            for block in changed
+        ]

@@ -1,4 +1,6 @@
-"""DARTS (Liu et al., ICLR 2019), first order: softmax over α, all channels, no edge normalization."""
+"""DARTS (Liu et al., ICLR 2019), first order: softmax over α, all channels, no edge
+normalization.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Darts:
-    """See `Strategy`. DARTS has no warm-up; here gates start at zero and α has no gradient until they open, so a short one is kept."""
+    """See `Strategy`. DARTS has no warm-up; here gates start at zero and α has no gradient until
+    they open, so a short one is kept.
+    """
 
     partial: int = 1
     edge_normalization: bool = False

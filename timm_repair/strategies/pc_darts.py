@@ -1,7 +1,9 @@
-"""PC-DARTS (Xu et al., ICLR 2020), the paper's choice: partial channels, edge normalization, warm-up of the weights.
+"""PC-DARTS (Xu et al., ICLR 2020), the paper's choice: partial channels, edge normalization,
+warm-up of the weights.
 
-PC-DARTS sends the channels it does not sample past the operation by identity. Here that bypass is the raw layer's own input, and the
-sampled slice rotates from node to node instead of shuffling channels: a shuffle would permute what the inherited weights expect.
+PC-DARTS sends the channels it does not sample past the operation by identity. Here that bypass is
+the raw layer's own input, and the sampled slice rotates from node to node instead of shuffling
+channels: a shuffle would permute what the inherited weights expect.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class PCDarts:
-    """See `Strategy`. Defaults are PC-DARTS's own where a repair's few steps allow: 1/4 of the channels, 30 % warm-up."""
+    """See `Strategy`. Defaults are PC-DARTS's own where a repair's few steps allow: 1/4 of the
+    channels, 30 % warm-up.
+    """
 
     partial: int = 4
     edge_normalization: bool = True
