@@ -25,8 +25,9 @@ from torch import nn
 from tqdm import tqdm
 
 from timm_repair.errors import PartitionError
-from timm_repair.partition import Block, blocks_in
-from timm_repair.tracing import Trace, trace
+from timm_repair.models.block import Block
+from timm_repair.models.partition import blocks_in
+from timm_repair.models.tracing import Trace, trace
 
 RESULTS = Path(__file__).parent / "results" / "blocks.json"
 GRANULARITIES = ("stage", "unit", "layer")

@@ -16,9 +16,9 @@ import torch
 from prefix import make_case, ratios, step_of
 from timing import seconds
 
-from timm_repair import pipeline
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import blocks
+from timm_repair.models.partition import blocks
+from timm_repair.models.weights import part_of
+from timm_repair.pipeline.case import versions
 
 RESULT = Path(__file__).parent / "results" / "compiled.json"
 BLOCKS = {"resnet18": "layer4", "resnet50": "layer4", "efficientnet_b0": "blocks.5"}
@@ -54,7 +54,7 @@ def main() -> None:
                 "batch_size": 8,
                 "rows": rows,
                 "repeats": arguments.repeats,
-                "versions": pipeline.versions(),
+                "versions": versions(),
             },
             indent=1,
         )

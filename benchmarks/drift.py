@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 
-from timm_repair import pipeline
-from timm_repair.caching import prefix_cache
-from timm_repair.data import Preprocessing, RepairData, as_images
-from timm_repair.loading import load
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import blocks
-from timm_repair.runtime import Runtime
-from timm_repair.training import Training
+from timm_repair.data.repair_data import RepairData
+from timm_repair.hub.loading import load
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.models.partition import blocks
+from timm_repair.models.weights import part_of
+from timm_repair.pipeline import case
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+from timm_repair.training.prefix.cache import prefix_cache
 
 RESULT = Path(__file__).parent / "results" / "drift.json"
 
@@ -87,7 +89,7 @@ def main() -> None:
     ]
     RESULT.write_text(
         json.dumps(
-            {"images": arguments.images, "rows": rows, "versions": pipeline.versions()}, indent=1
+            {"images": arguments.images, "rows": rows, "versions": case.versions()}, indent=1
         )
         + "\n"
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from timm_repair.runtime import Runtime
+from timm_repair.runtime.runtime import Runtime
 
 
 def clock() -> float:

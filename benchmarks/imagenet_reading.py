@@ -23,11 +23,13 @@ from memory import give_back
 from PIL import Image as Picture
 from torch import nn
 
-from timm_repair.data import Preprocessing, as_images, prepare
-from timm_repair.evaluation import predict
-from timm_repair.images import Images
-from timm_repair.labels import Classes
-from timm_repair.runtime import Runtime
+from timm_repair.data.predicting import predict
+from timm_repair.data.preparing import prepare
+from timm_repair.images.classes import Classes
+from timm_repair.images.images import Images
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.runtime.runtime import Runtime
 
 
 def wrong(model: nn.Module, runtime: Runtime, count: int = 20) -> Images:

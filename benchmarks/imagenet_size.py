@@ -46,20 +46,24 @@ from imagenet_meter import Meter, Metered
 from imagenet_reading import decode, reading
 from torch import nn
 
-from timm_repair import caching, pipeline
-from timm_repair.costs import Costs, demands, worthwhile
-from timm_repair.data import Preprocessing, RepairData, prepare
-from timm_repair.evaluation import predict
-from timm_repair.examples import Examples
-from timm_repair.gradients import rgn
-from timm_repair.images import CACHE_BYTES, Images, Pool
-from timm_repair.measuring import measure
-from timm_repair.methods import get
-from timm_repair.partition import blocks
-from timm_repair.prefix import Place
-from timm_repair.runtime import Runtime
-from timm_repair.scoring import BlockScores
-from timm_repair.tracing import trace
+from timm_repair.data.predicting import predict
+from timm_repair.data.preparing import prepare
+from timm_repair.data.repair_data import RepairData
+from timm_repair.images.images import Images
+from timm_repair.images.pool import CACHE_BYTES, Pool
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.localization.scorers.rgn import rgn
+from timm_repair.localization.scores import BlockScores
+from timm_repair.methods import named
+from timm_repair.models.entering import Place
+from timm_repair.models.partition import blocks
+from timm_repair.models.tracing import trace
+from timm_repair.pipeline import case
+from timm_repair.pipeline.measuring import measure
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.populations import Populations
+from timm_repair.training.prefix import cache as cache_module
+from timm_repair.training.prefix.costs import Costs, demands, worthwhile
 
 RESULT = Path(__file__).parent / "results" / "imagenet_size.json"
 FAILURES, RETAINED, BLOCKS, VIEWS = 5_000, 1_281_167, ("layer1", "layer4"), (None, 4)
@@ -110,12 +114,12 @@ def whole_run(
     """archrepair as `repair` runs it: its data, and the passes through the model."""
     meter = runtime.meter
     for images in (failures, retained):
-        images._pool.reader.meter = meter
+        images.pool.reader.meter = meter
     with meter.attached(model):
         with runtime.stage("prepare"):
             data = prepare(model, failures, retain=retained, runtime=runtime)
         measure(model, data, runtime)
-        outcome = get("archrepair", **options).repair(model, data, runtime)
+        outcome = named("archrepair", **options).repair(model, data, runtime)
         measure(model, data, runtime)
     architecture = [
         bool(row.get("architecture")) for row in outcome.history if row["stage"] == "search"
@@ -169,12 +173,12 @@ def count(block: str, views: int | None) -> dict:
         made("retained", RETAINED, model),
     )
     costs = costs_of(timm.create_model("resnet50"), block)
-    with mock.patch.object(caching, "Costs", lambda *_: costs):
+    with mock.patch.object(cache_module, "Costs", lambda *_: costs):
         data, passes = whole_run(
             model, failures, retained, runtime, score=preferring(block), views=views
         )
-    options = get("archrepair", views=views).training
-    wanted = demands(Examples(data, options, runtime), data, options, costs)
+    options = named("archrepair", views=views).training
+    wanted = demands(Populations(data, options, runtime), data, options, costs)
     kept = worthwhile(wanted, costs, round((options.cache_memory + options.cache_disk) * 2**30))
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for each in passes:
@@ -183,7 +187,7 @@ def count(block: str, views: int | None) -> dict:
         "block": block,
         "views": views,
         "counts": counts,
-        "decoded": {i.name: i._pool.reader.read_by for i in (failures, retained)},
+        "decoded": {i.name: i.pool.reader.read_by for i in (failures, retained)},
         "trained_on": len(data.failing),
         "kept": kept,
         "cost_model": asdict(costs),
@@ -266,7 +270,7 @@ def main() -> None:
             "retained": RETAINED,
             "weights": sum(p.numel() for p in timm.create_model("resnet50").parameters()),
             "threads": torch.get_num_threads(),
-            "versions": pipeline.versions(),
+            "versions": case.versions(),
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
 

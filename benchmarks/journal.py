@@ -26,12 +26,12 @@ from speed import RESULTS, repair_once
 from timing import paired
 
 import timm_repair
-from timm_repair import pipeline
-from timm_repair.data import prepare
-from timm_repair.journal import LOOP, Journal
-from timm_repair.loading import load
-from timm_repair.methods import get
-from timm_repair.runtime import Runtime
+from timm_repair.data.preparing import prepare
+from timm_repair.hub.loading import load
+from timm_repair.methods import named
+from timm_repair.pipeline import case
+from timm_repair.runtime.journal import LOOP, Journal
+from timm_repair.runtime.runtime import Runtime
 
 FAILURES, RETAINED = 400, 1000
 
@@ -64,8 +64,8 @@ def main() -> None:
     )
     rows = []
     for method in (
-        get("finetune", steps=arguments.steps),
-        get("archrepair", block=arguments.block, steps=arguments.steps),
+        named("finetune", steps=arguments.steps),
+        named("archrepair", block=arguments.block, steps=arguments.steps),
     ):
         sizes: list[list[int]] = []
 
@@ -94,7 +94,7 @@ def main() -> None:
             "precision": arguments.precision,
             "threads": torch.get_num_threads(),
             "rows": rows,
-            "versions": pipeline.versions(),
+            "versions": case.versions(),
         }
         (RESULTS / "journal.json").write_text(json.dumps(result, indent=1) + "\n")
 

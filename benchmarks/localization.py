@@ -30,19 +30,24 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from timm_repair import blocks
-from timm_repair.batches import repair_loss
-from timm_repair.data import Images, Preprocessing, RepairData, as_images
-from timm_repair.loading import load
-from timm_repair.localization import localize
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import Block
-from timm_repair.prefix import arriving, resumes_exactly, starting_at
-from timm_repair.runtime import Runtime
-from timm_repair.scorers import SCORERS
-from timm_repair.surgery import only_trainable, snapshot
-from timm_repair.sweep import gather
-from timm_repair.tracing import trace
-from timm_repair.training import Descent, Training, fit, training_mode
+from timm_repair.data.repair_data import RepairData
+from timm_repair.hub.loading import load
+from timm_repair.images.images import Images
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.localization.localizing import localize
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.localization.sweep import sweep
+from timm_repair.models.block import Block
+from timm_repair.models.entering import arriving, resumes_exactly, starting_at
+from timm_repair.models.temporary import only_trainable, training_mode
+from timm_repair.models.tracing import trace
+from timm_repair.models.weights import part_of, snapshot
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.descent import Descent
+from timm_repair.training.loop import fit
+from timm_repair.training.losses import repair_loss
+from timm_repair.training.options import Training
 
 RESULTS = Path(__file__).parent / "results" / "localization"
 TIMED = "contrast_s5"  # the task on which the cost of scorers is measured
@@ -138,10 +143,10 @@ def score(task: Task, runtime: Runtime, *, timed: bool = False) -> dict[str, dic
     def once(model, taps, data, runtime, *, gradients, retained):
         """One sweep serves all neuron scorers."""
         if not sweeps:
-            sweeps["all"] = gather(model, taps, data, runtime, gradients=True, retained=retained)
+            sweeps["all"] = sweep(model, taps, data, runtime, gradients=True, retained=retained)
         return sweeps["all"]
 
-    with patch("timm_repair.localization.gather", gather if timed else once):
+    with patch("timm_repair.localization.vulnerable.sweep", sweep if timed else once):
         if timed:
             result["sweep"] = {"seconds": _sweep_seconds(task.model, failing, retained, data)}
         for name in SCORERS:

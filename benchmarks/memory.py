@@ -27,10 +27,12 @@ from accelerate import Accelerator
 from datasets import load_dataset
 
 from timm_repair import blocks
-from timm_repair.data import Preprocessing, RepairData, as_images
-from timm_repair.loading import load
-from timm_repair.localization import localize
-from timm_repair.runtime import Runtime
+from timm_repair.data.repair_data import RepairData
+from timm_repair.hub.loading import load
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.localization.localizing import localize
+from timm_repair.runtime.runtime import Runtime
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 COUNTS = (1_000, 10_000, 50_000)

@@ -15,10 +15,10 @@ from pathlib import Path
 import timm
 import torch
 
-from timm_repair.partition import blocks
-from timm_repair.relax import plan
-from timm_repair.space import build
-from timm_repair.surgery import extract, swap
+from timm_repair.architecture.cell import build
+from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
 
 MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "efficientnet_b0")
 RESULTS = Path(__file__).parent / "results" / "patch_sizes.json"
@@ -38,7 +38,7 @@ def sizes(name: str) -> dict[str, int]:
                 continue
             original, model = timm.create_model(name), timm.create_model(name)
             raw = extract(model, block)
-            skeleton = plan(raw, block.in_shape)
+            skeleton = skeleton_of(raw, block.in_shape)
             # of all operations the one with most weights
             edges = tuple(replace(edge, operation="sep_conv") for edge in skeleton.edges)
             swap(model, block, build(replace(skeleton, edges=edges), raw))

@@ -32,21 +32,29 @@ from timing import seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_repair import pipeline, strategies
-from timm_repair.batches import Batches
-from timm_repair.caching import PrefixCache, prefix_cache
-from timm_repair.costs import BYTE_FLOPS, Costs
-from timm_repair.data import Preprocessing, RepairData, as_images
-from timm_repair.distributed import sharded
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import Block, blocks
-from timm_repair.prefix import Place
-from timm_repair.relax import RelaxedBlock, plan, relax
-from timm_repair.runtime import Runtime
-from timm_repair.search import search
-from timm_repair.surgery import extract, names_in, only_trainable, swap
-from timm_repair.tracing import trace
-from timm_repair.training import Descent, Training, training_mode
+from timm_repair.architecture import strategies
+from timm_repair.architecture.relaxation import RelaxedBlock, relax
+from timm_repair.architecture.search import search
+from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.data.repair_data import RepairData
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.models.block import Block
+from timm_repair.models.entering import Place
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
+from timm_repair.models.temporary import only_trainable, training_mode
+from timm_repair.models.tracing import trace
+from timm_repair.models.weights import names_in, part_of
+from timm_repair.pipeline.case import versions
+from timm_repair.runtime.batch_norms import sharded
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent
+from timm_repair.training.losses import batch_losses
+from timm_repair.training.options import Training
+from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.prefix.costs import BYTE_FLOPS, Costs
 
 RESULT = Path(__file__).parent / "results" / "prefix.json"
 # stages, and of DenseNet-121 two of the paper's blocks from its last third
@@ -122,16 +130,16 @@ def step_of(
     ):
         prepared.enter_context(each)
     # which would be undone if nobody held it
-    return lambda prepared=prepared: descent.step(batches.losses(model, cache))
+    return lambda prepared=prepared: descent.step(batch_losses(batches, model, cache))
 
 
 def relaxed_in(case: Case, model: nn.Module, block: Block) -> RelaxedBlock:
     """The block, made ready for a search, in its place in `model`."""
-    strategy = strategies.get("pc_darts", warmup=0.0)
+    strategy = strategies.named("pc_darts", warmup=0.0)
     raw = extract(model, block)
     relaxed = relax(
         raw,
-        plan(raw, block.in_shape, partial=strategy.partial),
+        skeleton_of(raw, block.in_shape, partial=strategy.partial),
         strategy,
         case.runtime.generator("architecture"),
     )
@@ -279,7 +287,7 @@ def main() -> None:
                 "threads": torch.get_num_threads(),
                 "device": case.runtime.device.type,
                 "precision": arguments.precision,
-                "versions": pipeline.versions(),
+                "versions": versions(),
             }
             arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from populations import CORRUPTIONS, load_population
 
 import timm_repair
-from timm_repair import pipeline
-from timm_repair.loading import load
-from timm_repair.methods import get
+from timm_repair.hub.loading import load
+from timm_repair.methods import named
+from timm_repair.pipeline import case
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,14 +35,14 @@ def methods_for(model: torch.nn.Module, **training) -> dict:
     """
     blocks = [block.name for block in timm_repair.blocks(model) if block.repairable]
     return {
-        "bn_recalibration": get("bn_recalibration", **training),
-        "finetune network": get("finetune", **training),
+        "bn_recalibration": named("bn_recalibration", **training),
+        "finetune network": named("finetune", **training),
         **{
-            f"finetune {block}": get("finetune", level="block", block=block, **training)
+            f"finetune {block}": named("finetune", level="block", block=block, **training)
             for block in blocks
         },
-        "archrepair": get("archrepair", **training),
-        "archrepair random": get("archrepair", genotype="random", **training),
+        "archrepair": named("archrepair", **training),
+        "archrepair random": named("archrepair", genotype="random", **training),
     }
 
 
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
         "failures": len(failures),
         "precision": arguments.precision,
         "threads": torch.get_num_threads(),
-        "versions": pipeline.versions(),
+        "versions": case.versions(),
         "rows": {label: summary(report) for label, report in comparison.rows.items()},
     }
 

@@ -24,11 +24,11 @@ from time import perf_counter
 import torch
 from prefix import CIFAR, make_case, relaxed_in, step_of
 
-from timm_repair import pipeline
-from timm_repair.localization import localize
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import blocks
-from timm_repair.search import search
+from timm_repair.architecture.search import search
+from timm_repair.localization.localizing import localize
+from timm_repair.models.partition import blocks
+from timm_repair.models.weights import part_of
+from timm_repair.pipeline.case import versions
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 MODEL, BATCH_SIZE, STEPS = "resnet18" + CIFAR, 32, 3
@@ -130,7 +130,7 @@ def main() -> None:
                 "batch_size": BATCH_SIZE,
                 "repeats": arguments.repeats,
                 "rows": rows,
-                "versions": pipeline.versions(),
+                "versions": versions(),
             },
             indent=1,
         )

@@ -21,15 +21,20 @@ from populations import load_population
 from timing import paired
 
 import timm_repair
-from timm_repair import pipeline
-from timm_repair.batches import Batches
-from timm_repair.data import RepairData, prepare
-from timm_repair.loading import load
-from timm_repair.localization import localize
-from timm_repair.methods import get
-from timm_repair.runtime import Runtime
-from timm_repair.scorers import SCORERS
-from timm_repair.training import Descent, Training, fit, training_mode
+from timm_repair.data.preparing import prepare
+from timm_repair.data.repair_data import RepairData
+from timm_repair.hub.loading import load
+from timm_repair.localization.localizing import localize
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.methods import named
+from timm_repair.models.temporary import training_mode
+from timm_repair.pipeline import case
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent
+from timm_repair.training.loop import fit
+from timm_repair.training.losses import batch_loss
+from timm_repair.training.options import Training
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,9 +56,9 @@ def main() -> None:
     blocks = timm_repair.blocks(model)
     repairable = [b.name for b in blocks if b.repairable]
 
-    batch = get("finetune").training.batch_size
+    batch = named("finetune").training.batch_size
     # an epoch over the failures and twice as many retained examples: what the sweep reads
-    epoch = get(
+    epoch = named(
         "finetune", steps=max(3 * len(data.failing) // batch, 1), failing_share=1 / 3, evaluations=1
     )
     localization = []
@@ -66,12 +71,12 @@ def main() -> None:
         localization.append({"scorer": scorer} | ratio)
         print(localization[-1], flush=True)
 
-    whole = get("finetune", steps=arguments.steps)
+    whole = named("finetune", steps=arguments.steps)
     repair = []
     for block in (repairable[0], repairable[-1]):
         ratio = paired(
             lambda block=block: repair_once(
-                model, data, get("archrepair", block=block, steps=arguments.steps), runtime
+                model, data, named("archrepair", block=block, steps=arguments.steps), runtime
             ),
             lambda: repair_once(model, data, whole, runtime),
             arguments.repeats,
@@ -86,7 +91,7 @@ def main() -> None:
         "examples": 3 * len(data.failing),
         "localization": localization,
         "repair": repair,
-        "versions": pipeline.versions(),
+        "versions": case.versions(),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speed.json").write_text(json.dumps(result, indent=1))
@@ -101,7 +106,7 @@ def train_only(
     descent = Descent(copy.parameters(), training, runtime)
     with training_mode(copy, copy):
         fit(
-            lambda _: descent.step(batches.loss(copy)),
+            lambda _: descent.step(batch_loss(batches, copy)),
             steps=training.steps,
             stage="epoch",
             runtime=runtime,

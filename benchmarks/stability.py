@@ -19,10 +19,13 @@ from tasks import load_cifar, predict
 from tqdm.auto import tqdm
 
 from timm_repair import blocks, corrupt
-from timm_repair.data import Preprocessing, RepairData, as_images
-from timm_repair.loading import load
-from timm_repair.localization import DEFAULT_SCORER, Localization, localize
-from timm_repair.runtime import Runtime
+from timm_repair.data.repair_data import RepairData
+from timm_repair.hub.loading import load
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.localization.localization import Localization
+from timm_repair.localization.localizing import DEFAULT_SCORER, localize
+from timm_repair.runtime.runtime import Runtime
 
 RESULT = Path(__file__).parent / "results" / "stability.json"
 INPUTS = (200, 500, 1000, 2000, 5000, 10000)

@@ -23,7 +23,7 @@ import imagenet_costs
 import prefix_tables
 import regret
 
-from timm_repair.localization import DEFAULT_SCORER
+from timm_repair.localization.localizing import DEFAULT_SCORER
 
 ROOT = Path(__file__).parent.parent
 UNCORRUPTED = "drift"  # the population that is no corruption

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from timm_repair.corruptions import CORRUPTIONS, corrupt
-from timm_repair.preprocessing import Preprocessing
+from timm_repair.images.corruptions.corrupting import corrupt
+from timm_repair.images.corruptions.parameters import CORRUPTIONS
+from timm_repair.images.preprocessing import Preprocessing
 
 COMMON = tuple(CORRUPTIONS)[:15]
 TASKS = (

@@ -17,7 +17,7 @@ import numpy as np
 from demo import digits, train_classifier, worn_camera
 
 import timm_repair
-from timm_repair.methods import get
+from timm_repair.methods import named
 
 DIGITS = {"hflip": 0.0, "shift": 0.06}  # digits have a left and a right, and a narrow border
 
@@ -54,11 +54,11 @@ def main() -> None:
     arguments = parser.parse_args()
     budget = {"steps": arguments.steps, **DIGITS}
     methods = {
-        "bn_recalibration": get("bn_recalibration", **budget),
-        "finetune network": get("finetune", **budget),
-        "finetune chosen block": get("finetune", level="block", **budget),
-        "archrepair": get("archrepair", **budget),
-        "archrepair random": get("archrepair", genotype="random", **budget),
+        "bn_recalibration": named("bn_recalibration", **budget),
+        "finetune network": named("finetune", **budget),
+        "finetune chosen block": named("finetune", level="block", **budget),
+        "archrepair": named("archrepair", **budget),
+        "archrepair random": named("archrepair", genotype="random", **budget),
     }
     given = problem(steps=2 * arguments.steps, seed=arguments.seed)
     comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)

@@ -16,10 +16,12 @@ from compare_methods import DIGITS, problem
 from torch import nn
 
 import timm_repair
-from timm_repair.data import RepairData
-from timm_repair.methods import Outcome, Training, get
-from timm_repair.methods.tuning import tune
-from timm_repair.runtime import Runtime
+from timm_repair.data.repair_data import RepairData
+from timm_repair.methods import named
+from timm_repair.methods.method import Outcome
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+from timm_repair.training.tuning import tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ def main() -> None:
     # alone: timm_repair.repair(model, failures, method=LastLayer(), …)
     methods = [
         LastLayer(training=Training(**budget)),
-        get("finetune", **budget),
-        get("archrepair", **budget),
+        named("finetune", **budget),
+        named("archrepair", **budget),
     ]
     print(f"\n{timm_repair.compare(**given, methods=methods, seed=arguments.seed)}")
 

@@ -17,7 +17,7 @@ from compare_methods import DIGITS, problem
 from torch import Tensor
 
 import timm_repair
-from timm_repair.methods import get
+from timm_repair.methods import named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def main() -> None:
     budget = {"steps": arguments.steps, **DIGITS}
     given = problem(steps=2 * arguments.steps, seed=arguments.seed)
     methods = {
-        name: get("archrepair", strategy=strategy, **budget)
+        name: named("archrepair", strategy=strategy, **budget)
         for name, strategy in (("pc_darts", "pc_darts"), ("darts", "darts"), ("SNAS", Snas()))
     }
     comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)

@@ -33,8 +33,11 @@ import pytest
 import torch
 from torch import nn
 
-from timm_repair.data import Images, RepairData, collect_failures, prepare
-from timm_repair.runtime import Runtime
+from timm_repair.data.collecting import collect_failures
+from timm_repair.data.preparing import prepare
+from timm_repair.data.repair_data import RepairData
+from timm_repair.images.images import Images
+from timm_repair.runtime.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)

@@ -21,22 +21,28 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import timm_repair
-from timm_repair import strategies
-from timm_repair.anchoring import anchor_penalty
-from timm_repair.batches import Batches
-from timm_repair.data import RepairData, collect_failures, prepare
-from timm_repair.distributed import sharded
+from timm_repair.architecture import strategies
+from timm_repair.architecture.relaxation import discretize, relax
+from timm_repair.architecture.search import search
+from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.data.collecting import collect_failures
+from timm_repair.data.preparing import prepare
+from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NonFiniteError, OptionError
-from timm_repair.localization import localize
-from timm_repair.methods import Training
-from timm_repair.methods.tuning import recalibrate
-from timm_repair.partition import blocks
-from timm_repair.relax import discretize, plan, relax
-from timm_repair.runtime import Runtime, own_randomness
-from timm_repair.scorers import SCORERS
-from timm_repair.search import search
-from timm_repair.surgery import extract, swap
-from timm_repair.training import Descent, fit, training_mode
+from timm_repair.localization.localizing import localize
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
+from timm_repair.models.temporary import training_mode
+from timm_repair.runtime.batch_norms import sharded
+from timm_repair.runtime.randomness import own_randomness
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent
+from timm_repair.training.loop import fit
+from timm_repair.training.losses import anchor_penalty, batch_losses
+from timm_repair.training.options import Training
+from timm_repair.training.recalibration import recalibrate
 
 STEPS = 20
 # 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20
@@ -103,7 +109,7 @@ def trained(
 
     def step(_: int) -> dict:
         return descent.step(
-            batches.losses(model), anchor_penalty(parameters, origin, options.anchor or 0.0)
+            batch_losses(batches, model), anchor_penalty(parameters, origin, options.anchor or 0.0)
         )
 
     with training_mode(model, model), sharded(model, runtime, "test"):
@@ -116,9 +122,11 @@ def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
     block = next(block for block in blocks(model) if block.name == "layer3")
     raw, strategy = (
         extract(model, block),
-        strategies.get("pc_darts", warmup=0.1, learning_rate=0.05),
+        strategies.named("pc_darts", warmup=0.1, learning_rate=0.05),
     )
-    relaxed = relax(raw, plan(raw, block.in_shape), strategy, runtime.generator("architecture"))
+    relaxed = relax(
+        raw, skeleton_of(raw, block.in_shape), strategy, runtime.generator("architecture")
+    )
     swap(model, block, relaxed)
     history, _ = search(model, [relaxed], data, Training(**PLAIN), runtime, steps=STEPS)
     return {

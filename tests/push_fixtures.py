@@ -19,7 +19,8 @@ from PIL import Image
 
 import timm_repair
 from timm_repair import Repaired
-from timm_repair.lineage import fingerprint, lineage
+from timm_repair.hub.lineage import lineage
+from timm_repair.models.weights import fingerprint
 
 __all__ = [
     "api",

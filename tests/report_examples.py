@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from timm_repair.report import Report, Scores
+from timm_repair.report.report import Report
+from timm_repair.report.scores import Scores
 
 EDGES = [
     (0, 1, "sep_conv"),

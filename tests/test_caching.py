@@ -12,18 +12,26 @@ from tiny import digits, make, quiet, repair_data
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from timm_repair import caching
-from timm_repair.batches import Batches
-from timm_repair.caching import PrefixCache, prefix_cache
-from timm_repair.costs import BYTE_FLOPS, LEAST_GAIN, Costs, Demand, Room, demands, worthwhile
-from timm_repair.evaluation import predict
-from timm_repair.examples import SELECTION, Examples, Part
-from timm_repair.methods import get
-from timm_repair.methods.selecting import part_of
-from timm_repair.partition import blocks
-from timm_repair.prefix import arriving
-from timm_repair.surgery import evaluating
-from timm_repair.training import Training
+from timm_repair.data.predicting import predict
+from timm_repair.methods import named
+from timm_repair.models.entering import arriving
+from timm_repair.models.partition import blocks
+from timm_repair.models.temporary import evaluating
+from timm_repair.models.weights import part_of
+from timm_repair.training.batches import Batches
+from timm_repair.training.options import Training
+from timm_repair.training.populations import SELECTION, Populations, Sample
+from timm_repair.training.prefix import cache as cache_module
+from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.prefix.costs import (
+    BYTE_FLOPS,
+    LEAST_GAIN,
+    Costs,
+    Demand,
+    demands,
+    worthwhile,
+)
+from timm_repair.training.prefix.room import Room
 
 FAMILIES = {
     "test_resnet": {},
@@ -91,9 +99,9 @@ def test_logits_are_those_of_the_images(name, made):
 def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
     model, runtime, computed = make(), quiet(), []
     supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
-    images = Examples.images
+    images = Populations.images
 
-    def counted(self, *parts: Part):
+    def counted(self, *parts: Sample):
         computed.extend(
             (part.name, row, view)
             for part in parts
@@ -101,7 +109,7 @@ def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
         )
         return images(self, *parts)
 
-    monkeypatch.setattr(Examples, "images", counted)
+    monkeypatch.setattr(Populations, "images", counted)
     for _ in range(60):
         batch = supply.take()
         cache.logits(batch.parts, batch.views)
@@ -207,7 +215,7 @@ def test_a_repair_is_the_same_with_it(data, method):
     found = {}
     for cache in ("always", "never"):
         model = make(zero_init_last=False)
-        outcome = get(method, **given | {"cache": cache}).repair(model, data, quiet())
+        outcome = named(method, **given | {"cache": cache}).repair(model, data, quiet())
         found[cache] = (
             [row["loss"] for row in outcome.history],
             outcome.genotypes,
@@ -267,17 +275,17 @@ def test_gain_is_a_share_of_the_whole_run():
 
 def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
     reads, model, runtime = {}, make(), quiet()
-    arrived = PrefixCache._arrived
+    arrived = PrefixCache.arrived
 
-    def counted(self, part: Part):
+    def counted(self, part: Sample):
         reads[part.name] = reads.get(part.name, 0) + len(part.rows)
         return arrived(self, part)
 
-    monkeypatch.setattr(PrefixCache, "_arrived", counted)
+    monkeypatch.setattr(PrefixCache, "arrived", counted)
     chosen = options(steps=12, evaluations=3)
-    method = replace(get("finetune", level="block", block="layer4"), training=chosen)
+    method = replace(named("finetune", level="block", block="layer4"), training=chosen)
     method.repair(model, data, runtime)
-    said = demands(Examples(data, chosen, runtime), data, chosen, Costs(1, 1, 1, 1))
+    said = demands(Populations(data, chosen, runtime), data, chosen, Costs(1, 1, 1, 1))
     assert reads == {demand.name: demand.reads for demand in said}
 
 
@@ -378,7 +386,7 @@ def test_models_that_cannot_be_entered_are_run_from_the_images(data, kind, path)
     model, runtime = kind().eval(), quiet()
     cache = prefix_cache(model, model.get_submodule(path), data, options(), runtime)
     supply = Batches(data, options(), runtime, "test")
-    batch = supply.take(cache)
+    batch = supply.take(cache.keeps)
     assert not cache.kept
     assert torch.equal(
         cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
@@ -426,7 +434,7 @@ def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):
         sizes.append(len(batches[0]))
         return arriving(model, places, batches)
 
-    monkeypatch.setattr(caching, "arriving", noted)
+    monkeypatch.setattr(cache_module, "arriving", noted)
     for batch_size in (4, 16):
         model, runtime = make(), quiet()
         batch = Batches(data, options(batch_size=batch_size), runtime, "test").take()

@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 from report_examples import genotype, localization, report, scores, two_blocks, weights_only
 
-from timm_repair import card
 from timm_repair.errors import OptionError
+from timm_repair.hub import card
 
 GOLDEN = Path(__file__).with_name("golden") / "card.md"
 

@@ -9,7 +9,7 @@ import timm
 from conftest import worn
 
 from timm_repair.cli import main
-from timm_repair.localization import Localization
+from timm_repair.localization.localization import Localization
 
 SMALL = [
     f"--set={pair}"
@@ -89,7 +89,7 @@ def test_localize_says_when_blocks_are_within_noise(given, monkeypatch, capsys):
         {"layer1": 0.5, "layer2": 0.45, "layer3": 0.1},
         errors={"layer1": 0.0, "layer2": 0.04, "layer3": 0.05},
     )
-    monkeypatch.setattr("timm_repair.pipeline.localize", lambda *_, **__: found)
+    monkeypatch.setattr("timm_repair.pipeline.inspecting.localize", lambda *_, **__: found)
     assert main(["localize", *given]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["tied"] == ["layer1", "layer2"]

@@ -16,10 +16,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import timm_repair
-from timm_repair import CORRUPTIONS, DataError, OptionError, as_images, collect_failures, corrupt
-from timm_repair import corruption_filters as filters
-from timm_repair import corruption_kernels as kernels
-from timm_repair.corruptions import PARAMETERS
+from timm_repair import CORRUPTIONS, as_images, collect_failures, corrupt
+from timm_repair.errors import DataError, OptionError
+from timm_repair.images.corruptions import filters, textures
+from timm_repair.images.corruptions import kernels as kernels
+from timm_repair.images.corruptions.parameters import PARAMETERS
 
 # side and number of the photographs below
 SETS = {"cifar": (32, 4), "tiny": (64, 3), "imagenet": (112, 2)}
@@ -362,7 +363,7 @@ def test_blur_kernels_sum_to_one(kind):
             )
     for radius, sigma in severities(kind, "motion_blur"):
         for angle in (-45.0, -10.0, 0.0, 30.0):
-            weights, _ = filters._line(radius, sigma, angle)
+            weights, _ = filters.line(radius, sigma, angle)
             flat = apply(
                 "motion_blur",
                 np.full((1, 1, 20, 20), 0.4),
@@ -475,7 +476,7 @@ def test_plasma_is_the_diamond_square_algorithm():
         step, size = half, size / decay
     expected = np.array([[field[i, j] for j in range(side)] for i in range(side)])
     expected = (expected - expected.min()) / (expected.max() - expected.min())
-    assert np.allclose(filters.plasma(lambda one: noise[None], side, decay)[0], expected)
+    assert np.allclose(textures.plasma(lambda one: noise[None], side, decay)[0], expected)
 
 
 def test_elastic_moves_three_points_and_then_everything():
@@ -540,13 +541,13 @@ def test_edges_and_histograms():
 
 @pytest.mark.parametrize(("kind", "scale"), [("cifar", 0.2), ("tiny", 0.3), ("imagenet", 1)])
 def test_frost_has_the_colours_of_the_photographs(kind, scale):
-    for which, (colour, std) in enumerate(filters.FROSTS):
-        texture = 255 * filters.frost_texture(which, scale)
+    for which, (colour, std) in enumerate(textures.FROSTS):
+        texture = 255 * textures.frost_texture(which, scale)
         brightness = filters.grey(texture[None])
         assert np.abs(
             texture.mean((1, 2)) - colour
         ).max() < 1 and brightness.std() == pytest.approx(std, rel=0.06)
-        assert (filters._needles(which) ** 3).mean() > 0.15  # bright needles on darker ice
+        assert (textures.needles(which) ** 3).mean() > 0.15  # bright needles on darker ice
 
 
 def test_spatter_overflows_as_that_of_the_reference():

@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from timm_repair.data import DataOptions, as_images, check_finite, collect_failures, prepare
+from timm_repair.data.collecting import collect_failures
+from timm_repair.data.options import DataOptions
+from timm_repair.data.preparing import prepare
+from timm_repair.data.splits import stratified
 from timm_repair.errors import DataError, NoFailuresError, NonFiniteError, OptionError
-from timm_repair.images import Images, Pool
-from timm_repair.runtime import Runtime
-from timm_repair.splits import stratified
+from timm_repair.images.images import Images
+from timm_repair.images.pool import Pool
+from timm_repair.images.sources import as_images
+from timm_repair.models.weights import check_finite
+from timm_repair.runtime.runtime import Runtime
 
 CLASSES = 3
 
@@ -62,7 +67,7 @@ def runtime():
 
 
 def keys(images):
-    return {(id(images._pool.reader.examples), i) for i in images.ids}
+    return {(id(images.pool.reader.examples), i) for i in images.ids}
 
 
 def test_splits_are_disjoint_complete_and_stratified(model, runtime):
@@ -260,7 +265,7 @@ def test_images_survive_pickling_without_their_pixels(model):
     images = as_images(examples(200, right=True), model).subset(range(50, 60))
     size = len(pickle.dumps(images))
     copy = pickle.loads(pickle.dumps(images))
-    images._pool.fetch(torch.arange(200))
+    images.pool.fetch(torch.arange(200))
     assert len(pickle.dumps(images)) <= size
     assert torch.equal(copy.pixels(range(10)), images.pixels(range(10))) and copy.ids == images.ids
     image, label = copy[3]

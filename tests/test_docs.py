@@ -23,8 +23,8 @@ from timm.models import save_for_hf
 
 import timm_repair
 from timm_repair import cli
-from timm_repair.lineage import lineage
-from timm_repair.methods import Training
+from timm_repair.hub.lineage import lineage
+from timm_repair.training.options import Training
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from timm_repair.data import as_images
+from timm_repair.data.predicting import predict
 from timm_repair.errors import DataError, NonFiniteError
-from timm_repair.evaluation import predict
-from timm_repair.runtime import Runtime
+from timm_repair.images.sources import as_images
+from timm_repair.runtime.runtime import Runtime
 
 SHARED = Path(os.environ.get("TIMM_REPAIR_DATA", Path(__file__).parents[2] / "shared"))
 

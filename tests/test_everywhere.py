@@ -24,7 +24,7 @@ from push_fixtures import NAMES, as_measured, image
 from torch import nn
 
 import timm_repair
-from timm_repair import saving
+from timm_repair.hub import saving
 
 # huggingface_hub's own
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -11,9 +11,9 @@ from processes import fresh
 from report_examples import report as example_report
 from torch import nn
 
-from timm_repair import exporting
 from timm_repair.errors import ConfigError, OptionError, OutputError
-from timm_repair.pipeline import Repaired
+from timm_repair.hub import exporting
+from timm_repair.pipeline.repaired import Repaired
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 SMALL = {  # small ones of two families, whose full size takes a minute

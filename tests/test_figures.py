@@ -10,7 +10,11 @@ from timm_repair.errors import OutputError, RepairError
 
 pytest.importorskip("matplotlib")
 
-from timm_repair import figures  # noqa: E402
+from timm_repair.report.figures.accuracy import before_after
+from timm_repair.report.figures.architecture import architecture
+from timm_repair.report.figures.overview import overview, save_all
+from timm_repair.report.figures.suspiciousness import suspiciousness
+from timm_repair.report.figures.trajectories import trajectories  # noqa: E402
 
 
 def words(figure) -> list[str]:
@@ -24,7 +28,7 @@ def words(figure) -> list[str]:
 
 
 def test_architecture_labels_every_path_without_overlap():
-    figure = figures.architecture(report())
+    figure = architecture(report())
     figure.draw_without_rendering()
     labels = [
         text for text in figure.axes[0].texts if "_" in text.get_text() or text.get_text() == "skip"
@@ -37,19 +41,19 @@ def test_architecture_labels_every_path_without_overlap():
 def test_architecture_says_when_nothing_was_added():
     assert any(
         "raw architecture was kept" in text
-        for text in words(figures.architecture(report(genotypes={"layer3": genotype(())})))
+        for text in words(architecture(report(genotypes={"layer3": genotype(())})))
     )
-    assert any("weights only" in text for text in words(figures.architecture(weights_only())))
+    assert any("weights only" in text for text in words(architecture(weights_only())))
 
 
 def test_architecture_draws_operations_and_names_of_any_kind():
     plan = genotype([(0, 22, "my$op$_x")] + [(i, i + 1, "sep_conv") for i in range(22)], nodes=23)
     plan["nodes"][3]["layer"] = "$conv_{dw}$.with.a.long.name"
-    assert "my$op$_x" in words(figures.architecture(report(genotypes={"layer3": plan})))
+    assert "my$op$_x" in words(architecture(report(genotypes={"layer3": plan})))
 
 
 def test_architecture_of_several_blocks_is_one_panel_each():
-    figure = figures.architecture(two_blocks())
+    figure = architecture(two_blocks())
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         f"What was built into layer{i}" for i in (1, 2)
     ]
@@ -60,7 +64,7 @@ def test_architecture_of_several_blocks_is_one_panel_each():
 
 
 def test_suspiciousness_marks_the_repaired_block():
-    figure = figures.suspiciousness(report())
+    figure = suspiciousness(report())
     ax = figure.axes[0]
     colors = [bar.get_facecolor() for bar in ax.patches]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == [
@@ -74,9 +78,7 @@ def test_suspiciousness_marks_the_repaired_block():
 
 
 def test_suspiciousness_shows_errors_gains_and_ties():
-    figure = figures.suspiciousness(
-        report(localization=localization(), repaired_blocks=("layer1",))
-    )
+    figure = suspiciousness(report(localization=localization(), repaired_blocks=("layer1",)))
     shown = words(figure)
     assert "0.24  gain 0.31  repaired" in shown and "0.210 ± 0.016  gain 0.27  tied" in shown
     assert "0.180 ± 0.020  gain 0.23" in shown
@@ -86,13 +88,13 @@ def test_suspiciousness_shows_errors_gains_and_ties():
         for segment in lines.get_segments()
     ]
     assert bars == [[0.194, 0.226], [0.16, 0.2], [0.126, 0.174]]
-    assert "±" not in "".join(words(figures.overview(report(localization=localization()))))
+    assert "±" not in "".join(words(overview(report(localization=localization()))))
 
 
 @pytest.mark.parametrize(("blocks", "layers"), [(4, 20), (5, 60), (20, 120), (1, 1)])
 def test_suspiciousness_shows_every_layer_in_network_order(blocks, layers):
     found = localization(blocks, layers)
-    figure = figures.suspiciousness(report(localization=found, repaired_blocks=("layer1",)))
+    figure = suspiciousness(report(localization=found, repaired_blocks=("layer1",)))
     figure.draw_without_rendering()
     by_block, by_layer = figure.axes
     assert [round(bar.get_height(), 3) for bar in by_layer.patches] == list(
@@ -123,7 +125,7 @@ def test_layers_of_a_neuron_scorer_are_counted():
         "layers": layers,
         "details": {"vulnerable": vulnerable},
     }
-    figure = figures.suspiciousness(report(localization=found, repaired_blocks=("a",)))
+    figure = suspiciousness(report(localization=found, repaired_blocks=("a",)))
     assert [bar.get_height() for bar in figure.axes[1].patches] == [
         0,
         3,
@@ -146,16 +148,14 @@ def test_layers_of_a_neuron_scorer_are_counted():
     ],
 )
 def test_suspiciousness_without_layers_is_one_panel(found):
-    figure = figures.suspiciousness(report(localization=found, repaired_blocks=("a",)))
+    figure = suspiciousness(report(localization=found, repaired_blocks=("a",)))
     figure.draw_without_rendering()
     assert len(figure.axes) == 1
-    figures.overview(report(localization=found, repaired_blocks=("a",))).draw_without_rendering()
+    overview(report(localization=found, repaired_blocks=("a",))).draw_without_rendering()
 
 
 def test_of_many_blocks_the_overview_shows_the_highest_and_the_repaired():
-    figure = figures.overview(
-        report(localization=localization(40, 80), repaired_blocks=("layer40",))
-    )
+    figure = overview(report(localization=localization(40, 80), repaired_blocks=("layer40",)))
     shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert shown == [f"layer{index}" for index in (*range(1, 24), 40)]
     assert any("the 24 highest of 40 blocks" in text for text in words(figure))
@@ -163,7 +163,7 @@ def test_of_many_blocks_the_overview_shows_the_highest_and_the_repaired():
 
 def test_before_after_shows_counts_and_whiskers():
     sure = scores("all right", kept=50, broken=0, fixed=0, missed=0)
-    figure = figures.before_after(report(scores=(*report().scores, sure)))
+    figure = before_after(report(scores=(*report().scores, sure)))
     assert "+280 fixed\n−30 broken" in words(figure)
     assert [round(bar.get_height(), 1) for bar in figure.axes[0].patches] == [
         40.0,
@@ -177,13 +177,13 @@ def test_before_after_shows_counts_and_whiskers():
 
 
 def test_trajectories_follow_the_history():
-    axes = figures.trajectories(report()).axes
+    axes = trajectories(report()).axes
     loss, objective = axes[:2]
     assert [len(line.get_xdata()) for line in loss.lines] == [60, 90]
     assert loss.lines[1].get_xdata()[0] == 60
     assert [line.get_label() for line in objective.lines] == ["search"]
     assert axes[2].images[0].get_array().sum() == pytest.approx(21)
-    several = figures.trajectories(two_blocks())
+    several = trajectories(two_blocks())
     assert {"layer1", "layer2"} <= set(words(several)) and several.axes[2].lines[0].get_ydata()[
         0
     ] == 11.5
@@ -191,19 +191,19 @@ def test_trajectories_follow_the_history():
 
 def test_figures_without_data_say_so():
     with pytest.raises(RepairError, match="localization"):
-        figures.suspiciousness(weights_only())
+        suspiciousness(weights_only())
     with pytest.raises(RepairError, match="history"):
-        figures.trajectories(report(history=()))
+        trajectories(report(history=()))
 
 
 def test_overview_leaves_out_what_a_method_lacks():
-    assert len(figures.overview(report()).axes) == 3
-    assert len(figures.overview(two_blocks()).axes) == 4
-    assert len(figures.overview(weights_only()).axes) == 1
+    assert len(overview(report()).axes) == 3
+    assert len(overview(two_blocks()).axes) == 4
+    assert len(overview(weights_only()).axes) == 1
 
 
 def test_save_all_writes_what_there_is(tmp_path):
-    paths = figures.save_all(weights_only(), tmp_path / "new")
+    paths = save_all(weights_only(), tmp_path / "new")
     assert {path.stem for path in paths} == {
         "architecture",
         "before_after",
@@ -216,7 +216,7 @@ def test_save_all_writes_what_there_is(tmp_path):
 def test_save_all_explains_an_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        figures.save_all(report(), tmp_path / "file")
+        save_all(report(), tmp_path / "file")
 
 
 def test_missing_matplotlib_is_explained(monkeypatch):
@@ -229,7 +229,7 @@ def test_missing_matplotlib_is_explained(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RepairError, match=r"timm_repair\[figures\]"):
-        figures.before_after(report())
+        before_after(report())
 
 
 def test_importing_figures_does_not_import_matplotlib():

@@ -7,9 +7,10 @@ import torch
 from tiny import digits, make, quiet, repair_data
 from torch.nn import functional as F
 
-from timm_repair.gradients import FOLDS, _agreed, _jackknife, folded_gradients, gain
-from timm_repair.partition import blocks
-from timm_repair.training import Training
+from timm_repair.localization.folds import FOLDS, agreed_norm, folded_gradients, jackknife
+from timm_repair.localization.scorers.gain import gain
+from timm_repair.models.partition import blocks
+from timm_repair.training.options import Training
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,8 @@ def test_noise_counts_for_nothing():
         signal = torch.zeros(50, dtype=torch.float64)
         signal[0] = 2.0
         gram = (signal + noise) @ (signal + noise).T
-        values.append(_agreed(gram))
-        errors.append(_jackknife(gram))
+        values.append(agreed_norm(gram))
+        errors.append(jackknife(gram))
     values = torch.tensor(values)
     assert values.mean().item() == pytest.approx(4.0, abs=0.6)
     # of a statistic of pairs the jackknife errs on the safe side

@@ -18,15 +18,16 @@ from conftest import worn
 from report_examples import report as example_report
 from torch import nn
 
-from timm_repair import collect_failures, hub, repair, saving
+from timm_repair import collect_failures, repair
+from timm_repair.architecture.skeleton import random_genotype, skeleton_of
 from timm_repair.errors import ConfigError, ModelError, OutputError
-from timm_repair.hub import apply_edits, from_pretrained
-from timm_repair.methods.archrepair import random_genotype
-from timm_repair.partition import blocks
-from timm_repair.relax import plan
-from timm_repair.report import Report
-from timm_repair.runtime import Runtime
-from timm_repair.surgery import extract
+from timm_repair.hub import entry_point, saving
+from timm_repair.hub.entry_point import apply_edits
+from timm_repair.hub.loading import from_pretrained
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract
+from timm_repair.report.report import Report
+from timm_repair.runtime.runtime import Runtime
 
 MODELS = {  # model -> its options, and the block to repair
     "test_resnet": ({"zero_init_last": False}, "stage", "layer2"),
@@ -53,14 +54,14 @@ def edited(name: str, times: int = 1) -> nn.Module:
             if b.paths[0] == block.rpartition("-")[0] or b.name == block
         )
         genotype = random_genotype(
-            plan(extract(model, found), found.in_shape), Runtime(seed=turn, progress=False)
+            skeleton_of(extract(model, found), found.in_shape), Runtime(seed=turn, progress=False)
         )
         assert genotype.edges
         edits = [
             {"paths": list(found.paths), "genotype": json.loads(json.dumps(genotype.to_dict()))}
         ]
         apply_edits(model, edits)
-        hub.mark(model, edits)
+        entry_point.mark(model, edits)
     for name_, parameter in model.named_parameters():
         if ".gains." in name_:
             nn.init.normal_(parameter, std=0.3)

@@ -12,13 +12,15 @@ from references import localization_by_the_paper as paper
 from tiny import digits, make, quiet, repair_data, trained_on_digits
 from torch import nn
 
-from timm_repair.data import Preprocessing, RepairData, as_images
+from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
-from timm_repair.localization import DEFAULT_SCORER, localize
-from timm_repair.partition import blocks
-from timm_repair.scorers import SCORERS
-from timm_repair.sweep import find_taps
-from timm_repair.training import Training
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.localization.localizing import DEFAULT_SCORER, localize
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.localization.taps import find_taps
+from timm_repair.models.partition import blocks
+from timm_repair.training.options import Training
 
 ALL = sorted(SCORERS)
 

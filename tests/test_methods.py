@@ -13,15 +13,20 @@ from conftest import worn
 from torch import nn
 
 from timm_repair import collect_failures, compare, methods, repair
-from timm_repair.batches import Batches
-from timm_repair.data import as_images
+from timm_repair.architecture.strategies.pc_darts import PCDarts
+from timm_repair.data.predicting import predict
 from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
-from timm_repair.evaluation import predict
-from timm_repair.hub import from_pretrained
-from timm_repair.methods import ArchRepair, BnRecalibration, FineTune, Outcome, Target, Training
-from timm_repair.report import Report
-from timm_repair.scorers import SCORERS
-from timm_repair.strategies import PCDarts
+from timm_repair.hub.loading import from_pretrained
+from timm_repair.images.sources import as_images
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.localization.target import Target
+from timm_repair.methods.archrepair import ArchRepair
+from timm_repair.methods.bn_recalibration import BnRecalibration
+from timm_repair.methods.finetune import FineTune
+from timm_repair.methods.method import Outcome
+from timm_repair.report.report import Report
+from timm_repair.training.batches import Batches
+from timm_repair.training.options import Training
 
 
 @pytest.fixture
@@ -165,12 +170,12 @@ def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given,
 @pytest.mark.parametrize("label", METHOD_CASES)
 def test_options_come_back_from_the_report(label):
     name, options = METHOD_CASES[label]
-    method = methods.get(name, **options)
+    method = methods.named(name, **options)
     plain = json.loads(json.dumps(methods.options_of(method)))
     groups = {"target": Target, "training": Training}
     rebuilt = type(method)(**{k: groups[k](**v) if k in groups else v for k, v in plain.items()})
     assert rebuilt == method
-    assert methods.get(method) is method
+    assert methods.named(method) is method
 
 
 def test_every_method_and_scorer_has_a_row():

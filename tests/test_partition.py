@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from timm_repair.errors import OptionError, PartitionError
-from timm_repair.partition import Block, blocks
-from timm_repair.preprocessing import Preprocessing
-from timm_repair.surgery import extract, swap
-from timm_repair.tracing import layout, trace
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.models.block import Block
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
+from timm_repair.models.tracing import layout, trace
 
 STAGES = {  # entry point -> repairable stages; the paper's four families first
     "resnet18": 4,

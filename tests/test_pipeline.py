@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from timm_repair import DataOptions, collect_failures, compare, localize, repair
-from timm_repair.data import as_images
+from timm_repair.data.predicting import predict
 from timm_repair.errors import (
     DataError,
     LabelError,
@@ -22,10 +22,10 @@ from timm_repair.errors import (
     PartitionError,
     RepairError,
 )
-from timm_repair.evaluation import predict
-from timm_repair.methods import get
-from timm_repair.pipeline import load
-from timm_repair.runtime import Runtime
+from timm_repair.hub.loading import load
+from timm_repair.images.sources import as_images
+from timm_repair.methods import named
+from timm_repair.runtime.runtime import Runtime
 
 STEPS = {"steps": 40, "batch_size": 32, "evaluations": 2, "hflip": 0.0, "shift": 0.0}
 
@@ -243,7 +243,8 @@ def test_a_comparison_tells_one_block_from_several(trained, failures, digits):
         "archrepair 2 blocks": {"blocks": 2, "genotype": "raw"},
     }
     methods = [
-        get(label.split()[0], score="random", **options, **tiny) for label, options in rows.items()
+        named(label.split()[0], score="random", **options, **tiny)
+        for label, options in rows.items()
     ]
     comparison = compare(trained, failures.subset(range(60)), methods=methods, **given)
     assert list(comparison.rows) == list(rows)
@@ -268,7 +269,12 @@ def no_work(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("work had begun")
 
-    for name in ("search.fit", "methods.tuning.fit", "methods.tuning.Batches", "search.Batches"):
+    for name in (
+        "architecture.search.fit",
+        "training.tuning.fit",
+        "training.tuning.Batches",
+        "architecture.search.Batches",
+    ):
         monkeypatch.setattr(f"timm_repair.{name}", refuse)
 
 

@@ -7,10 +7,10 @@ import torch
 from tiny import make
 from torch import nn
 
-from timm_repair.partition import blocks
-from timm_repair.prefix import Place, entrances, resumes_exactly, starting_at
-from timm_repair.surgery import only_trainable
-from timm_repair.tracing import trace
+from timm_repair.models.entering import Place, entrances, resumes_exactly, starting_at
+from timm_repair.models.partition import blocks
+from timm_repair.models.temporary import only_trainable
+from timm_repair.models.tracing import trace
 
 FAMILIES = {
     "test_resnet": {},

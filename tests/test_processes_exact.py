@@ -24,9 +24,10 @@ from timm.models import save_for_hf
 import timm_repair
 from timm_repair import cli
 from timm_repair.errors import OptionError
-from timm_repair.runtime import Runtime, make_accelerator
-from timm_repair.saving import read_report
-from timm_repair.scorers import SCORERS
+from timm_repair.hub.saving import read_report
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.runtime import Runtime
 
 ROOT = Path(timm_repair.__file__).parent.parent
 WORLDS = (2, 4)

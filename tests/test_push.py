@@ -17,11 +17,12 @@ from push_fixtures import *  # noqa: F403
 from push_fixtures import image, noise
 
 import timm_repair
-from timm_repair import card, licenses, saving
 from timm_repair.cli import main
 from timm_repair.errors import ConfigError, HubError, ModelError, OptionError
-from timm_repair.lineage import Base, Lineage, fingerprint, lineage
-from timm_repair.privacy import published
+from timm_repair.hub import card, licenses, saving
+from timm_repair.hub.lineage import Base, Lineage, lineage
+from timm_repair.hub.privacy import published
+from timm_repair.models.weights import fingerprint
 
 # huggingface_hub's own
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -17,9 +17,9 @@ from push_fixtures import *  # noqa: F403
 from push_fixtures import image
 
 import timm_repair
-from timm_repair import connection, pushing, saving
 from timm_repair.errors import HubError, ModelError, OptionError
-from timm_repair.fetching import fetch
+from timm_repair.hub import connection, pushing, saving
+from timm_repair.hub.fetching import fetch
 
 # huggingface_hub's own
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -300,7 +300,7 @@ def test_a_file_vanishes(pushed, loopback):
 
 
 def test_somebody_pushes_in_between(push, theirs, loopback, api, monkeypatch):
-    look = pushing._opened
+    look = pushing.opened
 
     def interrupted(*arguments):
         found = look(*arguments)
@@ -309,10 +309,10 @@ def test_somebody_pushes_in_between(push, theirs, loopback, api, monkeypatch):
         )
         return found
 
-    monkeypatch.setattr(pushing, "_opened", interrupted)
+    monkeypatch.setattr(pushing, "opened", interrupted)
     assert "the repository changed in the meantime" in str(outcome(push))
     assert set(loopback.store.repo("me/net").files()) == {"README.md"}
-    monkeypatch.setattr(pushing, "_opened", look)
+    monkeypatch.setattr(pushing, "opened", look)
     push()
     assert whole(loopback) and b"newer text" in loopback.store.repo("me/net").files()["README.md"]
 

@@ -15,10 +15,10 @@ from cases import BUDGET
 from PIL import Image
 from tiny import make, quiet, repair_data
 
-from timm_repair import images as module
-from timm_repair.batches import Batches, Shuffled
-from timm_repair.data import as_images
-from timm_repair.training import Training
+from timm_repair.images import pool as module
+from timm_repair.images.sources import as_images
+from timm_repair.training.batches import Batches, Shuffled
+from timm_repair.training.options import Training
 
 SIDE = 96  # from which on images are decoded in threads
 
@@ -41,19 +41,19 @@ def test_expected_images_are_the_images(model):
         for _ in range(2)
     )
     ahead.expect([3, 1, 4])
-    assert set(ahead._pool.expected) == {1, 3, 4}
+    assert set(ahead.pool.expected) == {1, 3, 4}
     for rows in ([1, 5, 4, 1], [3], [3, 2]):
         assert torch.equal(ahead.pixels(rows), plain.pixels(rows))
-    assert not ahead._pool.expected, "each waits until it is fetched, and no longer"
+    assert not ahead.pool.expected, "each waits until it is fetched, and no longer"
 
 
 def test_it_happens_in_other_threads_but_the_reader_is_asked_in_this_one(model, monkeypatch):
     decoding, reading = set(), set()
     images = as_images(pictures(6), model, name="test", cache_bytes=0, check_readable=False)
-    pool, decode_one, read = images._pool, images._pool._decode_one, images._pool.reader.read
+    pool, decode_one, read = images.pool, images.pool.decode_one, images.pool.reader.read
     monkeypatch.setattr(
         pool,
-        "_decode_one",
+        "decode_one",
         lambda *given: decoding.add(threading.current_thread()) or decode_one(*given),
     )
     monkeypatch.setattr(
@@ -68,19 +68,19 @@ def test_small_or_kept_images_are_not_worth_it(model):
     kept = as_images(pictures(6), model, name="test", check_readable=False)
     kept.pixels([0, 1])
     kept.expect([0, 1, 2])
-    assert set(kept._pool.expected) == {2}
+    assert set(kept.pool.expected) == {2}
     small = as_images([(Image.new("L", (32, 32)), 0)], make(), name="test", check_readable=False)
     small.expect([0])
-    assert not small._pool.expected
+    assert not small.pool.expected
 
 
 def test_what_is_never_fetched_does_not_pile_up(model, monkeypatch):
-    monkeypatch.setattr(module, "_EXPECTED_BYTES", 4 * SIDE**2)
+    monkeypatch.setattr(module, "EXPECTED_BYTES", 4 * SIDE**2)
     images = as_images(pictures(12), model, name="test", cache_bytes=0, check_readable=False)
     for start in range(0, 12, 3):
         images.expect(range(start, start + 3))
-    assert list(images._pool.expected) == [6, 7, 8, 9, 10, 11], "twice as many as the last time"
-    assert not pickle.loads(pickle.dumps(images))._pool.expected
+    assert list(images.pool.expected) == [6, 7, 8, 9, 10, 11], "twice as many as the last time"
+    assert not pickle.loads(pickle.dumps(images)).pool.expected
 
 
 def test_a_damaged_image_is_met_when_it_is_fetched(model, tmp_path):
@@ -136,7 +136,7 @@ def test_shuffled_rounds():
 def test_a_forked_process_does_not_wait_for_the_threads_of_another(model, monkeypatch):
     images = as_images(pictures(3), model, name="test", cache_bytes=0, check_readable=False)
     images.expect([0])
-    images._pool.expected[1] = Future()  # nobody will ever finish it
+    images.pool.expected[1] = Future()  # nobody will ever finish it
     child = os.getpid() + 1
     monkeypatch.setattr("os.getpid", lambda: child)
     assert len(images.pixels([0, 1])) == 2

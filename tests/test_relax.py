@@ -13,12 +13,14 @@ from references import relaxation_by_the_paper as paper
 from torch import nn
 from torch.nn import functional as F
 
-from timm_repair import strategies
+from timm_repair.architecture import strategies
+from timm_repair.architecture.cell import build
+from timm_repair.architecture.operations import CANDIDATES
+from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit, relax
+from timm_repair.architecture.skeleton import skeleton_of
 from timm_repair.errors import OptionError, PartitionError
-from timm_repair.partition import blocks
-from timm_repair.relax import CANDIDATES, RelaxedBlock, discretize, inherit, plan, relax
-from timm_repair.space import build
-from timm_repair.surgery import extract, swap
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
 
 # without zero_init_last a residual branch would be zero, and any change inside it invisible
 MODELS = {
@@ -72,12 +74,12 @@ def put(
     model: nn.Module, granularity: str, name: str, level: str, strategy: str = "pc_darts", **options
 ) -> RelaxedBlock:
     """Relax one block of `model`, in place."""
-    chosen = strategies.get(strategy) if isinstance(strategy, str) else strategy
+    chosen = strategies.named(strategy) if isinstance(strategy, str) else strategy
     block = next(
         b for b in blocks(model, granularity=granularity, input_size=(3, 64, 64)) if b.name == name
     )
     raw = extract(model, block)
-    skeleton = plan(raw, block.in_shape, level=level, partial=chosen.partial, **options)
+    skeleton = skeleton_of(raw, block.in_shape, level=level, partial=chosen.partial, **options)
     relaxed = relax(raw, skeleton, chosen, torch.Generator().manual_seed(0))
     swap(model, block, relaxed)
     return relaxed
@@ -154,7 +156,9 @@ def test_every_architecture_parameter_gets_a_gradient_once_gates_are_open(
         assert parameter.grad.isfinite().all()
     for parameter in relaxed.architecture_parameters():
         assert (parameter.grad != 0).all()
-    assert len(relaxed.architecture_parameters()) == 1 + strategies.get(strategy).edge_normalization
+    assert (
+        len(relaxed.architecture_parameters()) == 1 + strategies.named(strategy).edge_normalization
+    )
 
 
 # ---- against the equations, on a block that is a plain sequence
@@ -173,8 +177,8 @@ def sequence() -> nn.Sequential:
 
 
 def random_relaxed(strategy: str, **options) -> tuple[nn.Sequential, RelaxedBlock]:
-    raw, chosen = sequence(), strategies.get(strategy, **options)
-    skeleton = plan(raw, (8, 9, 9), partial=chosen.partial)
+    raw, chosen = sequence(), strategies.named(strategy, **options)
+    skeleton = skeleton_of(raw, (8, 9, 9), partial=chosen.partial)
     relaxed = relax(deepcopy(raw), skeleton, chosen, torch.Generator().manual_seed(0)).eval()
     for parameter in (*relaxed.architecture_parameters(), *gates(relaxed)):
         nn.init.normal_(parameter)
@@ -282,8 +286,8 @@ def test_none_everywhere_is_the_raw_block():
 def test_an_untrained_search_adds_nothing():
     relaxed = relax(
         sequence(),
-        plan(sequence(), (8, 9, 9)),
-        strategies.get("pc_darts"),
+        skeleton_of(sequence(), (8, 9, 9)),
+        strategies.named("pc_darts"),
         torch.Generator().manual_seed(0),
     )
     assert discretize(relaxed).edges == (), (
@@ -330,11 +334,11 @@ def test_a_repaired_block_can_be_relaxed_again(name, granularity, block):
 def test_the_same_generator_gives_the_same_search_and_the_global_draws_are_seeded_by_the_caller():
     raw = original("resnet18").layer1
     before = torch.get_rng_state()
-    skeleton = plan(raw, (64, 16, 16), level="layer")
+    skeleton = skeleton_of(raw, (64, 16, 16), level="layer")
     assert torch.equal(torch.get_rng_state(), before)
     alphas = [
         relax(
-            deepcopy(raw), skeleton, strategies.get("darts"), torch.Generator().manual_seed(seed)
+            deepcopy(raw), skeleton, strategies.named("darts"), torch.Generator().manual_seed(seed)
         ).alpha
         for seed in (3, 3, 4)
     ]
@@ -343,11 +347,11 @@ def test_the_same_generator_gives_the_same_search_and_the_global_draws_are_seede
 
 def test_layers_of_a_plan():
     stage = original("resnet18").layer2
-    assert [(n.layer, n.channels, n.scale) for n in plan(stage, (64, 16, 16)).nodes] == [
+    assert [(n.layer, n.channels, n.scale) for n in skeleton_of(stage, (64, 16, 16)).nodes] == [
         ("0", 64, 1),
         ("1", 128, 2),
     ]
-    fine = plan(stage, (64, 16, 16), level="layer")
+    fine = skeleton_of(stage, (64, 16, 16), level="layer")
     assert [n.layer for n in fine.nodes] == [
         "0.conv1",
         "0.conv2",
@@ -355,9 +359,10 @@ def test_layers_of_a_plan():
         "1.conv2",
     ], "a shortcut's projection runs beside"
     assert all(
-        e.target - e.source < 2 for e in plan(stage, (64, 16, 16), level="layer", max_span=2).edges
+        e.target - e.source < 2
+        for e in skeleton_of(stage, (64, 16, 16), level="layer", max_span=2).edges
     )
-    gated = plan(original("efficientnet_b0").blocks[1], (16, 32, 32), level="layer")
+    gated = skeleton_of(original("efficientnet_b0").blocks[1], (16, 32, 32), level="layer")
     assert not any(".se." in n.layer for n in gated.nodes), (
         "squeeze-and-excitation gates are no operation layers"
     )
@@ -365,17 +370,17 @@ def test_layers_of_a_plan():
 
 def test_wrong_use_is_refused():
     with pytest.raises(OptionError, match="did you mean 'unit'"):
-        plan(sequence(), (8, 9, 9), level="units")
+        skeleton_of(sequence(), (8, 9, 9), level="units")
     with pytest.raises(PartitionError, match="single layer"):
-        plan(nn.Conv2d(3, 3, 1), (3, 8, 8))
+        skeleton_of(nn.Conv2d(3, 3, 1), (3, 8, 8))
     with pytest.raises(PartitionError, match="no operation layer"):
-        plan(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()), (8, 9, 9), level="layer")
+        skeleton_of(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()), (8, 9, 9), level="layer")
     with pytest.raises(OptionError, match="did you mean 'pc_darts'"):
-        strategies.get("pcdarts")
+        strategies.named("pcdarts")
     with pytest.raises(OptionError, match="did you mean 'partial'"):
-        strategies.get("darts", partal=2)
+        strategies.named("darts", partal=2)
     with pytest.raises(OptionError, match="set them on your object"):
-        strategies.get(strategies.get("darts"), partial=2)
+        strategies.named(strategies.named("darts"), partial=2)
 
 
 def test_every_strategy_has_a_row():

@@ -9,8 +9,10 @@ import torch
 from report_examples import genotype, localization, report, scores, two_blocks, weights_only
 
 from timm_repair.errors import ConfigError, DataError, OptionError
-from timm_repair.report import Comparison, Report, Scores
-from timm_repair.suspects import number, tie
+from timm_repair.report.comparison import Comparison
+from timm_repair.report.report import Report
+from timm_repair.report.scores import Scores
+from timm_repair.report.suspects import number, tie
 
 
 def test_scores_count_each_outcome():

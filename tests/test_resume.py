@@ -16,10 +16,10 @@ from cases import BUDGET
 from safetensors.torch import load_file
 
 import timm_repair
-from timm_repair import journal
 from timm_repair.errors import OutputError, PartitionError, ResumeError
-from timm_repair.journal import FOLDER, Journal
-from timm_repair.runtime import Runtime
+from timm_repair.runtime import journal
+from timm_repair.runtime.journal import FOLDER, Journal
+from timm_repair.runtime.runtime import Runtime
 
 SCRIPT = Path(__file__).with_name("killing.py")
 
@@ -142,9 +142,9 @@ def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     run, output = stopped
     there = {"run.json", "before.pt", "localization.pt", "search.loop.pt", "finetune.loop.pt"}
     assert {p.name for p in (output / FOLDER).iterdir()} == there
-    from timm_repair.methods import selecting
+    from timm_repair.localization import target
 
-    monkeypatch.setattr(selecting, "localize", None)  # would fail if it were called
+    monkeypatch.setattr(target, "localize", None)  # would fail if it were called
     repaired = run()
     assert not (output / FOLDER).exists() and (output / "model.safetensors").is_file()
     assert [row["step"] for row in repaired.report.history if row["stage"] == "finetune"] == list(

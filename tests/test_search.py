@@ -8,28 +8,29 @@ import pytest
 import torch
 from cases import BUDGET
 
-from timm_repair import search as module
-from timm_repair import strategies
-from timm_repair.batches import Batches
-from timm_repair.partition import blocks
-from timm_repair.relax import plan, relax
-from timm_repair.runtime import Runtime
-from timm_repair.search import search
-from timm_repair.surgery import extract, swap
-from timm_repair.training import Training
+from timm_repair.architecture import search as module
+from timm_repair.architecture import strategies
+from timm_repair.architecture.relaxation import relax
+from timm_repair.architecture.search import search
+from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.options import Training
 
 OPTIONS = Training(**BUDGET | {"steps": 20})
 STEPS = 10
 
 
 def relaxed_in(model, data, strategy="pc_darts", seed=0, names=("layer2",)):
-    chosen, generator, relaxed = strategies.get(strategy), torch.Generator().manual_seed(seed), []
+    chosen, generator, relaxed = strategies.named(strategy), torch.Generator().manual_seed(seed), []
     for block in [
         b for b in blocks(model, input_size=data.preprocessing.input_size) if b.name in names
     ]:
         raw = extract(model, block)
         relaxed.append(
-            relax(raw, plan(raw, block.in_shape, partial=chosen.partial), chosen, generator)
+            relax(raw, skeleton_of(raw, block.in_shape, partial=chosen.partial), chosen, generator)
         )
         swap(model, block, relaxed[-1])
     return relaxed if len(names) > 1 else relaxed[0]

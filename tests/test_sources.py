@@ -9,8 +9,9 @@ from PIL import Image
 from torch import nn
 
 from timm_repair.errors import DataError, LabelError, OptionError
-from timm_repair.labels import Classes, map_labels
-from timm_repair.sources import as_images
+from timm_repair.images.classes import Classes
+from timm_repair.images.labels import map_labels
+from timm_repair.images.sources import as_images
 
 NAMES = ["cat", "grey fox", "dog"]
 

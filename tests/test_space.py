@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from timm_repair.architecture.cell import build, make_operation
+from timm_repair.architecture.genotype import Edge, Genotype, Node
+from timm_repair.architecture.operations import OPERATIONS, channel_slice
 from timm_repair.errors import ConfigError
-from timm_repair.space import OPERATIONS, Edge, Genotype, Node, build, channel_slice, make_operation
 
 NODES = (Node("0", 16, 1), Node("1", 16, 1), Node("2", 32, 2))
 EDGES = (

@@ -23,12 +23,14 @@ from PIL import Image
 from test_data import Reddest, examples
 from test_sources import NAMES, Plain, TorchData, image, red, table
 
-from timm_repair import streaming
-from timm_repair.corruptions import corrupt
-from timm_repair.data import DataOptions, collect_failures, prepare
+from timm_repair.data.collecting import collect_failures
+from timm_repair.data.options import DataOptions
+from timm_repair.data.preparing import prepare
 from timm_repair.errors import DataError, LabelError, NoFailuresError, OptionError
-from timm_repair.runtime import Runtime
-from timm_repair.sources import as_images
+from timm_repair.images import streams as streams_module
+from timm_repair.images.corruptions.corrupting import corrupt
+from timm_repair.images.sources import as_images
+from timm_repair.runtime.runtime import Runtime
 
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
 TOKEN = "hf_SecretSecretSecret"
@@ -121,7 +123,7 @@ def test_the_first_examples_are_taken_and_no_more_are_read(model, caplog, monkey
         and asked.count == 7
     )
     assert not caplog.records
-    monkeypatch.setattr(streaming, "BUFFER", 5)
+    monkeypatch.setattr(streams_module, "BUFFER", 5)
     with caplog.at_level(logging.WARNING):
         assert red(as_images(asked.stream(), model, name="failures")) == list(range(5))
     assert (
@@ -150,15 +152,15 @@ def test_images_stay_encoded_and_in_all_modes(model):
         for mode in modes
     ]
     images = as_images(Asked(pairs).stream(), model)
-    assert all(isinstance(raw, bytes) for raw in images._pool.reader.raws)
+    assert all(isinstance(raw, bytes) for raw in images.pool.reader.raws)
     same(images, as_images(pairs, model))
     files = [
         {"bytes": b"no image", "path": None},
-        {"bytes": images._pool.reader.raws[0], "path": "1.png"},
+        {"bytes": images.pool.reader.raws[0], "path": "1.png"},
     ]
     # not decoded where features tell that it could be
     stream = Asked([(file, 0) for file in files]).stream(FEATURES)
-    assert as_images(stream, model, check_readable=False)._pool.reader.raws == files
+    assert as_images(stream, model, check_readable=False).pool.reader.raws == files
 
 
 def test_columns_are_chosen_as_without_streaming(model):
@@ -277,7 +279,7 @@ def test_reading_stops_where_there_are_failures_enough(caplog, monkeypatch):
     )
     same(few, collect_failures(Reddest(), pool(), runtime=runtime).subset(range(3)))
     assert not caplog.records
-    monkeypatch.setattr("timm_repair.collecting.BUFFER", 5)
+    monkeypatch.setattr("timm_repair.data.collecting_streams.BUFFER", 5)
     with caplog.at_level(logging.WARNING):
         assert len(collect_failures(Reddest(), asked.stream(), runtime=runtime)) == 5
     assert (
@@ -314,7 +316,7 @@ def test_examples_that_the_model_gets_right_are_forgotten():
     )
     assert failures.error_rate == 2 / 202 and len(references) == 202
     assert (
-        all(isinstance(raw, Held) for raw in failures._pool.reader.raws)
+        all(isinstance(raw, Held) for raw in failures.pool.reader.raws)
         and alive() == len(failures) == 2
     )
 

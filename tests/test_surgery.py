@@ -12,22 +12,13 @@ import torch
 from plain_models import ResNet20, randomized, torchvision_model
 from torch import nn
 
+from timm_repair.architecture.skeleton import random_genotype, skeleton_of
 from timm_repair.errors import OptionError, PartitionError
-from timm_repair.hub import apply_edits
-from timm_repair.methods.archrepair import random_genotype
-from timm_repair.partition import blocks
-from timm_repair.relax import plan
-from timm_repair.runtime import Runtime
-from timm_repair.surgery import (
-    Swapped,
-    capture,
-    capture_inputs,
-    evaluating,
-    extract,
-    only_trainable,
-    restore,
-    swap,
-)
+from timm_repair.hub.entry_point import apply_edits
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import Swapped, extract, restore, swap
+from timm_repair.models.temporary import capture, capture_inputs, evaluating, only_trainable
+from timm_repair.runtime.runtime import Runtime
 
 CASES = [
     ("resnet18", "stage"),
@@ -111,7 +102,7 @@ def test_so_it_does_in_models_that_timm_knows_nothing_of(name, granularity):
 
 def repaired(model: nn.Module, block) -> None:
     """Put a random architecture in the block's place, with paths that count, as a repair does."""
-    skeleton = plan(extract(model, block), block.in_shape)
+    skeleton = skeleton_of(extract(model, block), block.in_shape)
     drawn = (random_genotype(skeleton, Runtime(seed=seed, progress=False)) for seed in range(20))
     genotype = next(genotype for genotype in drawn if genotype.edges)
     apply_edits(model, [{"paths": list(block.paths), "genotype": genotype.to_dict()}])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from timm_repair.localization import DEFAULT_SCORER
+from timm_repair.localization.localizing import DEFAULT_SCORER
 
 TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
 NAMES = ("repair_cifar", "targets", "regret", "plain", "speed")

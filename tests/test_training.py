@@ -13,12 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from timm_repair import methods
-from timm_repair.augmentation import Augmentation
-from timm_repair.batches import Batches
+from timm_repair.data.predicting import predict
 from timm_repair.errors import NonFiniteError, OptionError
-from timm_repair.evaluation import predict
-from timm_repair.runtime import Runtime
-from timm_repair.training import Descent, Monitor, Training, fit, objective, training_mode
+from timm_repair.models.temporary import training_mode
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.augmentations.flips import Flips
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent
+from timm_repair.training.loop import Monitor, fit
+from timm_repair.training.losses import batch_loss, batch_losses
+from timm_repair.training.objective import objective
+from timm_repair.training.options import Training
 
 PLAIN = Training(**BUDGET)
 
@@ -91,7 +96,7 @@ def test_purposes_draw_independently(data, runtime):
 @pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
 def test_the_loss_by_hand(trained, data, runtime, weight):
     with torch.no_grad():
-        found = batches(data, runtime, wrong_class_weight=weight).loss(trained).item()
+        found = batch_loss(batches(data, runtime, wrong_class_weight=weight), trained).item()
         images, labels, answers = batches(data, runtime).draw()
         logits = trained(images).double().tolist()
     expected = 0.0
@@ -110,7 +115,7 @@ def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
     )
     supply = batches(data, runtime, wrong_class_weight=0.0, failing_share=1.0)
     answers = batches(data, runtime, failing_share=1.0).draw()[2]
-    supply.loss(trained).backward()
+    batch_loss(supply, trained).backward()
     handle.remove()
     trained.zero_grad(set_to_none=True)
     gradient = logits["kept"].grad
@@ -133,7 +138,7 @@ def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, ac
         model = copy.deepcopy(trained).eval()
         model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
         descent = Descent(model.parameters(), PLAIN, runtime)
-        row = descent.step(batches(data, runtime).losses(model))
+        row = descent.step(batch_losses(batches(data, runtime), model))
         found.append((row["loss"], [parameter.grad.clone() for parameter in model.parameters()]))
     (loss, gradients), (sum_of_losses, accumulated) = found
     assert (
@@ -149,7 +154,9 @@ def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, ac
 
 def test_a_repair_with_accumulated_gradients(classifier, data, runtime, accumulating):
     accumulating(3)
-    outcome = methods.get("archrepair", block="layer3", **BUDGET).repair(classifier, data, runtime)
+    outcome = methods.named("archrepair", block="layer3", **BUDGET).repair(
+        classifier, data, runtime
+    )
     assert (
         all(math.isfinite(row["loss"]) for row in outcome.history)
         and len(outcome.history) == BUDGET["steps"]
@@ -166,7 +173,7 @@ def test_each_part_of_a_batch_needs_an_example(data, runtime, accumulating):
 
 
 def augmented(pixels, runtime, **options):
-    return Augmentation.draw(
+    return Flips.draw(
         len(pixels), pixels.shape[2:], replace(PLAIN, **options), runtime.generator("test")
     )(pixels)
 
@@ -399,4 +406,4 @@ def test_a_misspelt_option_gets_a_suggestion(method, option, meant):
         OptionError,
         match=f"has no option {option!r}" + (f"; did you mean {meant!r}" if meant else ""),
     ):
-        methods.get(method, **{option: 1})
+        methods.named(method, **{option: 1})

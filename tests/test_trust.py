@@ -23,9 +23,10 @@ from push_fixtures import *  # noqa: F403
 from push_fixtures import image
 
 import timm_repair
-from timm_repair import hub, saving, trust
 from timm_repair.errors import ConfigError, ModelError, RepairError
-from timm_repair.lineage import lineage
+from timm_repair.hub import entry_point, loading, saving
+from timm_repair.hub.lineage import lineage
+from timm_repair.hub.trust import config
 
 LIMIT = 50 * 2**20  # bytes that refusing may take
 EVENTS = {
@@ -135,7 +136,7 @@ def refused(place: str | Path, case: Case, monkeypatch) -> None:
         raise AssertionError("it was built before it was refused")
 
     if not case.late:
-        monkeypatch.setattr(hub, "created", built)
+        monkeypatch.setattr(loading, "created", built)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
     before = resident("VmRSS")
     with pytest.raises(RepairError) as caught:
@@ -171,13 +172,13 @@ def test_hostile_patches_of_a_real_base_are_refused(
     folder = copied(patched)
     patch(revision=api.model_info(published_base).sha)(folder)
     case.change(folder)
-    created, made = hub.created, []
+    created, made = entry_point.created, []
 
     def build(*arguments):
         assert not made.append(1) and len(made) == 1, "the base alone may be built"
         return created(*arguments)
 
-    monkeypatch.setattr(hub, "created", build)
+    monkeypatch.setattr(loading, "created", build)
     refused(folder, replace(case, late=True), monkeypatch)
 
 
@@ -225,7 +226,7 @@ def test_intact_patches_load(
     [
         (only("pytorch_model.bin"), Case("pickle", None, "could execute code", ModelError)),
         (raw("model.safetensors", b"PK"), Case("zip", None, "no intact safetensors")),
-        (sparse("config.json", trust.MAX_CONFIG + 1), Case("large", None, "bytes; more than")),
+        (sparse("config.json", config.MAX_CONFIG + 1), Case("large", None, "bytes; more than")),
         (top(architecture="local-dir:/etc"), Case("architecture", None, "architecture must be")),
         (top(num_classes=10**12), Case("classes", None, "num_classes must be")),
         (top(label_names=["<script>", "b", "c", "d"]), Case("labels", None, "holds markup")),
@@ -310,7 +311,7 @@ def test_what_must_have_no_effect(whole, repaired_once, copied, guarded, tmp_pat
         (raw("repair.json", b"[1]"), "no version number"),
         (raw("repair.json", b""), "damaged"),
         (raw("repair.json", b'{"version": NaN}'), "NaN is not JSON"),
-        (sparse("repair.json", trust.MAX_REPORT + 1), "bytes; more than"),
+        (sparse("repair.json", config.MAX_REPORT + 1), "bytes; more than"),
     ],
     ids=["deep", "list", "empty", "NaN", "huge"],
 )

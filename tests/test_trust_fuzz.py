@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from push_fixtures import *  # noqa: F403
 
-from timm_repair import hub, trust
+from timm_repair.architecture.genotype import Genotype
 from timm_repair.errors import ConfigError
-from timm_repair.space import Genotype
+from timm_repair.hub import entry_point
+from timm_repair.hub.trust.build import outline
+from timm_repair.hub.trust.config import read_config
 
 SETTINGS = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -87,12 +89,12 @@ def test_any_config_is_read_or_refused(whole, tmp_path_factory, data):
     value = data.draw(ANYTHING | mutated(original) | mutated(original | {"timm_repair": spec}))
     folder = tmp_path_factory.getbasetemp()
     (folder / "config.json").write_text(json.dumps(value))
-    config = or_config_error(trust.read_config, folder / "config.json")
+    config = or_config_error(read_config, folder / "config.json")
     assert config is None or isinstance(config, dict)
     if config is not None:
         config.pop("patch", None)
         (folder / "config.json").write_text(json.dumps(config))
-        model = or_config_error(trust.outline, folder, 2000)
+        model = or_config_error(outline, folder, 2000)
         assert model is None or all(p.is_meta for p in model.parameters())
 
 
@@ -103,7 +105,7 @@ def test_any_edits_are_applied_or_refused(whole, data):
     found = data.draw(ANYTHING | mutated({"edits": edits}).map(lambda value: value.get("edits")))
     with torch.device("meta"):
         model = timm.create_model("test_resnet", num_classes=4)
-        or_config_error(hub.apply_edits, model, found)
+        or_config_error(entry_point.apply_edits, model, found)
     genotype = or_config_error(
         Genotype.from_dict, data.draw(ANYTHING | mutated(edits[0]["genotype"]))
     )

@@ -7,8 +7,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from timm_repair.data import Preprocessing, RepairData, as_images
-from timm_repair.runtime import Runtime
+from timm_repair.data.repair_data import RepairData
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.sources import as_images
+from timm_repair.runtime.runtime import Runtime
 
 
 def quiet(**options) -> Runtime:

@@ -2,75 +2,45 @@
 what was fixed and what was broken.
 
 Importing it registers one timm entry point, `timm_repaired`, so that `timm.create_model` can load
-repaired models; nothing else changes.
+repaired models; nothing else changes. All errors are in `timm_repair.errors`.
 """
 
-from timm_repair.corruptions import CORRUPTIONS, corrupt
-from timm_repair.data import DataOptions, collect_failures
-from timm_repair.errors import (
-    ConfigError,
-    DataError,
-    HubError,
-    LabelError,
-    MemoryExceededError,
-    ModelError,
-    NoEffectWarning,
-    NoFailuresError,
-    NonFiniteError,
-    OptionError,
-    OutputError,
-    PartitionError,
-    RepairError,
-)
-from timm_repair.exporting import export
-from timm_repair.hub import apply_edits, from_pretrained
-from timm_repair.lineage import revert
-from timm_repair.localization import Localization
-from timm_repair.partition import Block, blocks
-from timm_repair.pipeline import Repaired, compare, localize, repair
-from timm_repair.pushing import push_to_hub, save_pretrained
-from timm_repair.report import Comparison, Report, Scores
-from timm_repair.sources import as_images
-from timm_repair.space import Edge, Genotype, Node
+# find failures
+from timm_repair.images.corruptions.corrupting import corrupt as corrupt
+from timm_repair.images.corruptions.parameters import CORRUPTIONS as CORRUPTIONS
+from timm_repair.images.sources import as_images as as_images
+from timm_repair.pipeline.inspecting import collect_failures as collect_failures
+
+# ask a model
+from timm_repair.localization.localization import Localization as Localization
+from timm_repair.models.block import Block as Block
+from timm_repair.pipeline.inspecting import blocks as blocks
+from timm_repair.pipeline.inspecting import localize as localize
+
+# repair it
+from timm_repair.architecture.genotype import Edge as Edge
+from timm_repair.architecture.genotype import Genotype as Genotype
+from timm_repair.architecture.genotype import Node as Node
+from timm_repair.data.options import DataOptions as DataOptions
+from timm_repair.pipeline.repaired import Repaired as Repaired
+from timm_repair.pipeline.repairing import compare as compare
+from timm_repair.pipeline.repairing import repair as repair
+
+# what came of it
+from timm_repair.report.comparison import Comparison as Comparison
+from timm_repair.report.report import Report as Report
+from timm_repair.report.scores import Scores as Scores
+
+# save, share, load
+from timm_repair.hub.entry_point import apply_edits as apply_edits
+from timm_repair.hub.exporting import export as export
+from timm_repair.hub.lineage import revert as revert
+from timm_repair.hub.loading import from_pretrained as from_pretrained
+from timm_repair.hub.pushing import push_to_hub as push_to_hub
+from timm_repair.hub.pushing import save_pretrained as save_pretrained
+
+# go wrong
+from timm_repair.errors import NoEffectWarning as NoEffectWarning
+from timm_repair.errors import RepairError as RepairError
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Block",
-    "CORRUPTIONS",
-    "Comparison",
-    "ConfigError",
-    "DataError",
-    "DataOptions",
-    "Edge",
-    "Genotype",
-    "HubError",
-    "LabelError",
-    "Localization",
-    "MemoryExceededError",
-    "ModelError",
-    "NoEffectWarning",
-    "NoFailuresError",
-    "Node",
-    "NonFiniteError",
-    "OptionError",
-    "OutputError",
-    "PartitionError",
-    "RepairError",
-    "Repaired",
-    "Report",
-    "Scores",
-    "apply_edits",
-    "as_images",
-    "blocks",
-    "collect_failures",
-    "compare",
-    "corrupt",
-    "export",
-    "from_pretrained",
-    "localize",
-    "push_to_hub",
-    "repair",
-    "revert",
-    "save_pretrained",
-]

@@ -4,7 +4,6 @@ It is also what `accelerate launch examples/repair.py` runs.
 """
 
 import argparse
-import ast
 import json
 import logging
 import sys
@@ -12,22 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 
-from timm_repair import pipeline
-from timm_repair.data import DataOptions
+from timm_repair.data.options import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
-from timm_repair.exporting import FORMATS, export
-from timm_repair.fetching import PATCH
-from timm_repair.hub import from_pretrained
-from timm_repair.loading import load
+from timm_repair.hub.exporting import FORMATS, export
+from timm_repair.hub.folder import PATCH
+from timm_repair.hub.loading import from_pretrained, load
+from timm_repair.hub.pushing import push_to_hub
+from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
-from timm_repair.options import make
-from timm_repair.partition import GRANULARITIES, blocks
-from timm_repair.pushing import push_to_hub
-from timm_repair.runtime import make_accelerator
-from timm_repair.saving import read_report
-from timm_repair.suspects import tie
+from timm_repair.models.partition import GRANULARITIES, blocks
+from timm_repair.options import make, parse
+from timm_repair.pipeline import inspecting, repairing
+from timm_repair.report.suspects import tie
+from timm_repair.runtime.accelerators import tracking
 
 RESERVED = {
     "model",
@@ -189,28 +187,13 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _pairs(given: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise OptionError(f"{pair!r} is not NAME=VALUE")
-        if name in RESERVED:
-            raise OptionError(f"{name!r} is not an option of a method: use --{name}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):  # a plain word is a string
-            options[name] = value
-    return options
-
-
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "failures": arguments.failures,
         "retain": arguments.retain,
         "seed": arguments.seed,
-        "data": make(DataOptions, _pairs(arguments.data)),
-    } | _pairs(arguments.set)
+        "data": make(DataOptions, parse(arguments.data, RESERVED)),
+    } | parse(arguments.set, RESERVED)
 
 
 def _holdout(given: Sequence[str]) -> Any:
@@ -238,7 +221,7 @@ def _blocks(arguments: argparse.Namespace) -> None:
 
 
 def _localize(arguments: argparse.Namespace) -> None:
-    found = pipeline.localize(arguments.model, **_given(arguments)).to_dict()
+    found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
     if not PartialState().is_main_process:
         return
     print(json.dumps(found, indent=1))
@@ -247,8 +230,8 @@ def _localize(arguments: argparse.Namespace) -> None:
 
 
 def _repair(arguments: argparse.Namespace) -> None:
-    accelerator = _tracking(arguments.log_with, arguments.output)
-    repaired = pipeline.repair(
+    accelerator = tracking(arguments.log_with, arguments.output)
+    repaired = repairing.repair(
         arguments.model,
         holdout=_holdout(arguments.holdout),
         method=arguments.method,
@@ -266,21 +249,6 @@ def _repair(arguments: argparse.Namespace) -> None:
         )
 
 
-def _tracking(name: str | None, output: str) -> Accelerator | None:
-    """An Accelerator with that tracker; None where none is wanted."""
-    if name is None:
-        return None
-    # beside the output, which holds nothing but the saved repair
-    accelerator = make_accelerator(log_with=name, project_dir=f"{output.rstrip('/')}-logs")
-    if not accelerator.log_with:
-        raise OptionError(
-            f"--log-with {name}: its package is not installed; pip install it, or leave the"
-            " option out"
-        )
-    accelerator.init_trackers("timm_repair")
-    return accelerator
-
-
 def _compare(arguments: argparse.Namespace) -> None:
     if arguments.output:
         try:
@@ -289,7 +257,7 @@ def _compare(arguments: argparse.Namespace) -> None:
             raise OutputError(
                 f"cannot write {arguments.output!r} ({error}): choose another file"
             ) from error
-    comparison = pipeline.compare(
+    comparison = repairing.compare(
         arguments.model,
         methods=arguments.methods,
         holdout=_holdout(arguments.holdout),

@@ -1,12 +1,22 @@
-"""Options are dataclass fields: make() builds them from names, check_types() refuses values of the
-wrong type; both tell the fix.
+"""Options are dataclass fields, given by name, from Python or a command line; all refusals tell the
+fix.
+
+- `make` builds an object from flat names, which may be fields of its option groups.
+- `by_name`: ours by a string, yours as an object.
+- `check_types` refuses values of the wrong type, in `__post_init__`.
+- `plain`: any value as JSON; `parse`: NAME=VALUE from a command line.
 """
 
+import ast
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import Tensor
 
 from timm_repair.errors import OptionError, did_you_mean
 
@@ -14,17 +24,56 @@ T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
 
 
-def make(kind: type[T], values: Mapping[str, Any]) -> T:
-    """`kind(**values)`.
+def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
+    """`kind` with these fields; fields of its option groups (dataclasses too) are given flat.
+
+    Args:
+        what: to call it in messages; None takes the name of `kind`.
 
     Raises:
-        OptionError: a name is not a field of `kind`, with a suggestion; or as `kind` itself.
+        OptionError: a name is not a field of `kind` or of a group, with a suggestion; a group and
+            its fields are given together; or as `kind` itself.
+
+    Example:
+        >>> make(ArchRepair, {"block": "layer1", "level": "layer", "steps": 500})
     """
-    known = {f.name for f in fields(kind)}
-    for name in values:
-        if name not in known:
-            raise OptionError(f"{kind.__name__} has no option {name!r}{did_you_mean(name, known)}")
-    return kind(**values)
+    groups = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
+    owner = {f.name: None for f in fields(kind)}
+    owner |= {f.name: group for group, cls in groups.items() for f in fields(cls)}
+    own: dict[str, Any] = {}
+    grouped: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in owner:
+            known = did_you_mean(name, owner)
+            raise OptionError(f"{what or kind.__name__} has no option {name!r}{known}")
+        (own if owner[name] is None else grouped.setdefault(owner[name], {}))[name] = value
+    for group, given in grouped.items():
+        if group in own:
+            raise OptionError(f"give either {group}= or {', '.join(given)}, not both")
+        own[group] = groups[group](**given)
+    return kind(**own)
+
+
+def by_name(kind: str, given: Any, table: Mapping[str, Any], **options: Any) -> Any:
+    """What `given` names in `table`, made with `options` if it is a class; an object as it is.
+
+    Args:
+        kind: what it is, for messages: "method", "strategy", "scorer".
+
+    Raises:
+        OptionError: unknown name or option, with a suggestion; options for an object.
+    """
+    if not isinstance(given, str):
+        if options:
+            raise OptionError(
+                f"options {', '.join(options)} go with a {kind}'s name; set them on your object"
+                " instead"
+            )
+        return given
+    if given not in table:
+        raise OptionError(f"unknown {kind} {given!r}{did_you_mean(given, table)}")
+    ours = table[given]
+    return make(ours, options, f"{kind} {given!r}") if isinstance(ours, type) else ours
 
 
 def check_types(options: Any) -> None:
@@ -42,7 +91,52 @@ def check_types(options: Any) -> None:
             continue
         allowed = (*kinds, int) if float in kinds else kinds
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
             raise OptionError(f"{option.name}={value!r} must be {names}")
         if isinstance(value, float) and not math.isfinite(value):
             raise OptionError(f"{option.name}={value!r} must be finite")
+
+
+def plain(value: Any) -> Any:
+    """A copy of `value` as plain JSON: NaN and infinity become None, a dataclass its fields, any
+    other object its name (a repr may hold an address, and would differ from run to run).
+    """
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no NaN
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def parse(pairs: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, Any]:
+    """Options from NAME=VALUE texts; a value that is no Python literal is a string.
+
+    Args:
+        reserved: names that have an argument --NAME of their own.
+
+    Raises:
+        OptionError: a text has no "=", or its name is reserved.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"{pair!r} is not NAME=VALUE")
+        if name in reserved:
+            raise OptionError(f"{name!r} is not an option of a method: use --{name}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):  # a plain word is a string
+            options[name] = value
+    return options

@@ -10,25 +10,29 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from timm_repair import strategies
-from timm_repair.caching import PrefixCache, prefix_cache
-from timm_repair.data import RepairData
+from timm_repair.architecture import strategies
+from timm_repair.architecture.cell import Cell, added_parameters, build
+from timm_repair.architecture.genotype import LEVELS, Genotype
+from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit, relax
+from timm_repair.architecture.search import search
+from timm_repair.architecture.skeleton import random_genotype, skeleton_of
+from timm_repair.architecture.strategies.strategy import Strategy
+from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, did_you_mean
-from timm_repair.methods.outcome import Outcome
-from timm_repair.methods.selecting import Target, part_of
-from timm_repair.methods.tuning import recalibrate, tune
+from timm_repair.localization.target import Target
+from timm_repair.methods.method import Outcome
+from timm_repair.models.block import Block
+from timm_repair.models.surgery import extract, restore, swap
+from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
-from timm_repair.partition import Block
-from timm_repair.relax import CANDIDATES, RelaxedBlock, discretize, inherit, plan, relax
-from timm_repair.runtime import Runtime
-from timm_repair.search import search
-from timm_repair.space import LEVELS, Cell, Edge, Genotype, added_parameters, build
-from timm_repair.strategies import Strategy
-from timm_repair.surgery import extract, restore, swap
-from timm_repair.training import Training, objective
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.objective import objective
+from timm_repair.training.options import Training
+from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.recalibration import recalibrate
+from timm_repair.training.tuning import tune
 
 GENOTYPES = ("search", "random", "raw")
 
@@ -61,7 +65,7 @@ class ArchRepair:
 
     def __post_init__(self):
         check_types(self)
-        strategies.get(self.strategy)
+        strategies.named(self.strategy)
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
         if self.max_span < 1 or self.recalibration < 1:
@@ -74,7 +78,7 @@ class ArchRepair:
             raise OptionError(f"search_share is a share between 0 and 1, got {self.search_share}")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
-        training, strategy = self.training, strategies.get(self.strategy)
+        training, strategy = self.training, strategies.named(self.strategy)
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
         cache = prefix_cache(model, part_of(model, *chosen), data, training, runtime)
@@ -131,7 +135,7 @@ class ArchRepair:
 
     def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
         raw = extract(model, block)
-        skeleton = plan(
+        skeleton = skeleton_of(
             raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span
         )
         original = deepcopy(raw)
@@ -166,22 +170,6 @@ class _Site:
 def _place(sites: Sequence[_Site], modules: Iterable[nn.Module]) -> None:
     for site, module in zip(sites, modules, strict=True):
         site.present = module
-
-
-def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Genotype:
-    """The control: every edge's operation drawn uniformly from the six.
-
-    Args:
-        index: number of the block among those repaired together, each of which draws its own.
-    """
-    generator = runtime.generator(f"random genotype {index}" if index else "random genotype")
-    drawn = torch.randint(len(CANDIDATES), (len(skeleton.edges),), generator=generator).tolist()
-    edges = (
-        Edge(e.source, e.target, CANDIDATES[o])
-        for e, o in zip(skeleton.edges, drawn, strict=True)
-        if CANDIDATES[o] != "none"
-    )
-    return replace(skeleton, edges=tuple(edges))
 
 
 def _install_best(

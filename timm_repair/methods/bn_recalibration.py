@@ -7,14 +7,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from timm_repair.data import RepairData
+from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError
-from timm_repair.methods.outcome import Outcome
-from timm_repair.methods.tuning import batch_norms, interpolate, recalibrate
+from timm_repair.methods.method import Outcome
+from timm_repair.models.weights import snapshot
 from timm_repair.options import check_types
-from timm_repair.runtime import Runtime
-from timm_repair.surgery import snapshot
-from timm_repair.training import Training
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.interpolation import interpolate
+from timm_repair.training.options import Training
+from timm_repair.training.recalibration import batch_norms, recalibrate
 
 
 @dataclass(frozen=True, kw_only=True)

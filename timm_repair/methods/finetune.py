@@ -7,14 +7,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from timm_repair.data import RepairData
+from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, did_you_mean
-from timm_repair.methods.outcome import Outcome
-from timm_repair.methods.selecting import Target, part_of
-from timm_repair.methods.tuning import tune
+from timm_repair.localization.target import Target
+from timm_repair.methods.method import Outcome
+from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
-from timm_repair.runtime import Runtime
-from timm_repair.training import Training
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+from timm_repair.training.tuning import tune
 
 LEVELS = ("network", "block", "layer")
 

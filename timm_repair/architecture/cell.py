@@ -1,0 +1,191 @@
+"""Cell: a genotype put to work. `build` adds its edges to a raw block.
+
+Raw layers are wrapped so that they see, and may be fed by, what arrived at earlier ones.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.operations import OPERATIONS, channel_slice
+from timm_repair.errors import ConfigError
+
+# times a block's own parameters; the densest search space met so far adds 90 with all its
+# candidates
+MAX_GROWTH = 100
+
+
+def make_operation(name: str, genotype: Genotype, source: int, target: int) -> nn.Module:
+    """The module of `name` for the edge source -> target of `genotype`'s nodes.
+
+    Raises:
+        ConfigError: the target's map is larger than the source's.
+    """
+    a, b = genotype.nodes[source], genotype.nodes[target]
+    if b.scale % a.scale:
+        raise ConfigError(
+            f"no operation leads from {a.layer!r} (scale {a.scale}) to {b.layer!r} (scale"
+            f" {b.scale})"
+        )
+    c_in, c_out = (
+        s.stop - s.start
+        for s in (
+            channel_slice(source, a.channels, genotype.partial),
+            channel_slice(target, b.channels, genotype.partial),
+        )
+    )
+    return OPERATIONS[name](c_in, c_out, b.scale // a.scale)
+
+
+class Tape:
+    """What arrived at the raw layers during the running forward pass (X_0 … X_{j-1}), and what else
+    they share during it.
+    """
+
+    def __init__(self):
+        self.arrived: dict[int, Tensor] = {}
+        self.mixture: Any = None
+
+
+class Anchored(nn.Module):
+    """A raw layer that notes what arrives at it, and reads X_{j-1} plus the added paths (Z_j). All
+    other arguments pass through.
+
+    Args:
+        layer: the raw layer; it may take a tensor (N, C, H, W) or, as DenseNet's do, a list of
+            tensors to be concatenated.
+        index: its number in the block, from zero.
+        added: module (tape) -> the sum of the searched paths for `channels`, or None where no edge
+            ends.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        index: int,
+        tape: Tape,
+        channels: slice,
+        added: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.layer, self.added = layer, added
+        self.index, self.tape, self.channels = index, tape, channels
+
+    def forward(self, x, *args, **kwargs):
+        arrived = x if isinstance(x, Tensor) else torch.cat(x, 1)
+        self.tape.arrived[self.index] = arrived
+        if self.added is None:
+            return self.layer(x, *args, **kwargs)
+        # autocast may have changed it; the raw path keeps its type
+        added = self.added(self.tape).to(arrived.dtype)
+        c = self.channels
+        z = torch.cat([arrived[:, : c.start], arrived[:, c] + added, arrived[:, c.stop :]], 1)
+        # the layer may need the maps one by one, as a DLA's root does
+        if not isinstance(x, Tensor):
+            z = list(z.split([m.shape[1] for m in x], 1))
+        return self.layer(z, *args, **kwargs)
+
+
+class AddedPaths(nn.Module):
+    """Σ_i gain_i · o_i(X_i) over the kept edges of one node. Gains are vectors over the node's
+    channel slice, zero at first.
+    """
+
+    def __init__(self, genotype: Genotype, target: int):
+        super().__init__()
+        edges = [e for e in genotype.edges if e.target == target]
+        width = channel_slice(target, genotype.nodes[target].channels, genotype.partial)
+        self.sources = [e.source for e in edges]
+        self.slices = [
+            channel_slice(e.source, genotype.nodes[e.source].channels, genotype.partial)
+            for e in edges
+        ]
+        self.operations = nn.ModuleList(
+            make_operation(e.operation, genotype, e.source, target) for e in edges
+        )
+        self.gains = nn.ParameterList(torch.zeros(width.stop - width.start) for _ in edges)
+
+    def forward(self, tape: Tape) -> Tensor:
+        paths = zip(self.sources, self.slices, self.operations, self.gains, strict=True)
+        return sum(gain.view(1, -1, 1, 1) * op(tape.arrived[i][:, c]) for i, c, op, gain in paths)
+
+
+class Cell(nn.Module):
+    """A raw block whose layers are anchored: the raw block's call signature, keys and shapes, plus
+    the genotype's edges.
+    """
+
+    def __init__(
+        self,
+        raw: nn.Module,
+        genotype: Genotype,
+        make_added: Callable[[Genotype, int], nn.Module | None],
+    ):
+        super().__init__()
+        self.raw, self.genotype, self.tape = raw, genotype, Tape()
+        for module in raw.modules():
+            if getattr(module, "inplace", False):
+                # later layers read what arrived here: nothing may overwrite it
+                module.inplace = False
+        for index, node in enumerate(genotype.nodes):
+            try:
+                layer = raw.get_submodule(node.layer)
+            except AttributeError as error:
+                raise ConfigError(
+                    f"the genotype names layer {node.layer!r}, which this block does not have"
+                ) from error
+            channels = channel_slice(index, node.channels, genotype.partial)
+            raw.set_submodule(
+                node.layer, Anchored(layer, index, self.tape, channels, make_added(genotype, index))
+            )
+
+    def forward(self, *args, **kwargs):
+        try:
+            return self.raw(*args, **kwargs)
+        finally:
+            self.tape.arrived.clear()
+
+    def unwrapped(self) -> nn.Module:
+        """A copy of the raw block with its present weights, without the added paths: what `build`
+        and `relax` take.
+        """
+        raw = deepcopy(self.raw)
+        for node in self.genotype.nodes:
+            raw.set_submodule(node.layer, raw.get_submodule(node.layer).layer)
+        return raw
+
+
+def added_parameters(cell: Cell) -> list[nn.Parameter]:
+    """Parameters of the paths that `cell` adds to its raw layers; those of an earlier repair inside
+    it are not among them.
+    """
+    layers = [cell.raw.get_submodule(node.layer) for node in cell.genotype.nodes]
+    return [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
+
+
+def build(genotype: Genotype, raw: nn.Module) -> Cell:
+    """Execute a genotype: `raw` (taken over, not copied) with the kept edges added through zero
+    gains, so it still computes what it did; weights come from training, `relax.inherit` or a state
+    dict.
+
+    Raises:
+        ConfigError: the genotype does not fit the block, or adds far more than the block has
+            (nothing of it is allocated then).
+    """
+    widths = [channel_slice(i, n.channels, genotype.partial) for i, n in enumerate(genotype.nodes)]
+    widths = [w.stop - w.start for w in widths]
+    added = sum(
+        10 * widths[e.source] * max(widths[e.source], widths[e.target]) for e in genotype.edges
+    )
+    if added > MAX_GROWTH * (sum(p.numel() for p in raw.parameters()) + 10_000):
+        raise ConfigError(
+            f"this genotype adds up to {added:,} parameters to a block that is far smaller: refused"
+        )
+    targets = {e.target for e in genotype.edges}
+    return Cell(
+        raw, genotype, lambda plan, index: AddedPaths(plan, index) if index in targets else None
+    )

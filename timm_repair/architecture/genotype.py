@@ -1,0 +1,143 @@
+"""Genotype: the plan of a block's architecture, as plain JSON, checked before anything is built.
+
+A block of K raw operation layers L_1 … L_K has nodes X_0 … X_{K-1}: X_{j-1} is what arrives at L_j.
+An edge i -> j adds an operation on X_i to the input of a later layer, so that the layer reads Z_j =
+X_{j-1} + Σ_i gain_ij · o_ij(X_i) (Eq. 7, anchored at the raw block: no edges, or all gains zero, is
+exactly the original). Layers are counted from zero in code: `Edge.target == t` feeds layer t.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from timm_repair.architecture.operations import OPERATIONS
+from timm_repair.errors import ConfigError
+
+MAX_NODES, MAX_CHANNELS, MAX_SCALE = 512, 65_536, 64
+
+LEVELS = ("unit", "layer")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What arrives at one raw layer: `layer` is its path inside the block, `scale` how often its
+    map was halved since the block's input.
+    """
+
+    layer: str
+    channels: int
+    scale: int
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Adds `operation` applied to node `source` to the input of raw layer `target` (source <=
+    target).
+    """
+
+    source: int
+    target: int
+    operation: str
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A discrete block architecture: the raw layers, and the edges kept beside them. Plain numbers
+    and strings only.
+
+    Args:
+        level: what counts as one operation layer, "unit" (a residual unit, a convolution of a plain
+            stack) or "layer" (a convolution).
+        partial: operations see 1/partial of the channels.
+        nodes: one per raw layer, in the order of execution.
+        edges: the kept edges; an edge whose operation is "none" is absent.
+    """
+
+    level: str
+    partial: int
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...] = ()
+    version: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; the inverse is `from_dict`."""
+        return asdict(self) | {
+            "nodes": [asdict(n) for n in self.nodes],
+            "edges": [asdict(e) for e in self.edges],
+        }
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> "Genotype":
+        """The genotype of a saved repair. Everything is checked before anything is built: the plan
+        may come from a stranger.
+
+        Raises:
+            ConfigError: unknown version, keys or operations, numbers out of range, edges that do
+                not point forward.
+        """
+        plan = _record(plan, cls)
+        if plan["version"] != 1 or isinstance(plan["version"], bool):
+            raise ConfigError(
+                f"this genotype has version {plan['version']!r}; this timm_repair reads 1: upgrade"
+                " timm_repair"
+            )
+        if plan["level"] not in LEVELS:
+            raise ConfigError(f"genotype level {plan['level']!r} is none of {', '.join(LEVELS)}")
+        _integer("partial", plan["partial"], 1, MAX_CHANNELS)
+        if not isinstance(plan["nodes"], (list, tuple)) or not 1 <= len(plan["nodes"]) <= MAX_NODES:
+            raise ConfigError(f"a genotype has 1 to {MAX_NODES} nodes in a list")
+        nodes = tuple(_node(n) for n in plan["nodes"])
+        if (
+            not isinstance(plan["edges"], (list, tuple))
+            or len(plan["edges"]) > len(nodes) * (len(nodes) + 1) // 2
+        ):
+            raise ConfigError(
+                "a genotype's edges are a list with at most one edge per pair of nodes"
+            )
+        edges = tuple(_edge(e, len(nodes)) for e in plan["edges"])
+        if len({(e.source, e.target) for e in edges}) != len(edges) or len(
+            {n.layer for n in nodes}
+        ) != len(nodes):
+            raise ConfigError("a genotype has two edges between the same nodes, or one layer twice")
+        return cls(plan["level"], plan["partial"], nodes, edges)
+
+
+def _record(plan: Any, kind: type) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    if not isinstance(plan, Mapping) or set(plan) != names:
+        raise ConfigError(
+            f"a {kind.__name__.lower()} needs exactly the keys {', '.join(sorted(names))}; got"
+            f" {plan!r:.200}"
+        )
+    return dict(plan)
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(
+            f"genotype: {name} must be an integer from {low} to {high}, got {value!r:.50}"
+        )
+
+
+def _node(plan: Any) -> Node:
+    plan = _record(plan, Node)
+    if not isinstance(plan["layer"], str) or not 0 < len(plan["layer"]) <= 500:
+        raise ConfigError(f"genotype: a node's layer is a module path, got {plan['layer']!r:.50}")
+    _integer("channels", plan["channels"], 1, MAX_CHANNELS)
+    _integer("scale", plan["scale"], 1, MAX_SCALE)
+    return Node(**plan)
+
+
+def _edge(plan: Any, nodes: int) -> Edge:
+    plan = _record(plan, Edge)
+    _integer("an edge's target", plan["target"], 0, nodes - 1)
+    _integer("an edge's source", plan["source"], 0, plan["target"])
+    if (
+        not isinstance(plan["operation"], str)
+        or plan["operation"] not in OPERATIONS
+        or plan["operation"] == "none"
+    ):
+        raise ConfigError(
+            f"genotype: unknown operation {plan['operation']!r:.50}; known: {', '.join(OPERATIONS)}"
+        )
+    return Edge(**plan)

@@ -1,0 +1,80 @@
+"""The operations of Table 3: (input channels, output channels, stride) -> module. All keep H, W up
+to the stride.
+
+They work on a contiguous slice of 1/partial of the channels (PC-DARTS §3.1), another slice at each
+node; the other channels take the anchor X_{j-1} alone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import nn
+
+
+def _identity_conv(c_in: int, c_out: int) -> nn.Conv2d:
+    """Table 3's "Identity CNN layer": a 1x1 convolution that starts as the identity on the channels
+    both sides have.
+    """
+    conv = nn.Conv2d(c_in, c_out, 1, bias=False)
+    nn.init.dirac_(conv.weight)
+    return conv
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    # affine-free (DARTS §2): a learnt scale could stand in for the architecture parameters; the
+    # gain after it is the only scale
+    return nn.BatchNorm2d(channels, affine=False)
+
+
+def _skip(c_in: int, c_out: int, stride: int) -> nn.Module:
+    if c_in == c_out and stride == 1:
+        return nn.Identity()
+    layers = OrderedDict({"0": _identity_conv(c_in, c_out), "1": _norm(c_out)})
+    # not the convolution's own stride: its weight gradient (oneDNN 3.13, AVX2) writes beyond the
+    # end of fewer than 8 channels
+    return nn.Sequential(
+        OrderedDict({"every": nn.AvgPool2d(1, stride)}) | layers if stride > 1 else layers
+    )
+
+
+def _avg_pool(c_in: int, c_out: int, stride: int) -> nn.Module:
+    pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+    return nn.Sequential(pool, _identity_conv(c_in, c_out), _norm(c_out))
+
+
+def _max_pool(c_in: int, c_out: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.MaxPool2d(3, stride, padding=1), _identity_conv(c_in, c_out), _norm(c_out)
+    )
+
+
+def _sep_conv(c_in: int, c_out: int, stride: int) -> nn.Module:
+    depthwise = nn.Conv2d(c_in, c_in, 3, stride, padding=1, groups=c_in, bias=False)
+    return nn.Sequential(
+        depthwise, _norm(c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, 1, bias=False), _norm(c_out)
+    )
+
+
+def _dil_conv(c_in: int, c_out: int, stride: int) -> nn.Module:
+    dilated = nn.Conv2d(c_in, c_in, 3, stride, padding=2, dilation=2, bias=False)
+    return nn.Sequential(dilated, _norm(c_in), nn.ReLU(), _identity_conv(c_in, c_out), _norm(c_out))
+
+
+OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
+    "none": None,  # not connected
+    "skip": _skip,
+    "avg_pool": _avg_pool,
+    "max_pool": _max_pool,
+    "sep_conv": _sep_conv,
+    "dil_conv": _dil_conv,
+}
+CANDIDATES = tuple(OPERATIONS)
+
+
+def channel_slice(node: int, channels: int, partial: int) -> slice:
+    """The channels of node number `node` that operations see: 1/partial of them, contiguous,
+    rotating from node to node.
+    """
+    width = max(channels // partial, 1)
+    start = node % (channels // width) * width
+    return slice(start, start + width)

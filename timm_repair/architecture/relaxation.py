@@ -1,0 +1,205 @@
+"""relax() makes a block differentiable in its architecture; discretize() is its inverse.
+
+The relaxed block computes Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · o(X_i),  X_j = L_j(Z_j)
+(paper §3.3, Eq. 7 and 8, anchored): the raw layers stay at the nodes and the six operations of
+Table 3 come in through gates g_j that start at zero. At g = 0 it computes the original function
+exactly, whatever α, β and the sampler, so the original is a point of the space and the search
+starts there.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.architecture.cell import Cell, Tape, make_operation
+from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.operations import CANDIDATES, channel_slice
+from timm_repair.architecture.strategies.strategy import Strategy
+
+# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
+# larger lead could not be overcome in the few hundred steps of a repair (α moves by about its
+# learning rate a step)
+NONE_PRIOR, INIT_STD = 0.05, 1e-3
+
+
+@dataclass
+class _Mixture:
+    """Weights of the running forward pass: w (E, 6) over the candidates, β (E,) over the edges into
+    a node.
+    """
+
+    operations: Tensor
+    edges: Tensor
+
+
+class MixedPaths(nn.Module):
+    """g_j · Σ_i β_ij Σ_o w_ij,o · o(X_i) for one node; `rows` are its edges' rows in α."""
+
+    def __init__(self, skeleton: Genotype, target: int):
+        super().__init__()
+        rows = [(row, e) for row, e in enumerate(skeleton.edges) if e.target == target]
+        self.rows, self.sources = [row for row, _ in rows], [e.source for _, e in rows]
+        self.slices = [
+            channel_slice(i, skeleton.nodes[i].channels, skeleton.partial) for i in self.sources
+        ]
+        self.operations = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    o: make_operation(o, skeleton, e.source, target)
+                    for o in CANDIDATES
+                    if o != "none"
+                }
+            )
+            for _, e in rows
+        )
+        width = channel_slice(target, skeleton.nodes[target].channels, skeleton.partial)
+        self.gate = nn.Parameter(torch.zeros(width.stop - width.start))
+
+    def forward(self, tape: Tape) -> Tensor:
+        total = 0
+        for row, source, channels, operations in zip(
+            self.rows, self.sources, self.slices, self.operations, strict=True
+        ):
+            x, weights = tape.arrived[source][:, channels], tape.mixture.operations[row]
+            mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in operations.items())
+            total = total + tape.mixture.edges[row] * mixed
+        return self.gate.view(1, -1, 1, 1) * total
+
+
+class RelaxedBlock(nn.Module):
+    """A block that is differentiable in its architecture; made by `relax`, turned back by
+    `discretize`.
+
+    Args:
+        raw: the block, taken over; its layers stay at the nodes.
+        skeleton: `plan(raw, …)`.
+        strategy: gives the weights of operations and edges (softmax, edge normalization, …).
+        generator: draws α's initial values and the strategy's samples; the global random state is
+            left alone.
+    """
+
+    def __init__(
+        self, raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator
+    ):
+        super().__init__()
+        self.skeleton, self.strategy, self.generator = skeleton, strategy, generator
+        self.progress = 0.0  # 0 … 1 through the search, for strategies that anneal
+        targets = [e.target for e in skeleton.edges]
+        self.cell = Cell(
+            raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None
+        )
+        self.alpha = nn.Parameter(
+            INIT_STD * torch.randn(len(targets), len(CANDIDATES), generator=generator)
+        )
+        with torch.no_grad():
+            self.alpha[:, CANDIDATES.index("none")] += NONE_PRIOR
+        # a lone edge has nothing to be normalized against: its β would never receive a gradient
+        contested = (
+            [row for row, t in enumerate(targets) if targets.count(t) > 1]
+            if strategy.edge_normalization
+            else []
+        )
+        self.beta = (
+            nn.Parameter(INIT_STD * torch.randn(len(contested), generator=generator))
+            if contested
+            else None
+        )
+        self.register_buffer("targets", torch.tensor(targets, dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "contested", torch.tensor(contested, dtype=torch.long), persistent=False
+        )
+
+    def forward(self, *args, **kwargs):
+        self.cell.tape.mixture = _Mixture(self.operation_weights(), self.edge_weights())
+        try:
+            return self.cell(*args, **kwargs)
+        finally:
+            self.cell.tape.mixture = None
+
+    def operation_weights(self) -> Tensor:
+        """(E, 6): w of Eq. 8 as the strategy forms them from α."""
+        return self.strategy.weights(self.alpha, progress=self.progress, generator=self.generator)
+
+    @torch.no_grad()
+    def final_weights(self) -> Tensor:
+        """(E, 6): w as it is at the end of the search; for a strategy that samples, one sample of
+        it.
+        """
+        self.progress = 1.0
+        return self.operation_weights()
+
+    def edge_weights(self) -> Tensor:
+        """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones
+        where not normalized.
+        """
+        weights = torch.ones_like(self.alpha[:, 0])
+        if self.beta is None:
+            return weights
+        shares = torch.zeros_like(self.beta)
+        into = self.targets[self.contested]
+        for target in into.unique().tolist():
+            shares = torch.where(
+                into == target,
+                torch.softmax(self.beta.masked_fill(into != target, -torch.inf), 0),
+                shares,
+            )
+        return weights.index_copy(0, self.contested, shares)
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """α and, with edge normalization, β."""
+        return [self.alpha] if self.beta is None else [self.alpha, self.beta]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Everything else: raw weights, candidates' weights, gates."""
+        return list(self.cell.parameters())
+
+
+def relax(
+    raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator
+) -> RelaxedBlock:
+    """Make `raw` (taken over) differentiable in its architecture. The inverse is `discretize`."""
+    return RelaxedBlock(raw, skeleton, strategy, generator)
+
+
+def discretize(relaxed: RelaxedBlock) -> Genotype:
+    """argmax over α on every edge, "none" included (paper §3.3.2). `inherit` then carries the
+    weights over. Inverse of `relax`.
+    """
+    chosen = relaxed.alpha.argmax(1).tolist()
+    edges = zip(relaxed.skeleton.edges, chosen, strict=True)
+    return replace(
+        relaxed.skeleton,
+        edges=tuple(
+            replace(e, operation=CANDIDATES[o]) for e, o in edges if CANDIDATES[o] != "none"
+        ),
+    )
+
+
+@torch.no_grad()
+def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) -> None:
+    """Copy a relaxed block's weights into `cell` (built from a genotype of the same skeleton),
+    folding gate · β · w into the gains.
+
+    Folding keeps each kept path at the strength it had in the mixture, so that the function jumps
+    less than with w = β = 1.
+
+    Args:
+        weights: (E, 6) of the mixture; None asks `relaxed.final_weights()`.
+    """
+    skeleton, raw = relaxed.skeleton, relaxed.cell.raw
+    rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
+    operations, edge_weights = (
+        relaxed.final_weights() if weights is None else weights,
+        relaxed.edge_weights(),
+    )
+    for index, node in enumerate(skeleton.nodes):
+        old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
+        if new.added is None:
+            continue
+        for path, edge in enumerate(e for e in cell.genotype.edges if e.target == index):
+            row = rows[edge.source, index]
+            trained = old.added.operations[old.added.rows.index(row)]
+            new.added.operations[path].load_state_dict(trained[edge.operation].state_dict())
+            strength = edge_weights[row] * operations[row, CANDIDATES.index(edge.operation)]
+            new.added.gains[path].copy_(old.added.gate * strength)

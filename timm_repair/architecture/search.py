@@ -1,0 +1,135 @@
+"""Search: the alternation of Eq. 9 (weights, on one part of the repair data) and Eq. 10
+(architecture, on the other part).
+
+First order, any strategy. While the gates are shut α has no gradient, so the strategy's warm-up
+trains weights and gates alone. An architecture step counts as a step. Several blocks are searched
+at once: a step moves the weights, or the architectures, of all.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.architecture.cell import added_parameters
+from timm_repair.architecture.operations import CANDIDATES
+from timm_repair.architecture.relaxation import RelaxedBlock
+from timm_repair.data.repair_data import RepairData
+from timm_repair.models.temporary import only_trainable, training_mode
+from timm_repair.models.weights import names_in
+from timm_repair.runtime.batch_norms import sharded
+from timm_repair.runtime.memory import out_of_memory_explained
+from timm_repair.runtime.randomness import Drawn
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent, gradient_step
+from timm_repair.training.history import Row
+from timm_repair.training.loop import fit
+from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
+from timm_repair.training.options import Training
+from timm_repair.training.prefix.cache import PrefixCache
+
+ARCHITECTURE_SHARE = 0.2  # of the repair data
+# how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on
+# CIFAR-10
+ALPHA_REACH = 2.0
+
+
+def search(
+    model: nn.Module,
+    relaxed: Sequence[RelaxedBlock],
+    data: RepairData,
+    options: Training,
+    runtime: Runtime,
+    *,
+    steps: int,
+    cache: PrefixCache | None = None,
+) -> tuple[list[Row], int]:
+    """Train the blocks in `relaxed`, which are in place in `model`, for `steps` steps in all;
+    nothing else in the model changes.
+
+    Args:
+        relaxed: blocks of one strategy.
+        cache: of what arrives at the first of them; None runs the model from the images.
+
+    Returns:
+        The history, and how many of the steps trained weights. The history's last row has α, the
+        edges of one block after those of the other, and under "edges" how many each block has.
+    """
+    for_weights, for_architecture = (
+        Batches(data, options, runtime, f"search {purpose}", rows)
+        for purpose, rows in _parts(data, runtime).items()
+    )
+    strategy, architecture = (
+        relaxed[0].strategy,
+        [p for each in relaxed for p in each.architecture_parameters()],
+    )
+    warm = round(strategy.warmup * steps)
+    turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
+    rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
+    # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
+    adam = runtime.accelerator.prepare_optimizer(
+        torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999))
+    )
+    arch_steps = sum(turns)
+    fresh = [p for each in relaxed for p in added_parameters(each.cell)]
+    trained = (p for each in relaxed for p in each.weight_parameters())
+    descent = Descent(trained, options, runtime, fresh=fresh, total=options.steps - arch_steps)
+
+    anchor, weights = (
+        anchor_strength(options, data),
+        dict(nn.ModuleList(each.cell for each in relaxed).named_parameters()),
+    )
+    origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
+
+    def step(i: int) -> Row:
+        for each in relaxed:
+            each.progress = i / max(steps - 1, 1)
+        with out_of_memory_explained(f"batch_size={options.batch_size}"):
+            batches = for_architecture if turns[i] else for_weights
+            losses = batch_losses(batches, model, cache)
+            if not turns[i]:
+                return descent.step(losses, anchor_penalty(weights, origin, anchor))
+            return {
+                "loss": gradient_step(adam, architecture, [losses], runtime),
+                "lr": rate,
+                "architecture": True,
+            }
+
+    part = nn.ModuleList(relaxed)
+    trains = training_mode(model, part, batch_norm=options.batch_norm)
+    with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, "search"):
+        state = {
+            "part": part,
+            "adam": adam,
+            "descent": descent,
+            "weights": for_weights,
+            "architecture": for_architecture,
+        }
+        samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
+        history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
+    if history:
+        history[-1]["alpha"] = [
+            [round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()
+        ]
+        history[-1]["edges"] = [len(each.alpha) for each in relaxed]
+        history[-1]["operations"] = list(CANDIDATES)
+    return history, descent.done
+
+
+def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
+    """Disjoint rows for "weights" and for "architecture", by population, with failures and retained
+    examples in both.
+
+    The second is the smaller one: an architecture has some dozens of parameters, a block's weights
+    have millions.
+    """
+    generator = runtime.generator("search parts")
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "architecture": {}}
+    for name, images in (("failing", data.failing), ("retained", data.retained)):
+        if images is not None:
+            order = torch.randperm(len(images), generator=generator)
+            cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
+            parts["architecture"][name] = order[:cut]
+            parts["weights"][name] = order[cut:] if len(images) > 1 else order
+    return parts

@@ -1,0 +1,255 @@
+"""Failures out of a stream: read piece by piece, ask the model, keep what it gets wrong and forget
+the rest.
+
+What collecting.py does for datasets that can be held as a whole, this does for those that cannot.
+"""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.data.predicting import predict
+from timm_repair.errors import DataError, LabelError, NoFailuresError
+from timm_repair.images.classes import Classes
+from timm_repair.images.images import Images
+from timm_repair.images.labels import map_labels
+from timm_repair.images.opening import find
+from timm_repair.images.pool import Pool
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.readers import Kept
+from timm_repair.images.sources import as_images
+from timm_repair.images.streams import BUFFER, Stream, identities
+from timm_repair.models.temporary import evaluating_on
+from timm_repair.runtime.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def failures_of_stream(
+    model: nn.Module,
+    source: Any,
+    max_failures: int | None,
+    runtime: Runtime,
+    name: str,
+    options: dict,
+) -> Images:
+    """The first examples of a stream that `model` gets wrong, in order, their images still encoded
+    in memory.
+
+    Reading stops where there are enough: `max_failures`, or `max_examples` of `options`, or else
+    `streaming.BUFFER` with a logged warning where there is more. Beside them only one piece of the
+    stream is held at a time.
+
+    Args:
+        model: it comes back as it was.
+        source: for which `sources.is_stream` is true.
+        max_failures: see above.
+        runtime: where to compute; a piece of the stream is as large as its batch, times the
+            processes.
+        name: for messages.
+        options: of `as_images`, checked; check_readable= makes no difference, since all images read
+            are decoded.
+
+    Returns:
+        The failures; `error_rate` is their share of the examples read.
+
+    Raises:
+        NoFailuresError: the model gets every example right.
+        DataError: as `as_images`.
+    """
+    # its defaults stand in one place
+    bound = inspect.signature(as_images).bind(source, model, name=name, **options)
+    bound.apply_defaults()
+    given = bound.arguments
+    hub = {
+        "revision": given["revision"],
+        "token": given["token"],
+        "streaming": given["streaming"] or None,
+    }
+    stream = find(source, given["split"], (given["image_column"], given["label_column"]), name, hub)
+    labels = _Labels(Classes.of(model), stream, given["label_map"], given["on_unknown"])
+    limits = [limit for limit in (max_failures, given["max_examples"]) if limit is not None]
+    found = _Found(
+        stream, labels, Preprocessing.of(model), given["on_unreadable"], given["cache_bytes"]
+    )
+    limit = min(limits, default=BUFFER)
+    pairs, size = stream.pairs(), runtime.eval_batch_size * runtime.accelerator.num_processes
+    with evaluating_on(model, runtime.device), runtime.bar(limit, f"collect {name}") as bar:
+        while len(found.raws) < limit and (piece := list(islice(pairs, size))):
+            before = len(found.raws)
+            found.add(piece, model, runtime)
+            bar.update(min(limit, len(found.raws)) - before)
+    if (
+        not limits
+        and len(found.raws) >= limit
+        and (len(found.raws) > limit or next(pairs, None) is not None)
+    ):
+        logger.warning(
+            "%s: reading stopped at %d failures, after %d examples of the stream; for more give"
+            " max_failures=",
+            name,
+            limit,
+            found.read,
+        )
+    return found.images(limit)
+
+
+@dataclass
+class _Found:
+    """What was found so far."""
+
+    stream: Stream
+    labels: "_Labels"
+    preprocessing: Preprocessing
+    on_unreadable: str
+    cache_bytes: int
+    raws: list = field(default_factory=list)  # of the failures, as are the next two
+    ids: list[str] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    read: int = 0
+    asked: int = 0  # of those read the ones with a known label and a readable image
+    unreadable: int = 0
+    first_unreadable: Exception | None = None
+
+    def add(self, piece: list[tuple], model: nn.Module, runtime: Runtime) -> None:
+        """Ask `model` for the next examples, and keep those it gets wrong."""
+        raws, ids = [raw for raw, _ in piece], identities((raw for raw, _ in piece), self.read)
+        indices = self.labels.mapped([label for _, label in piece])
+        known = (indices >= 0).nonzero().flatten()
+        pool = Pool(Kept(raws), ids, self.preprocessing, self.cache_bytes)
+        images = self._readable(Images(pool, known, indices[known], name=self.stream.name))
+        self.read += len(piece)
+        self.asked += len(images)
+        wrong = predict(model, images, self.preprocessing, runtime).predictions != images.labels
+        for row, label in zip(
+            images.rows[wrong].tolist(), images.labels[wrong].tolist(), strict=True
+        ):
+            self.raws.append(raws[row])
+            self.ids.append(ids[row])
+            self.classes.append(label)
+
+    def _readable(self, images: Images) -> Images:
+        good = images.readable()
+        if good.all():
+            return images
+        error = images.first_unreadable()
+        if self.on_unreadable == "stop":
+            raise DataError(
+                f"{images.name}: {error} (example {self.read + error.row} of the stream)"
+            ) from error
+        self.first_unreadable = self.first_unreadable or error
+        self.unreadable += int((~good).sum())
+        return images.subset(good)
+
+    def images(self, limit: int) -> Images:
+        """The first `limit` failures."""
+        name = self.stream.name
+        if self.read == 0:
+            raise DataError(
+                f"{name}: {self.stream.origin['source']} holds no examples; give at least one image"
+                " with its label"
+            )
+        mapping = self.labels.finished()
+        if self.unreadable:
+            logger.warning(
+                "%s: %d unreadable images left out, first: %s",
+                name,
+                self.unreadable,
+                self.first_unreadable,
+            )
+        if self.asked == 0:
+            raise DataError(f"{name}: no image can be read, first: {self.first_unreadable}")
+        if not self.raws:
+            raise NoFailuresError(
+                f"the model gets all {self.asked} examples right: there is nothing to repair"
+            )
+        kept, classes = self.raws[:limit], torch.tensor(self.classes[:limit])
+        skipped = {"unknown_label": self.labels.unknown, "unreadable": self.unreadable}
+        origin = (
+            self.stream.origin
+            | mapping
+            | {
+                "skipped": skipped,
+                "stream": {"read": self.read, "kept": len(kept)},
+            }
+        )
+        return Images(
+            Pool(Kept(kept), self.ids[:limit], self.preprocessing, self.cache_bytes),
+            torch.arange(len(kept)),
+            classes,
+            name=name,
+            error_rate=len(self.raws) / self.asked,
+            origin=origin,
+            on_unreadable=self.on_unreadable,
+        )
+
+
+@dataclass
+class _Labels:
+    """`map_labels`, for labels that come piece by piece: each is mapped as it would be if all had
+    been there at once.
+    """
+
+    classes: Classes
+    stream: Stream
+    label_map: Any
+    on_unknown: str
+    # label as it is in the stream -> class index, -1 for none
+    seen: dict[int | str, int] = field(default_factory=dict)
+    waiting: list = field(default_factory=list)  # labels before the first one that is known
+    mapping: dict = field(default_factory=dict)
+    refused: LabelError | None = None
+    unknown: int = 0
+
+    def mapped(self, raw: Sequence[Any]) -> Tensor:
+        """(n,) class indices of the next labels, -1 where they are left out."""
+        if all(type(label) in (int, str) and label in self.seen for label in raw):
+            indices = torch.tensor([self.seen[label] for label in raw])
+        else:
+            indices = self._learn(raw)
+        self.unknown += int((indices < 0).sum())
+        return indices
+
+    def _learn(self, raw: Sequence[Any]) -> Tensor:
+        before = [*self.waiting, *self.seen]  # the rules look at all labels together
+        try:
+            indices, mapping = map_labels(
+                [*before, *raw],
+                self.classes,
+                names=self.stream.names,
+                label_map=self.label_map,
+                on_unknown=self.on_unknown,
+                what=self.stream.name,
+            )
+        except LabelError as error:
+            if self.on_unknown != "skip" or self.mapping or len(self.waiting) >= BUFFER:
+                raise
+            # it refuses labels of which none is known; here known ones may follow
+            self.refused = error
+            self.waiting += raw
+            return torch.full((len(raw),), -1)
+        if indices[: len(before)].tolist() != [-1] * len(self.waiting) + list(self.seen.values()):
+            raise LabelError(
+                f"{self.stream.name}: labels that came later change what the earlier ones mean;"
+                " give label_map="
+            )
+        indices, self.waiting = indices[len(before) :], []
+        self.mapping = {"label_mapping": mapping["label_mapping"]}
+        self.seen |= {
+            label: i
+            for label, i in zip(raw, indices.tolist(), strict=True)
+            if type(label) in (int, str)
+        }
+        return indices
+
+    def finished(self) -> dict:
+        """How they were mapped, as plain JSON; raises LabelError if none was known."""
+        if not self.mapping:
+            raise self.refused
+        return self.mapping

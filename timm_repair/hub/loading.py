@@ -1,0 +1,235 @@
+"""Loading a model: by any name, as it is, or what a repair saved.
+
+`load` takes what a user calls a model. `from_pretrained` is the careful way to a repaired one: all
+is checked first (trust/), one commit is loaded, patches are put on their base.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from timm_repair.errors import ConfigError, HubError, ModelError, RepairError, did_you_mean
+from timm_repair.hub.entry_point import created
+from timm_repair.hub.fetching import fetch
+from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot
+from timm_repair.hub.lineage import Base, Lineage, edits_since
+from timm_repair.hub.trust.build import outline
+from timm_repair.hub.trust.config import read_config
+from timm_repair.hub.trust.weights import check_weights, tensor_count
+from timm_repair.models.weights import check_finite, fingerprint
+
+
+def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
+    """The model and what to call it. A string is created by timm, with its pretrained weights where
+    these are wanted.
+
+    Raises:
+        ModelError: timm cannot load it.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    if isinstance(model, str):
+        name, model = model, _create(model, pretrained).eval()
+    else:
+        config = getattr(model, "pretrained_cfg", None) or {}
+        # a repaired model is called by what was repaired: "timm_repaired" would say nothing
+        name = (
+            getattr(model, "_model_args", {}).get("base")
+            or config.get("architecture")
+            or type(model).__name__
+        )
+    check_finite(model)
+    return name, model
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    scheme, _, place = name.rpartition(":")
+    if not scheme and not timm.is_model(name):
+        raise ModelError(
+            "timm has no model"
+            f" {name!r}{did_you_mean(name.split('.')[0], timm.list_models())[:200]}"
+        )
+    if scheme == "local-dir" and not Path(place, "config.json").is_file():
+        raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
+        if scheme and pretrained:
+            # which needs blocks, and these load models by name
+            from timm_repair.hub import from_pretrained
+
+            try:
+                return from_pretrained(name)  # it may be a patch, which timm cannot load
+            except RepairError:
+                pass
+        raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
+
+
+def from_pretrained(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Load a saved model, whole or a patch, from a folder or the Hub. Nothing in it is executed;
+    all of it is checked first.
+
+    Args:
+        name_or_path: a folder, "user/name", "hf-hub:user/name" or "local-dir:folder"; ids may end
+            in "@revision".
+        revision: branch, tag or commit. Config and weights are taken from the same commit.
+        token: for private repositories; None is the one logged in with.
+        kwargs: for `timm.create_model`: num_classes, in_chans, features_only, drop_rate, ….
+
+    Returns:
+        The model in eval mode, in timm's own class.
+
+    Raises:
+        ModelError: no such folder; or no safetensors weights.
+        HubError: the Hub cannot be reached, or refuses; what was downloaded is damaged.
+        ConfigError: config, weights, or the base of a patch are not what they should be.
+        NonFiniteError: a weight is NaN or infinite.
+
+    Example:
+        >>> model = timm_repair.from_pretrained("me/resnet50-repaired", revision="v1.0")
+    """
+    download = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    found = fetch(name_or_path, revision=revision, force_download=force_download, **download)
+    config = read_config(found.file(CONFIG))
+    origin, report = config.pop("patch", None), found.file(REPORT)
+    if (found.file(PATCH) is None) != (origin is None) or None not in (
+        found.file(PATCH),
+        found.file(WEIGHTS),
+    ):
+        raise ConfigError(
+            f"{name_or_path} is neither a whole model nor a patch: it was not pushed whole"
+        )
+    with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
+        if origin is None:
+            model = _whole(found, config, Path(sandbox), kwargs)
+            lineage = Lineage(Base(found.source), (), {}, frozenset(), report=report)
+        else:
+            base = _base(origin, download)
+            model = _patched(found, config, base, Path(sandbox), kwargs)
+            described = Base(
+                origin["base"],
+                origin["base"],
+                origin["revision"],
+                base.pretrained_cfg.get("architecture"),
+                base.pretrained_cfg.get("license"),
+                origin["sha256"],
+            )
+            lineage = Lineage.between(described, base, model, edits_since(base, model), report)
+            # another head or input: not the model that the patch made
+            if kwargs and not _as_saved(model, base, found.file(PATCH)):
+                lineage = Lineage(described, (), {}, frozenset(), report=report)
+    if not kwargs.get("features_only"):
+        lineage.attach(model)
+    return _at_home(model, found).eval()
+
+
+def _as_saved(model: nn.Module, base: nn.Module, patch: Path) -> bool:
+    """Whether `model`, loaded with arguments of the caller's, still is what base and patch make
+    together.
+    """
+    saved = base.state_dict() | safetensors.torch.load_file(patch)
+    return all(
+        name in saved and torch.equal(value, saved[name])
+        for name, value in model.state_dict().items()
+    )
+
+
+def _whole(
+    found: Snapshot, config: dict[str, Any], sandbox: Path, kwargs: Mapping[str, Any]
+) -> nn.Module:
+    """The model of a snapshot with all its weights; `sandbox` is where timm reads it from, and
+    holds what was checked alone.
+    """
+    weights = found.file(WEIGHTS)
+    if weights is None:
+        raise ConfigError(
+            f"{found.source} has no {WEIGHTS}: the base of a patch must be a whole model"
+        )
+    (sandbox / CONFIG).write_text(json.dumps(config))
+    expected = outline(sandbox, 20 * tensor_count(weights) + 1000).state_dict()
+    check_weights(weights, expected)
+    (sandbox / WEIGHTS).symlink_to(weights.resolve())
+    return created(sandbox, kwargs)
+
+
+def load_base(
+    repo_id: str, revision: str | None, token: str | bool | None = None, **download: Any
+) -> tuple[nn.Module, str]:
+    """The model that a patch belongs to, whole, and the commit it was loaded at.
+
+    Raises:
+        HubError, ModelError: it is not there.
+        ConfigError: it cannot be the base of a patch.
+    """
+    try:
+        found = fetch(f"hf-hub:{repo_id}", revision=revision, token=token, **download)
+    except (HubError, ModelError) as error:
+        error.add_note("this is the base model of a patch, without which it is nothing")
+        raise
+    config = read_config(found.file(CONFIG))
+    if config.pop("patch", None):
+        raise ConfigError(f"{repo_id}, the base of a patch, is a patch itself: refused")
+    with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
+        return _at_home(_whole(found, config, Path(sandbox), {}), found), found.revision
+
+
+def _base(origin: Mapping[str, Any], download: Mapping[str, Any]) -> nn.Module:
+    model, _ = load_base(origin["base"], origin["revision"], **download)
+    if (seen := fingerprint(model.state_dict())) != origin["sha256"]:
+        raise ConfigError(
+            f"{origin['base']} has other weights (SHA-256 {seen[:12]}…) than the base that the"
+            f" patch was made for ({origin['sha256'][:12]}…): refused"
+        )
+    return model
+
+
+def _patched(
+    found: Snapshot,
+    config: dict[str, Any],
+    base: nn.Module,
+    sandbox: Path,
+    kwargs: Mapping[str, Any],
+) -> nn.Module:
+    patch, known = found.file(PATCH), base.state_dict()
+    (sandbox / CONFIG).write_text(json.dumps(config))
+    expected = outline(sandbox, 20 * (tensor_count(patch) + len(known)) + 1000).state_dict()
+    check_weights(patch, expected, part=True)
+    state = safetensors.torch.load_file(patch)
+    for name, tensor in expected.items():
+        if name not in state:
+            if name not in known or known[name].shape != tensor.shape:
+                raise ConfigError(
+                    f"{name} is neither in the patch nor in its base: the patch is not whole"
+                )
+            state[name] = known[name].contiguous()
+    safetensors.torch.save_file(state, sandbox / WEIGHTS, metadata={"format": "pt"})
+    return created(sandbox, kwargs)
+
+
+def _at_home(model: nn.Module, found: Snapshot) -> nn.Module:
+    """Let the model's configuration name the place it came from, not the sandbox."""
+    place = (
+        {"source": "hf-hub", "hf_hub_id": f"{found.repo_id}@{found.revision}"}
+        if found.repo_id
+        else {"source": "local-dir", "file": str(found.folder.resolve())}
+    )
+    config = {
+        k: v for k, v in model.pretrained_cfg.items() if k not in ("source", "file", "hf_hub_id")
+    }
+    model.pretrained_cfg = model.default_cfg = config | place
+    return model

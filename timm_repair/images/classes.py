@@ -1,0 +1,108 @@
+"""`Classes`: the classes of a model, and what they are called."""
+
+import logging
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+import timm.data
+import torch
+from torch import Tensor, nn
+
+from timm_repair.errors import DataError
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.models.temporary import evaluating_on
+
+logger = logging.getLogger(__name__)
+
+_IMAGENET_TAG = re.compile(r"in(1|12|21|22)k|imagenet")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model: how many, and where known their names and longer descriptions
+    ("tench, Tinca tinca").
+    """
+
+    count: int
+    names: tuple[str, ...] | None = None
+    descriptions: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Classes":
+        """Names from `model.pretrained_cfg["label_names"]`, ImageNet's synsets for a model trained
+        on it, else none.
+
+        Raises:
+            DataError: the model has no classifier, or not two classes.
+        """
+        config = getattr(model, "pretrained_cfg", None) or {}
+        count = _count(model)
+        names, descriptions = config.get("label_names"), config.get("label_descriptions")
+        subset = timm.data.infer_imagenet_subset({"num_classes": count})
+        if not names and subset and _IMAGENET_TAG.search(config.get("tag") or ""):
+            info = timm.data.ImageNetInfo(subset)
+            names, descriptions = info.label_names(), info.label_descriptions(as_dict=True)
+        if not names:
+            return cls(count)
+        if len(names) != count:
+            logger.warning(
+                "pretrained_cfg names %d classes, the model has %d: names ignored",
+                len(names),
+                count,
+            )
+            return cls(count)
+        return cls(
+            count, tuple(names), tuple(map(descriptions.get, names)) if descriptions else None
+        )
+
+    @property
+    def readable(self) -> tuple[str, ...] | None:
+        """What to show a person: the description where there is one, else the name."""
+        if self.descriptions is None:
+            return self.names
+        return tuple(text or name for name, text in zip(self.names, self.descriptions, strict=True))
+
+    def find(self, name: str) -> list[int]:
+        """Indices of the classes that `name` may mean: exact, else ignoring case, "_" and "-", else
+        a part of the comma-separated description.
+        """
+        exact, folded, parts = self._index
+        return exact.get(name) or folded.get(fold(name)) or parts.get(fold(name)) or []
+
+    @cached_property
+    def _index(self) -> tuple[dict, dict, dict]:
+        exact, folded, parts = defaultdict(list), defaultdict(list), defaultdict(list)
+        for i, name in enumerate(self.names or ()):
+            exact[name].append(i)
+            folded[fold(name)].append(i)
+        for i, text in enumerate(self.descriptions or ()):
+            for part in {fold(text or ""), *map(fold, (text or "").split(","))} - {""}:
+                parts[part].append(i)
+        return dict(exact), dict(folded), dict(parts)
+
+
+def _count(model: nn.Module) -> int:
+    count = getattr(model, "num_classes", None)
+    if not isinstance(count, int):
+        parameter = next(model.parameters(), torch.zeros(()))
+        with evaluating_on(model, parameter.device), torch.no_grad():
+            logits = model(
+                torch.zeros(1, *Preprocessing.of(model).input_size, device=parameter.device)
+            )
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise DataError(
+                "the model must return logits of shape (N, classes); is it an image classifier?"
+            )
+        count = logits.shape[1]
+    if count < 2:
+        raise DataError(
+            f"the model has {count} classes: a classifier with at least two is needed to be"
+            " repaired"
+        )
+    return count
+
+
+def fold(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

@@ -1,0 +1,191 @@
+"""`Images`: labelled images for one model, cheap to split and to index.
+
+Sources of images (datasets, folders, lists) are read in sources.py.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from timm_repair.images.pool import CHUNK, Pool, UnreadableError
+from timm_repair.images.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+def _as_indices(indices: Sequence[int] | Tensor) -> Tensor:
+    indices = torch.as_tensor(indices)
+    # a mask works too
+    return indices.nonzero().flatten() if indices.dtype == torch.bool else indices.long()
+
+
+class Images(torch.utils.data.Dataset):
+    """Labelled images for one model, decoded when first needed; made by `as_images`,
+    `collect_failures` or `prepare`.
+
+    The pixels stay in memory (uint8) within the byte budget of the pool, which all subsets share;
+    what exceeds it is decoded anew each time. Pickling keeps the source and leaves the pixels
+    behind.
+
+    Args:
+        pool: the source and its cache.
+        rows: (N,) which rows of the pool these are.
+        labels: (N,) class indices of the model.
+        name: what these are, for messages.
+        error_rate: share of the pool these failures were drawn from that the model gets wrong; None
+            if unknown.
+        origin: plain JSON: source, columns, how labels were mapped, what was skipped.
+        on_unreadable: "stop" raises for an image that cannot be decoded; "skip" puts the next
+            readable one of its class in this set in its place, with a logged warning.
+        answers: (N,) classes that the original model predicts for them; None where nobody asked it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        rows: Tensor,
+        labels: Tensor,
+        *,
+        name: str,
+        error_rate: float | None = None,
+        origin: dict | None = None,
+        on_unreadable: str = "stop",
+        answers: Tensor | None = None,
+    ):
+        self.labels, self.answers = labels, answers
+        self.ids = tuple(pool.ids[row] for row in rows.tolist())
+        self.name, self.error_rate, self.origin, self.on_unreadable = (
+            name,
+            error_rate,
+            origin or {},
+            on_unreadable,
+        )
+        self.pool, self.rows = pool, rows
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Images({self.name!r}, n={len(self)}, input_size={self.preprocessing.input_size})"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self.pixels([index])[0], int(self.labels[index])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.pool.preprocessing
+
+    @property
+    def keys(self) -> list[tuple]:
+        """What identifies each example within this process: two sets share an example where they
+        share a key.
+        """
+        return [(self.pool.reader.key, i) for i in self.ids]
+
+    def subset(
+        self,
+        indices: Sequence[int] | Tensor,
+        *,
+        own_cache: bool = False,
+        name: str | None = None,
+        error_rate: float | None = None,
+        answers: Tensor | None = None,
+    ) -> "Images":
+        """The examples at `indices` (n,), renamed where `name` is given; `error_rate` and `answers`
+        (n,) default to this set's.
+
+        Shares the cache of decoded pixels with this set, unless `own_cache`: for a few examples of
+        a source larger than its budget, most of which are not needed again.
+        """
+        indices, pool = _as_indices(indices), self.pool
+        if answers is None and self.answers is not None:
+            answers = self.answers[indices]
+        if own_cache:
+            pool = Pool(pool.reader, pool.ids, pool.preprocessing, pool.budget)
+        return Images(
+            pool,
+            self.rows[indices],
+            self.labels[indices],
+            name=name or self.name,
+            error_rate=self.error_rate if error_rate is None else error_rate,
+            origin=self.origin,
+            on_unreadable=self.on_unreadable,
+            answers=answers,
+        )
+
+    def pixels(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Uint8 (n, C, H, W) of the examples at `indices` (n,), after timm's transform and before
+        its normalisation.
+        """
+        rows = self.rows[_as_indices(indices)]
+        while True:
+            try:
+                return self.pool.fetch(rows)
+            except UnreadableError as error:
+                if self.on_unreadable != "skip":
+                    raise
+                rows = torch.where(rows == error.row, self._substitute(error), rows)
+
+    def expect(self, indices: Sequence[int] | Tensor) -> None:
+        """Begin to decode the examples at `indices` (n,), whose pixels will be wanted next, beside
+        what the caller does.
+        """
+        self.pool.expect(self.rows[_as_indices(indices)])
+
+    def _substitute(self, error: UnreadableError) -> int:
+        place = int((self.rows == error.row).nonzero()[0])
+        same_class = self.rows[self.labels == self.labels[place]].tolist()
+        after = same_class.index(error.row)
+        for row in same_class[after + 1 :] + same_class[:after]:
+            if row not in self.pool.unreadable:
+                logger.warning(
+                    "%s: %s; used image %r instead", self.name, error, self.pool.ids[row]
+                )
+                return row
+        raise error
+
+    def readable(self) -> Tensor:
+        """(N,) bool: which images can be decoded. Decodes all, so the cache holds them afterwards
+        as far as it goes.
+        """
+        for chunk in self.rows.split(CHUNK):
+            try:
+                self.pool.fetch(chunk)
+            except UnreadableError:
+                pass  # noted in pool.unreadable with the others of this chunk
+        return torch.tensor(
+            [row not in self.pool.unreadable for row in self.rows.tolist()], dtype=torch.bool
+        )
+
+    def first_unreadable(self) -> UnreadableError | None:
+        """The error of the first image that `readable` found damaged."""
+        return next(
+            (self.pool.unreadable[r] for r in self.rows.tolist() if r in self.pool.unreadable),
+            None,
+        )
+
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each example's decoded pixels, to find the same image under two names. Decodes
+        all.
+        """
+        chunks = torch.arange(len(self)).split(CHUNK)
+        return [
+            hashlib.sha256(image.numpy()).digest()
+            for chunk in chunks
+            for image in self.pixels(chunk)
+        ]
+
+    def describe(self) -> dict:
+        """Provenance as plain JSON: `origin`, the number of examples, SHA-256 over their ids and
+        labels.
+        """
+        digest = hashlib.sha256()
+        for i, label in zip(self.ids, self.labels.tolist(), strict=True):
+            digest.update(f"{json.dumps(i)}\t{label}\n".encode())
+        return self.origin | {"n": len(self), "sha256": digest.hexdigest()}

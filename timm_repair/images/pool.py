@@ -1,0 +1,173 @@
+"""`Pool`: the images of one source, decoded in threads, read ahead, and kept as uint8 pixels."""
+
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from timm_repair.errors import DataError
+from timm_repair.images.preprocessing import Preprocessing
+
+CACHE_BYTES = 2 * 1024**3
+# what PIL and numpy raise on damaged files; anything else is a bug and must surface as one
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+CHUNK = 256  # images decoded at once
+EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
+_THREADED_PIXELS = 96 * 96  # below, starting a thread costs more than decoding the image
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads to decode in, of this process: PIL decodes and resizes outside the interpreter lock,
+    but a fork takes no threads along.
+    """
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="timm_repair-decode")
+
+
+class Reader(Protocol):
+    """Where raw images come from."""
+
+    # equal for two readers of the same source, in which equal ids are then the same example
+    key: Any
+
+    def read(self, rows: list[int]) -> list:
+        """For each row something `preprocessing.open_image` takes, or the exception met."""
+
+
+class UnreadableError(DataError):
+    """One image that cannot be decoded; `row` is its number in the source."""
+
+    def __init__(self, message: str, row: int):
+        super().__init__(message)
+        self.row = row
+
+
+class Pool:
+    """A source with its decoded pixels: each row is kept when first decoded, until the byte budget
+    is full.
+    """
+
+    def __init__(
+        self, reader: Reader, ids: Sequence, preprocessing: Preprocessing, budget: int = CACHE_BYTES
+    ):
+        self.reader, self.ids, self.preprocessing, self.budget = (
+            reader,
+            tuple(ids),
+            preprocessing,
+            budget,
+        )
+        self.unreadable: dict[int, UnreadableError] = {}
+        self.expected: dict[int, Future] = {}
+        self.process = os.getpid()
+        self.cache = self.slot = None
+
+    def __getstate__(self) -> dict:
+        # the other process decodes again
+        return self.__dict__ | {"cache": None, "slot": None, "expected": {}}
+
+    def expect(self, rows: Tensor) -> None:
+        """Begin to decode `rows` (n,), which will be fetched soon, beside what the caller does."""
+        _, height, width = self.preprocessing.input_size
+        if height * width < _THREADED_PIXELS:
+            return
+        if self.slot is None:
+            self._allocate()
+        self._own()
+        missing = [
+            row
+            for row in rows[self.slot[rows] < 0].unique().tolist()
+            if row not in self.unreadable and row not in self.expected
+        ]
+        raws = self.reader.read(missing) if missing else []  # here: a reader need not stand threads
+        for row, raw in zip(missing, raws, strict=True):
+            self.expected[row] = _threads(os.getpid()).submit(self.decode_one, row, raw)
+        most = max(
+            2 * len(missing), EXPECTED_BYTES // (self.preprocessing.input_size[0] * height * width)
+        )
+        for row in list(self.expected)[:-most]:  # of loops that ended before they fetched them
+            self.expected.pop(row).cancel()
+
+    def _own(self) -> None:
+        """Forget what another process expected: a fork takes its threads not along, and would wait
+        for ever.
+        """
+        if self.process != os.getpid():
+            self.process, self.expected = os.getpid(), {}
+
+    def _allocate(self) -> None:
+        channels, height, width = self.preprocessing.input_size
+        rows = min(len(self.ids), self.budget // (channels * height * width))
+        self.cache = torch.empty((rows, channels, height, width), dtype=torch.uint8)
+        self.slot = torch.full((len(self.ids),), -1)  # row -> place in the cache, -1 where absent
+        self.used = 0
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """Uint8 (n, C, H, W) of `rows` (n,); raises UnreadableError for the first that cannot be
+        decoded.
+        """
+        if self.slot is None:
+            self._allocate()
+        slots = self.slot[rows]
+        if (slots >= 0).all():
+            return self.cache.index_select(0, slots)  # ten times faster than cache[slots]
+        pixels = torch.empty((len(rows), *self.cache.shape[1:]), dtype=torch.uint8)
+        known = slots >= 0
+        pixels[known] = self.cache.index_select(0, slots[known])
+        for places in (~known).nonzero().flatten().split(CHUNK):
+            chunk = rows[places].tolist()
+            images = self._decode(chunk)
+            for place, row, image in zip(places.tolist(), chunk, images, strict=True):
+                if image is not None:
+                    pixels[place] = image
+                    self._keep(row, image)
+            for row, image in zip(chunk, images, strict=True):
+                if image is None:
+                    raise self.unreadable[row]
+        return pixels
+
+    def _keep(self, row: int, image: Tensor) -> None:
+        if self.used < len(self.cache) and self.slot[row] < 0:
+            self.cache[self.used] = image
+            self.slot[row] = self.used
+            self.used += 1
+
+    def _decode(self, rows: list[int]) -> list[Tensor | None]:
+        self._own()
+        expected = {
+            row: self.expected.pop(row) for row in dict.fromkeys(rows) if row in self.expected
+        }
+        new = [row for row in rows if row not in expected]
+        raws = self.reader.read(new) if new else []
+        _, height, width = self.preprocessing.input_size
+        apply = (
+            _threads(os.getpid()).map
+            if height * width >= _THREADED_PIXELS and len(new) > 1
+            else map
+        )
+        decoded = iter(list(apply(self.decode_one, new, raws)))
+        return [expected[row].result() if row in expected else next(decoded) for row in rows]
+
+    def decode_one(self, row: int, raw: Any) -> Tensor | None:
+        try:
+            return self.preprocessing.decode(raw)
+        except DataError as error:
+            raise DataError(f"image {self.ids[row]!r}: {error}") from error
+        except UNREADABLE as error:
+            reason = f"image {self.ids[row]!r} cannot be read ({type(error).__name__}: {error})"
+            self.unreadable[row] = UnreadableError(
+                f"{reason}; mend or remove it, or set on_unreadable='skip'", row
+            )
+            return None

@@ -1,0 +1,137 @@
+"""Which blocks a method repairs: those named by the user, or those that localization finds most
+suspicious (paper §3.2).
+"""
+
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from timm_repair.data.repair_data import RepairData
+from timm_repair.errors import OptionError, PartitionError, did_you_mean
+from timm_repair.localization.localization import Localization
+from timm_repair.localization.localizing import DEFAULT_SCORER, Scorer, localize
+from timm_repair.models import partition
+from timm_repair.models.block import Block
+from timm_repair.models.partition import GRANULARITIES
+from timm_repair.options import check_types
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How the blocks are chosen; the same fields serve every method that repairs some.
+
+    Args:
+        block: the block's name, or the names of several, which are repaired together; None lets
+            `score` choose.
+        blocks: how many `score` chooses, the most suspicious first; they are repaired together,
+            within the same budget as one.
+        granularity: what a block is, see `partition.blocks`.
+        names: exactly these blocks instead, cut by hand, see `partition.blocks`.
+        score: see `localization.localize`, as for the next two; "spectrum_gradient" is the paper's.
+        top: how many neurons count as vulnerable.
+        threshold: the score above which a neuron is vulnerable, instead of `top`.
+    """
+
+    block: str | tuple[str, ...] | None = None
+    blocks: int = 1
+    granularity: str = "stage"
+    names: tuple[str, ...] | None = None
+    score: str | Scorer = DEFAULT_SCORER
+    top: int = 50
+    threshold: float | None = None
+
+    def __post_init__(self):
+        check_types(self)
+        for name in ("block", "names"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        chosen = self.chosen
+        if (
+            len(set(chosen)) < len(chosen)
+            or self.block == ()
+            or not all(isinstance(name, str) for name in chosen)
+        ):
+            raise OptionError(f"block={self.block!r} must be a name, or several different names")
+        if self.blocks < 1:
+            raise OptionError(f"blocks must be at least 1, got {self.blocks}")
+        if self.blocks > 1 and self.block is not None:
+            raise OptionError(
+                "give either block=, the names, or blocks=, how many the score chooses, not both"
+            )
+        if self.granularity not in GRANULARITIES:
+            raise OptionError(
+                "unknown granularity"
+                f" {self.granularity!r}{did_you_mean(self.granularity, GRANULARITIES)}"
+            )
+        if self.top < 1:
+            raise OptionError(f"top must be at least 1, got {self.top}")
+
+    @property
+    def chosen(self) -> tuple:
+        """The names in `block`; empty where the score chooses."""
+        return (
+            self.block
+            if isinstance(self.block, tuple)
+            else ()
+            if self.block is None
+            else (self.block,)
+        )
+
+    def choose(
+        self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
+    ) -> tuple[tuple[Block, ...], tuple[Block, ...], Localization | None]:
+        """All blocks, those to repair (the most suspicious first), and the localization where one
+        was needed.
+
+        Raises:
+            PartitionError: a name in `block` does not exist, or cannot be repaired (the message
+                says why).
+            OptionError: there are fewer repairable blocks than `blocks`.
+        """
+        found = partition.blocks(
+            model,
+            granularity=self.granularity,
+            names=self.names,
+            input_size=data.preprocessing.input_size,
+        )
+        by_name = {b.name: b for b in found}
+        for name in self.chosen:
+            if name not in by_name:
+                raise PartitionError(
+                    f"the model has no block {name!r}{did_you_mean(name, by_name)}"
+                )
+            if by_name[name].reason:
+                raise PartitionError(f"block {name!r} cannot be repaired: {by_name[name].reason}")
+        if self.chosen:
+            return found, tuple(by_name[name] for name in self.chosen), None
+        available = sum(b.repairable for b in found)
+        if self.blocks > available:
+            raise OptionError(
+                f"blocks={self.blocks}, but the model has {available} that can be repaired: give at"
+                f" most {available}"
+            )
+
+        localization = Localization(
+            **runtime.once(
+                "localization",
+                lambda: asdict(
+                    localize(
+                        model,
+                        found,
+                        data,
+                        score=self.score,
+                        top=self.top,
+                        threshold=self.threshold,
+                        training=training,
+                        runtime=runtime,
+                    )
+                ),
+            )
+        )
+        return (
+            found,
+            tuple(by_name[name] for name in localization.ranking[: self.blocks]),
+            localization,
+        )

@@ -1,0 +1,144 @@
+"""Temporary changes of a model: modes, what is trained, hooks. All come to an end with the `with`
+block, also after an error.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_repair.errors import OptionError, PartitionError, did_you_mean
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode; each gets its own mode back (`model.train(was)` would
+    make them all alike).
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """`model` in eval mode on `device`; afterwards every module has its own mode and the model its
+    device again.
+
+    A model spread over several devices stays where it is.
+    """
+    homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    home = homes.pop() if len(homes) == 1 else None
+    try:
+        if home is not None and home != device:
+            model.to(device)
+        with evaluating(model):
+            yield
+    finally:
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def training_mode(
+    model: nn.Module, part: nn.Module, *, batch_norm: str = "train"
+) -> Iterator[None]:
+    """`part` in training mode and every other module in eval mode: statistics that moved elsewhere
+    would be a hidden repair.
+    """
+    with evaluating(model):
+        part.train()
+        for module in part.modules() if batch_norm == "frozen" else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        yield
+
+
+@contextmanager
+def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Let exactly the parameters called `names` require a gradient.
+
+    Raises:
+        OptionError: a name is not one of the model's parameters.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = set(names)
+    unknown = sorted(wanted - parameters.keys())
+    if unknown:
+        raise OptionError(
+            f"no parameter {', '.join(map(repr, unknown))} in the model; see"
+            " model.named_parameters()"
+        )
+    before = {parameter: parameter.requires_grad for parameter in parameters.values()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in wanted)
+        yield
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def capture(
+    model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple, Any], Any]]
+) -> Iterator[None]:
+    """Call `functions[path](module, inputs, output)` after each forward pass of the module at
+    `path`.
+
+    What a function returns is dropped: a forward hook that returned it would replace the output.
+    Reduce the output at once rather than keep it: in-place activations overwrite it later.
+
+    Raises:
+        PartitionError: a path is not in the model.
+    """
+    handles = []
+    try:
+        for path, function in functions.items():
+            handles.append(_submodule(model, path).register_forward_hook(_silent(function)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture_inputs(
+    model: nn.Module, functions: Mapping[str, Callable[[nn.Module, tuple], Any]]
+) -> Iterator[None]:
+    """Like `capture`, but call `functions[path](module, inputs)` before each forward pass.
+
+    Raises:
+        PartitionError: a path is not in the model.
+    """
+    handles = []
+    try:
+        for path, function in functions.items():
+            handles.append(_submodule(model, path).register_forward_pre_hook(_silent(function)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _silent(function: Callable) -> Callable:
+    def hook(*arguments) -> None:
+        function(*arguments)
+
+    return hook
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        known = [name for name, _ in model.named_children()]
+        raise PartitionError(
+            f"no module {path!r} in the model{did_you_mean(path, known)}"
+        ) from error

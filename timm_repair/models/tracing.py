@@ -1,0 +1,227 @@
+"""Tracing: one forward pass on the meta device tells shapes, order, data flow and FLOPs, and
+computes nothing.
+
+The partition and the localization ask it what a model does, so that neither needs a table of model
+families.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from timm_repair.errors import PartitionError
+from timm_repair.models.temporary import evaluating
+
+
+@dataclass
+class Call:
+    """One call of one module during the trace.
+
+    `start` and `end` count events over the whole pass; `inputs` and `output` are meta tensors (or
+    lists of them), shapes for a batch of one. `arrived` and `left` identify the first input and the
+    output as values: an in-place operation keeps the tensor but raises its version.
+    """
+
+    start: int
+    inputs: tuple
+    arrived: tuple[int, int] | None
+    flops: int
+    end: int = -1
+    output: object = None
+    left: tuple[int, int] | None = None
+
+
+Trace = dict[str, list[Call]]
+# what models raise for images that they do not take
+_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
+
+
+def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
+    """Every call of every module in one forward pass of one image, by module path.
+
+    The model is run as it is, with meta tensors in place of its parameters and buffers: weights,
+    buffers, modes, hooks and device stay untouched, and a ResNet-50 takes a tenth of a second.
+
+    Args:
+        model: a timm model or any `nn.Module` that maps images to logits.
+        input_size: (C, H, W) of an image; None takes it from the model's `pretrained_cfg`.
+
+    Raises:
+        PartitionError: the input size is unknown, or the model does not run with it.
+    """
+    sizes = _sizes(model) if input_size is None else [_checked(input_size)]
+    if not sizes:
+        raise PartitionError(
+            "the model does not say how large its images are; pass input_size=(C, H, W)"
+        )
+    refused = []
+    for size in sizes:
+        try:
+            return _trace(model, size)
+        except _UNFIT as error:
+            refused.append((size, error))
+    size, error = refused[-1]
+    raise PartitionError(
+        f"the model does not run on one image of {'x'.join(map(str, size))}"
+        f" ({type(error).__name__}: {error}); pass input_size=(C, H, W)"
+    ) from error
+
+
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) of the images that the model takes, as far as it tells; timm's default size where
+    it does not.
+    """
+    sizes = _sizes(model, default=True)
+    for size in sizes[:-1]:
+        try:
+            with evaluating(model), torch.no_grad():
+                _run(model, size)
+            return size
+        except _UNFIT:
+            continue
+    return sizes[-1]
+
+
+def layout(shape: tuple[int, ...], image: tuple[int, ...], otherwise: str = "NCHW") -> str:
+    """How a tensor of `shape` (one image's, without the batch) lies: "NCHW", "NHWC", or "" where it
+    is no map.
+
+    The sides of a map relate to each other as those of the `image` (C, H, W) do, those of other
+    dimensions do not. If both readings fit, as for (14, 14, 14), `otherwise` is taken.
+    """
+    height, width = image[1:]
+    slack = 2 * max(height, width) if height != width else 0  # maps of a square image are square
+
+    def fits(sides: tuple[int, ...]) -> bool:
+        return len(shape) == 3 and abs(sides[0] * width - sides[1] * height) <= slack
+
+    readings = {"NCHW": fits(shape[1:]), "NHWC": fits(shape[:2])}
+    if all(readings.values()):
+        return otherwise
+    return next((name for name, fit in readings.items() if fit), "")
+
+
+def _trace(model: nn.Module, size: tuple[int, ...]) -> Trace:
+    calls: Trace = {}
+    counter = _Flops()
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        evaluating(model),
+        _recording(model, calls, counter),
+        counter,
+    ):
+        _run(model, size)
+    return calls
+
+
+def _run(model: nn.Module, size: tuple[int, ...]) -> None:
+    meta = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+    }
+    functional_call(model, meta, torch.empty(1, *size, device="meta", dtype=_float_dtype(model)))
+
+
+def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
+    size = tuple(size)
+    if len(size) != 3 or any(not isinstance(side, int) or side < 1 for side in size):
+        raise PartitionError(
+            f"input_size must be (channels, height, width), for example (3, 224, 224), not {size!r}"
+        )
+    return size
+
+
+def _sizes(model: nn.Module, default: bool = False) -> list[tuple[int, int, int]]:
+    """(C, H, W) of one image, the likeliest first; none where the model has no `pretrained_cfg`,
+    except by `default`.
+
+    The channels are told by three, which need not agree: the first convolution (a TResNet's takes
+    48, of images of 3), timm's `in_chans`, and `pretrained_cfg` (a model made with in_chans=1 has
+    the 3 of its pretrained weights there).
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if not config and not default:
+        return []
+    channels, *sides = resolve_model_data_config(model)["input_size"]
+    named = config.get("first_conv")
+    # csatv2 has an empty list
+    named = next(iter(named), None) if isinstance(named, tuple | list) else named
+    modules = dict(model.named_modules())
+    convolutions = (module for module in modules.values() if isinstance(module, nn.Conv2d))
+    first = modules[named] if named in modules else next(convolutions, None)
+    convolution, said = getattr(first, "in_channels", None), getattr(model, "in_chans", None)
+    told = [convolution] if convolution == said else [convolution, said, channels]
+    counts = [count for count in dict.fromkeys(told) if isinstance(count, int) and count > 0]
+    return [(count, *sides) for count in counts or [channels]]
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype:
+    dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    return dtypes[0] if dtypes else torch.float32
+
+
+class _Flops(TorchDispatchMode):
+    """FLOPs so far, by torch's formulas.
+
+    torch's own FlopCounterMode takes every norm apart as well, which doubles the time of a trace.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        output = function(*arguments, **(options or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula:
+            self.total += formula(*arguments, **(options or {}), out_val=output)
+        return output
+
+
+@contextmanager
+def _recording(model: nn.Module, calls: Trace, counter: _Flops) -> Iterator[None]:
+    clock = count()
+
+    def enter(path: str):
+        def hook(module: nn.Module, arguments: tuple, options: dict) -> None:
+            # a copy: timm's DenseBlock appends to the very list that it passes to its layers
+            inputs = tuple(
+                tuple(x) if isinstance(x, list | tuple) else x
+                for x in (*arguments, *options.values())
+            )
+            arrived = _identity(inputs[0]) if inputs else None
+            calls.setdefault(path, []).append(Call(next(clock), inputs, arrived, counter.total))
+
+        return hook
+
+    def leave(path: str):
+        def hook(module: nn.Module, arguments: tuple, output) -> None:
+            call = calls[path][-1]
+            call.end, call.output, call.left = next(clock), output, _identity(output)
+            call.flops = counter.total - call.flops
+
+        return hook
+
+    handles = []
+    try:
+        for path, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
+            handles.append(module.register_forward_hook(leave(path)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _identity(value) -> tuple[int, int] | None:
+    # the trace keeps every tensor, so no two of them share an id
+    return (id(value), value._version) if isinstance(value, Tensor) else None

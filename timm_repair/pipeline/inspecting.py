@@ -1,0 +1,113 @@
+"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from timm_repair import options as option_groups
+from timm_repair.data import collecting
+from timm_repair.data.options import DataOptions
+from timm_repair.hub.loading import load
+from timm_repair.images.images import Images
+from timm_repair.localization.localization import Localization
+from timm_repair.localization.target import Target
+from timm_repair.models import partition
+from timm_repair.models.block import Block
+from timm_repair.pipeline.case import read_data, working_copy
+from timm_repair.runtime.randomness import own_randomness
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+
+
+def blocks(
+    model: str | nn.Module,
+    *,
+    granularity: str = "stage",
+    names: Sequence[str] | None = None,
+    input_size: tuple[int, ...] | None = None,
+) -> tuple[Block, ...]:
+    """The blocks of `model`, in the order of the forward pass; the model stays untouched.
+
+    Args:
+        model: a timm model or its name, or any `nn.Module` that maps images to logits. The weights
+            of a name are not loaded.
+        granularity, names, input_size: see `partition.blocks`, as for what is returned and raised.
+    """
+    if isinstance(model, str):
+        _, model = load(model, pretrained=False)
+    return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of `localize`."""
+
+    target: Target = field(default_factory=Target)
+    training: Training = field(default_factory=Training)
+
+
+def localize(
+    model: str | nn.Module,
+    failures: Any,
+    retain: Any = None,
+    *,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+    **options: Any,
+) -> Localization:
+    """Which block is most suspicious (paper §3.2), without repairing anything.
+
+    Args:
+        options: score=, granularity=, top=, threshold=, … see `Target`; a score that trains reads
+            those of `Training`.
+
+    Example:
+        >>> timm_repair.localize("resnet50", failures, train, score="spectrum_gradient").ranking
+    """
+    asked = option_groups.make(_Asked, options, "localize")
+    runtime = Runtime(accelerator, seed, progress)
+    _, model = load(model)
+    with own_randomness(seed):
+        model = working_copy(model, runtime)
+        prepared = read_data(model, failures, retain, None, data, runtime)
+        target = replace(asked.target, block=None, blocks=1)
+        return target.choose(model, prepared, asked.training, runtime)[2]
+
+
+def collect_failures(
+    model: str | nn.Module,
+    dataset: Any,
+    *,
+    max_failures: int | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    name: str = "failures",
+    **options: Any,
+) -> Images:
+    """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`.
+
+    Args:
+        model: it comes back as it was; a string is loaded as `repair` does.
+        dataset, max_failures, seed, runtime, name, options: see `collecting.collect_failures`, as
+            for what is raised.
+
+    Example:
+        >>> failures = collect_failures(model, "drifted/", max_failures=1000)
+        >>> repaired = timm_repair.repair(model, failures)
+    """
+    collecting.check_request(dataset, max_failures, options)
+    _, model = load(model)
+    return collecting.collect_failures(
+        model,
+        dataset,
+        max_failures=max_failures,
+        seed=seed,
+        runtime=runtime,
+        name=name,
+        **options,
+    )

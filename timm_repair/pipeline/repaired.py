@@ -1,0 +1,47 @@
+"""Repaired: a repaired model and its report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+from torch import nn
+
+from timm_repair.hub import exporting, pushing
+from timm_repair.report.report import Report
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired model, a plain timm model in eval mode, and the report of what the repair fixed
+    and broke.
+    """
+
+    model: nn.Module
+    report: Report
+    edits: tuple[dict, ...] = ()
+    main_process: bool = True  # False on all processes but one: only that one prints and saves
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
+        """Write config.json, model.safetensors, repair.json, the card and the figures; see
+        `pushing.save_pretrained`.
+
+        Writes nothing in all processes but the main one.
+        """
+        if not self.main_process:
+            return Path(save_directory)
+        return pushing.save_pretrained(self.model, save_directory, report=self.report, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo | None:
+        """Upload them in one commit; see `pushing.push_to_hub`. Does nothing, and returns None, in
+        all processes but the main one.
+        """
+        return (
+            pushing.push_to_hub(self.model, repo_id, report=self.report, **options)
+            if self.main_process
+            else None
+        )
+
+    def export(self, path: str | Path, *, format: str = "onnx") -> Path:
+        """Write the model as one file that runs without timm_repair; see `exporting.export`."""
+        return exporting.export(self.model, path, format=format)

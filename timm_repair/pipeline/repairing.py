@@ -1,0 +1,190 @@
+"""repair() and compare(): prepare the data, measure, repair a copy, measure the same examples
+again, report.
+
+This is the one place where the Runtime is made and the global random state is fenced off.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from timm_repair import methods
+from timm_repair.data.options import DataOptions
+from timm_repair.errors import OptionError, RepairError
+from timm_repair.hub import saving
+from timm_repair.hub.lineage import Base, Lineage
+from timm_repair.hub.loading import load
+from timm_repair.methods import archrepair, finetune
+from timm_repair.methods.method import Method
+from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
+from timm_repair.pipeline.measuring import Measured, measure
+from timm_repair.pipeline.repaired import Repaired
+from timm_repair.report.comparison import Comparison
+from timm_repair.runtime.journal import Journal
+from timm_repair.runtime.processes import require_shares
+from timm_repair.runtime.randomness import own_randomness
+from timm_repair.runtime.runtime import Runtime
+
+
+def repair(
+    model: str | nn.Module,
+    failures: Any,
+    *,
+    retain: Any = None,
+    holdout: Any = None,
+    method: str | Method = "archrepair",
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+    output_dir: str | Path | None = None,
+    **options: Any,
+) -> Repaired:
+    """Repair a trained image classifier on examples it gets wrong. The model given is not changed.
+
+    Args:
+        model: a timm name, "hf-hub:…", "local-dir:…" (loaded with pretrained weights), or any
+            nn.Module.
+        failures: examples the model gets wrong, with their true labels: a datasets.Dataset, a torch
+            Dataset, a parquet, csv or json file, an imagefolder directory, a Hub id, or a list of
+            (PIL image, label); see `sources.as_images`.
+        retain: examples of what the model must not forget, typically its training set, in any of
+            these forms. Without it forgetting cannot be measured, and the report says so.
+        holdout: examples to measure on, never used otherwise: one dataset, or a dict of named
+            populations. Without it a part of the failures and of `retain` is set aside.
+        method: a name from `methods.METHODS` or an object; `options` are the named method's fields
+            (block=, blocks=, steps=, …).
+        seed: every random choice follows from it; on one CPU the same seed gives the same result.
+        accelerator: yours, if you have one; it decides device and precision.
+        data: how the data are read and split.
+        output_dir: where to save, checked first. A run that was killed goes on there, to the same
+            bits, when called again.
+
+    Returns:
+        The repaired model and its report.
+
+    Raises:
+        RepairError: bad input, with the fix in the message; before any long work starts.
+
+    Example:
+        >>> repaired = timm_repair.repair("resnet50", failures, retain=train, seed=0)
+        >>> print(repaired.report)
+        >>> repaired.save_pretrained("out/")
+    """
+    chosen = methods.named(method, **options)
+    target = None if output_dir is None else saving.check_output(output_dir)
+    runtime = Runtime(accelerator, seed, progress)
+    require_shares(chosen.training.batch_size, runtime.accelerator)
+    named = isinstance(model, str)
+    name, model = load(model)
+    if target is not None:
+        saving.check_savable(model)
+    original, base, home = (
+        model,
+        Base.of(name, model, loaded=named),
+        next(model.parameters()).device,
+    )
+    with context(name, chosen), own_randomness(seed):
+        model = working_copy(model, runtime)
+        prepared = read_data(model, failures, retain, holdout, data, runtime)
+        if target is not None:
+            runtime.journal = Journal(
+                target, identity(base, prepared, chosen, runtime), runtime.accelerator
+            )
+        before = Measured(**runtime.once("before", lambda: vars(measure(model, prepared, runtime))))
+        repaired = run_method(base, model, prepared, before, chosen, runtime)
+    repaired.model.to(home)
+    Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
+        repaired.model
+    )
+    if target is not None and runtime.accelerator.is_main_process:
+        try:
+            repaired.save_pretrained(target)
+        except (RepairError, OSError) as error:
+            error.repaired = repaired
+            error.add_note("the repair itself is done: it is this error's attribute `repaired`")
+            raise
+        runtime.journal.close()
+    return repaired
+
+
+def compare(
+    model: str | nn.Module,
+    failures: Any,
+    *,
+    methods: Mapping[str, Method] | Sequence[str | Method],
+    retain: Any = None,
+    holdout: Any = None,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+    **options: Any,
+) -> Comparison:
+    """Run several methods on the same data, from the same model, with the same seed and `options`
+    (the training budget).
+
+    Args:
+        methods: names or objects, or a dict label -> method to name them yourself.
+        options: as for `repair`; they go to every method given by name.
+
+    Returns:
+        One row per method; the examples measured on are the same for all.
+
+    Raises:
+        RepairError: as `repair`; or two methods under one label.
+    """
+    rows = _labelled(methods, options)
+    runtime = Runtime(accelerator, seed, progress)
+    for method in rows.values():
+        require_shares(method.training.batch_size, runtime.accelerator)
+    named = isinstance(model, str)
+    name, model = load(model)
+    base = Base.of(name, model, loaded=named)
+    with own_randomness(seed):
+        model = working_copy(model, runtime)
+        prepared = read_data(model, failures, retain, holdout, data, runtime)
+        before = measure(model, prepared, runtime)
+    reports = {}
+    for label, method in rows.items():
+        with context(name, method, reports), own_randomness(seed):
+            reports[label] = run_method(
+                base, deepcopy(model), prepared, before, method, replace(runtime, stages=[])
+            ).report
+    return Comparison(reports)
+
+
+def _labelled(
+    given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]
+) -> dict[str, Method]:
+    pairs = given.items() if isinstance(given, Mapping) else [(None, m) for m in given]
+    rows = {}
+    for label, method in pairs:
+        method = methods.named(method, **(options if isinstance(method, str) else {}))
+        label = label or _label(method)
+        if label in rows:
+            raise OptionError(
+                f"two methods are called {label!r}: give compare() a dict label -> method"
+            )
+        rows[label] = method
+    return rows
+
+
+def _label(method: Method) -> str:
+    """ "finetune network", "archrepair layer1+layer2", "finetune 2 layers", …: the name, and what
+    tells it from its siblings.
+    """
+    if not isinstance(method, archrepair.ArchRepair | finetune.FineTune):
+        return method.name
+    target, level = method.target, method.level if isinstance(method, finetune.FineTune) else None
+    count = (
+        f"{target.blocks} {'layer' if level == 'layer' else 'block'}s"
+        if target.blocks > 1
+        else level
+    )
+    return " ".join(filter(None, [method.name, "+".join(target.chosen) or count]))

@@ -1,0 +1,9 @@
+"""Report: what a repair changed, as values and in words. Knows no model and no data.
+
+- report.py (`Report`): all that one repair has to say.
+- scores.py (`Scores`): one population before and after.
+- comparison.py (`Comparison`): several repairs side by side.
+- versions.py: saved reports of older versions.
+- tables.py, suspects.py, wording.py: tables and sentences, functions of the values they speak of.
+- figures/: pictures of a report.
+"""

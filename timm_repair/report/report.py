@@ -1,0 +1,151 @@
+"""Report: what a repair changed, measured on examples that it neither trained nor chose on.
+
+Everything one repair has to say: print it, or `to_dict()` it. Nothing here reads or writes a file.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
+from timm_repair.options import plain
+from timm_repair.report import suspects, tables
+from timm_repair.report.scores import Scores
+from timm_repair.report.versions import VERSION, check_version, upgraded
+from timm_repair.report.wording import clean, table, wrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that one repair has to say. Dicts are plain JSON: other objects become names, NaN and
+    infinity None.
+
+    Args:
+        method: name of the repair method; `options` are its settings.
+        model: the original, as the user named it; `base` tells more of it, see
+            `lineage.Base.to_dict`.
+        weights: `lineage.fingerprint` of the repaired model's state dict: what the scores are of.
+            None if not known.
+        scores: held-out populations before and after.
+        repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the
+            method repairs none in particular.
+        blocks: every block found; `localization` is `Localization.to_dict()`, None if nothing was
+            localized.
+        genotypes: name of a repaired block to the architecture found, `Genotype.to_dict()`; empty
+            if the method changes weights only.
+        history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how
+            many edges each block has in it.
+        cost: {"before": {"parameters", "flops", "latency_ms"}, "after": {...}}.
+        stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
+        provenance: where each role's examples came from.
+        notes: what the reader must know, such as what could not be measured.
+    """
+
+    method: str
+    model: str
+    scores: tuple[Scores, ...]
+    base: dict = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+    repaired_blocks: tuple[str, ...] = ()
+    blocks: tuple[dict, ...] = ()
+    localization: dict | None = None
+    genotypes: dict = dataclasses.field(default_factory=dict)
+    history: tuple[dict, ...] = ()
+    cost: dict = dataclasses.field(default_factory=dict)
+    stages: tuple[dict, ...] = ()
+    seed: int = 0
+    versions: dict = dataclasses.field(default_factory=dict)
+    provenance: dict = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "scores", tuple(self.scores))
+        names = [each.population for each in self.scores]
+        if not names or len(set(names)) < len(names):
+            raise DataError(
+                f"a report needs one Scores per population, each under its own name; got {names}"
+            )
+        for field in dataclasses.fields(self):
+            if field.name != "scores":
+                value = plain(getattr(self, field.name))
+                object.__setattr__(
+                    self, field.name, tuple(value) if isinstance(value, list) else value
+                )
+
+    @property
+    def block(self) -> str | None:
+        """The repaired block, of several the most suspicious; None if the method repairs none in
+        particular.
+        """
+        return self.repaired_blocks[0] if self.repaired_blocks else None
+
+    @property
+    def genotype(self) -> dict | None:
+        """The architecture found for `block`; None if the method changes weights only."""
+        return self.genotypes.get(self.block)
+
+    @property
+    def seconds(self) -> float:
+        """Of the repair itself: all stages but preparing the data and measuring."""
+        return sum(
+            stage["seconds"]
+            for stage in self.stages
+            if stage["name"] not in ("prepare", "evaluate")
+        )
+
+    def population(self, name: str) -> Scores:
+        """The Scores of one population."""
+        known = {each.population: each for each in self.scores}
+        if name not in known:
+            raise OptionError(f"the report has no population {name!r}{did_you_mean(name, known)}")
+        return known[name]
+
+    def to_dict(self) -> dict:
+        """Plain JSON, answers per example included."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            "version": VERSION,
+            **plain(fields | {"scores": [each.to_dict() for each in self.scores]}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Report":
+        """Inverse of `to_dict`; reads older versions too.
+
+        Raises:
+            ConfigError: fields are missing or unknown, or a newer version wrote them.
+        """
+        data = upgraded(data)
+        known = {field.name for field in dataclasses.fields(cls)}
+        check_version(data, known | {"version"}, "report")
+        try:
+            scores = tuple(Scores.from_dict(each) for each in data["scores"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the scores of this report are damaged ({error!r}); save the report again"
+            ) from error
+        return cls(**{name: data[name] for name in known - {"scores"}}, scores=scores)
+
+    def __str__(self) -> str:
+        """Plain text, at most 80 columns."""
+        head = f"Repair of {clean(self.model, 200)} with {clean(self.method)} (seed {self.seed})"
+        sections = [
+            wrap(head),
+            suspects.text(self.localization, self.repaired_blocks),
+            *tables.architectures(self.genotypes),
+            tables.scores_table(self.scores, self.seed),
+        ]
+        if self.cost:
+            sections.append(["Cost of the model", *table(tables.cost_rows(self.cost))])
+        if self.stages:
+            sections.append(["Cost of the repair", *table(tables.stage_rows(self.stages))])
+        if self.notes:
+            notes = (wrap(clean(note, 1000), "  * ", "    ") for note in self.notes)
+            sections.append(["Notes", *chain.from_iterable(notes)])
+        return "\n\n".join("\n".join(lines) for lines in sections)
+
+    def to_markdown(self) -> str:
+        """The before/after table as GitHub markdown, both accuracies with their intervals."""
+        return tables.scores_markdown(self.scores, self.seed)

@@ -1,0 +1,161 @@
+"""Scores: one population, before and after a repair."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from timm_repair.errors import DataError, OptionError
+
+
+class Intervals(NamedTuple):
+    """Bootstrap intervals (low, high), as shares of 1."""
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+    change: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Answers of the original and of the repaired model to the same examples.
+
+    Args:
+        population: what the examples are, such as "failing" or "retained".
+        labels: (N,) true class indices.
+        before: (N,) classes predicted by the original model.
+        after: (N,) classes predicted by the repaired model.
+
+    Raises:
+        DataError: a field is not one integer per example, the lengths differ, or there is no
+            example.
+    """
+
+    population: str
+    labels: Tensor
+    before: Tensor
+    after: Tensor
+
+    def __post_init__(self):
+        for name in ("labels", "before", "after"):
+            value = torch.as_tensor(getattr(self, name))
+            if value.ndim != 1 or value.is_floating_point() or value.dtype == torch.bool:
+                raise DataError(
+                    f"{name} of population {self.population!r} must be a 1-D tensor of class"
+                    f" indices, one per example; got shape {tuple(value.shape)} of {value.dtype}"
+                )
+            object.__setattr__(self, name, value.detach().cpu().long())
+        if not len(self.labels) == len(self.before) == len(self.after):
+            raise DataError(
+                f"population {self.population!r} has {len(self.labels)} labels, {len(self.before)}"
+                f" predictions before and {len(self.after)} after; predict the same examples, in"
+                " the same order, with both models"
+            )
+        if not len(self.labels):
+            raise DataError(f"population {self.population!r} has no example; leave it out")
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Scores) and self.to_dict() == other.to_dict()
+
+    @cached_property
+    def _counts(self) -> tuple[int, int, int, int]:
+        """Right twice, broken, fixed, wrong twice: the four outcomes that all the rest follows
+        from.
+        """
+        before, after = self.before == self.labels, self.after == self.labels
+        return tuple(
+            int(each.sum())
+            for each in (before & after, before & ~after, ~before & after, ~before & ~after)
+        )
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @property
+    def accuracy_before(self) -> float:
+        return (self._counts[0] + self._counts[1]) / self.n
+
+    @property
+    def accuracy_after(self) -> float:
+        return (self._counts[0] + self._counts[2]) / self.n
+
+    @property
+    def change(self) -> float:
+        return (self.fixed - self.broken) / self.n
+
+    @property
+    def fixed(self) -> int:
+        """Examples wrong before and right after."""
+        return self._counts[2]
+
+    @property
+    def broken(self) -> int:
+        """Examples right before and wrong after."""
+        return self._counts[1]
+
+    @property
+    def negative_flip_rate(self) -> float:
+        """Share of all examples that the repair broke (Yan et al., positive-congruent training)."""
+        return self.broken / self.n
+
+    @cached_property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided: how likely counts this unequal are if neither was
+        likelier.
+        """
+        flips = self.fixed + self.broken
+        return float(binomtest(self.fixed, flips, 0.5).pvalue) if flips else 1.0
+
+    def intervals(self, *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Intervals:
+        """Percentile intervals of both accuracies and of their difference, from one paired
+        bootstrap.
+
+        Drawing N examples with replacement is drawing the four outcome counts from a multinomial:
+        time is free of N.
+        """
+        if not 0 < level < 1 or resamples < 1:
+            raise OptionError(
+                f"level must be between 0 and 1 and resamples positive; got {level} and {resamples}"
+            )
+        shares = np.array(self._counts) / self.n
+        right, broken, fixed, _ = (
+            np.random.default_rng(seed).multinomial(self.n, shares, size=resamples).T / self.n
+        )
+        tails = (1 - level) / 2, (1 + level) / 2
+        drawn = right + broken, right + fixed, fixed - broken
+        return Intervals(*(tuple(np.quantile(values, tails).tolist()) for values in drawn))
+
+    def to_dict(self) -> dict:
+        """Plain JSON: one integer per example and field, and a summary for readers, which
+        `from_dict` computes anew.
+        """
+        names = (
+            "n",
+            "accuracy_before",
+            "accuracy_after",
+            "fixed",
+            "broken",
+            "negative_flip_rate",
+            "p_value",
+        )
+        arrays = {name: getattr(self, name).tolist() for name in ("labels", "before", "after")}
+        return {
+            "population": self.population,
+            "summary": {name: getattr(self, name) for name in names},
+            **arrays,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Scores":
+        """Inverse of `to_dict`."""
+        fields = {
+            name: torch.tensor(data[name], dtype=torch.long)
+            for name in ("labels", "before", "after")
+        }
+        return cls(data["population"], **fields)

@@ -1,0 +1,148 @@
+"""Runtime: where a run computes (the Accelerator), how it is seeded, how much fits in memory, and
+what each of its stages cost.
+
+One Runtime is made in `pipeline.repair()` (around the caller's Accelerator, or a new one) and
+handed down.
+"""
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from timm_repair.runtime.accelerators import make_accelerator, refuse_unfit
+from timm_repair.runtime.journal import Journal
+from timm_repair.runtime.memory import as_many_as_fit
+from timm_repair.runtime.stages import Stage, timed
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass
+class Runtime:
+    """What every stage of a run shares.
+
+    Args:
+        accelerator: device, precision and processes; None makes a plain `Accelerator()`.
+        seed: every random choice of the run follows from it.
+        progress: show progress bars (on the main process, on standard error).
+        eval_batch_size: images per forward pass where no gradient is taken, if as many fit in
+            memory.
+        journal: where the run notes what it has done, to go on after being killed; None notes
+            nothing.
+        logged: counts the rows of the histories, for the accelerator's trackers.
+        fitting: how many images were found to fit in memory, without gradients and with; empty
+            until some did not.
+
+    Raises:
+        OptionError: the accelerator cannot be had as it was asked for, or is set up for what a
+            repair does not do.
+    """
+
+    accelerator: Accelerator | None = None
+    seed: int = 0
+    progress: bool = True
+    eval_batch_size: int = 256
+    stages: list[Stage] = field(default_factory=list)
+    journal: Journal | None = None
+    logged: Iterator[int] = field(default_factory=itertools.count)
+    fitting: dict[bool, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.accelerator is None:
+            self.accelerator = make_accelerator()
+        refuse_unfit(self.accelerator)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator of its own for `purpose`: adding a random draw in one stage does not
+        shift those of another.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or what it gave in an earlier run of the same that was killed later on:
+        tensors and plain values.
+        """
+        return compute() if self.journal is None else self.journal.once(name, compute)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Hand a row of a history to the accelerator's trackers, if it has any: its numbers as
+        "search/loss", "finetune/lr", …
+        """
+        step = next(self.logged)  # one count for all stages: trackers want steps that only grow
+        if self.accelerator.trackers:
+            numbers = {
+                name: value
+                for name, value in row.items()
+                if name != "step" and isinstance(value, int | float)
+            }
+            self.accelerator.log(
+                {f"{row['stage']}/{name}": value for name, value in numbers.items()}, step=step
+            )
+
+    def skip_logged(self, rows: int) -> None:
+        """The next so many rows were logged by an earlier run, which was killed."""
+        next(itertools.islice(self.logged, rows, rows), None)
+
+    def bar(self, total: int, description: str):
+        """A progress bar on the main process; `with runtime.bar(n, "search") as bar:
+        bar.update()`.
+        """
+        hidden = not self.progress or not self.accelerator.is_main_process
+        return tqdm(total=total, desc=description, disable=hidden, leave=True, dynamic_ncols=True)
+
+    def in_batches(
+        self, compute: Callable[[Tensor], T], indices: Tensor, *, gradients: bool = False
+    ) -> Iterator[T]:
+        """`compute(part)` for one part of `indices` (n,) after the other, each as large as
+        `eval_batch_size` allows and as fits in memory.
+
+        A part that does not fit is computed anew in halves, and no later part is larger. Each index
+        is in one result and no more; so `compute` must leave nothing behind but its result, and
+        wait for no other process, since each may meet its own limit.
+
+        Args:
+            gradients: activations are kept for a backward pass, so a quarter as many are taken.
+
+        Raises:
+            MemoryExceededError: a single index does not fit.
+        """
+        while len(indices):
+            asked = max(self.eval_batch_size // 4, 1) if gradients else self.eval_batch_size
+            size = min(self.fitting.get(gradients, asked), len(indices))
+            found, count = as_many_as_fit(compute, indices[:size])
+            if count < size:
+                self.fitting[gradients] = count
+                logger.warning(
+                    "%d images at once do not fit in memory: from here on %d are evaluated at"
+                    " once%s",
+                    size,
+                    count,
+                    " where gradients are taken" if gradients else "",
+                )
+            indices = indices[count:]
+            yield found
+            del found  # the next part needs the memory
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the enclosed work and note its peak memory under `name` in `self.stages`, also when
+        it fails.
+        """
+        with timed(name, self.stages, self.device):
+            yield

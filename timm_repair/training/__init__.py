@@ -1,0 +1,18 @@
+"""Training: how weights are changed by gradients.
+
+For methods:
+- tuning.py (`tune`): trains one part of a model and keeps its best state.
+- recalibration.py (`recalibrate`): renews the statistics of batch norms.
+- interpolation.py (`interpolate`): goes a share of the way from the original weights (WiSE-FT).
+- objective.py (`objective`): what selection maximizes.
+- options.py (`Training`): the options that all of them share.
+
+For a step of your own:
+- loop.py (`fit`): the only loop; `Monitor` keeps the best state, checkpoints make it resumable.
+- descent.py (`Descent`): gradient descent along one schedule.
+- losses.py: the loss of a batch, and the pull towards the original.
+- batches.py (`Batches`), populations.py (`Populations`): which examples come next, in which view.
+- augmentations/: one file an augmentation, and the table of all.
+- prefix/: what arrives at the trained part, computed once.
+- history.py (`Row`): what one step leaves.
+"""

@@ -1,0 +1,120 @@
+"""Descent: stochastic gradient descent on some parameters along one schedule."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.runtime.processes import average
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.history import Row
+from timm_repair.training.options import Training
+
+
+class Descent:
+    """SGD on some parameters along one schedule; `step(loss)` is backward, all-reduce, clip and
+    update.
+
+    Gradients are averaged over processes here rather than by a wrapper around the model: the steps
+    of a search touch disjoint sets of parameters in turn, and only a block's parameters need to
+    travel.
+
+    Args:
+        parameters: those to train.
+        fresh: those of them that start from nothing (added paths); they learn `options.fresh_rate`
+            times as fast.
+        first, total: the schedule is that of steps `first` … of `total`, so that stages can share
+            one.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        options: Training,
+        runtime: Runtime,
+        *,
+        fresh: Iterable[nn.Parameter] = (),
+        first: int = 0,
+        total: int | None = None,
+    ):
+        self.parameters, self.options, self.runtime = list(parameters), options, runtime
+        self.done, self.total = first, total or options.steps
+        new = {id(p) for p in fresh}
+        groups = [
+            {
+                "params": [
+                    p
+                    for p in self.parameters
+                    if (p.ndim > 1) == decays and (id(p) in new) == is_new
+                ],
+                "weight_decay": options.weight_decay if decays else 0.0,
+                "factor": options.fresh_rate if is_new else 1.0,
+            }
+            for decays in (True, False)
+            for is_new in (True, False)
+        ]
+        optimizer = torch.optim.SGD(
+            [g for g in groups if g["params"]], lr=options.learning_rate, momentum=options.momentum
+        )
+        self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        warm = max(round(self.options.warmup * self.total), 1)
+        rise = min((self.done + 1) / warm, 1.0)
+        fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
+        return self.options.learning_rate * rise * fall
+
+    def state_dict(self) -> dict:
+        """Momentum and place in the schedule, for `load_state_dict`."""
+        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from there."""
+        self.done = state["done"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
+        """Follow the gradient of the sum of `losses` by one step; returns the row for the history.
+        See `gradient_step`.
+        """
+        rate = self.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        value = gradient_step(
+            self.optimizer, self.parameters, losses, self.runtime, clip=self.options.clip
+        )
+        self.done += 1
+        return {"loss": value, "lr": rate}
+
+
+def gradient_step(
+    optimizer,
+    parameters: list[nn.Parameter],
+    losses: Iterable[Tensor | Iterable[Tensor]],
+    runtime: Runtime,
+    *,
+    clip: float | None = None,
+) -> float:
+    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`;
+    returns the loss, averaged likewise.
+
+    Args:
+        losses: summands, or iterables of them; of the latter each is computed, and its graph freed,
+            before the next.
+    """
+    accelerator, total = runtime.accelerator, None
+    optimizer.zero_grad()
+    for loss in itertools.chain.from_iterable(
+        [each] if isinstance(each, Tensor) else each for each in losses
+    ):
+        # accelerate divides by it, for losses that are means of their parts
+        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
+        total = loss.detach() if total is None else total + loss.detach()
+    value = average(parameters, total, accelerator)
+    if clip is not None:
+        accelerator.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return value

@@ -1,0 +1,27 @@
+"""History: what one step of a loop leaves."""
+
+from typing import TypedDict
+
+
+class Row(TypedDict, total=False):
+    """One step; `stage`, `step`, `loss` and `lr` are always there.
+
+    Attributes:
+        stage: of the run, such as "search" or "finetune"; `step` counts from zero in it.
+        loss: the step's, averaged over processes.
+        lr: learning rate.
+        objective: on the selection split, where it was measured after this step.
+        architecture: the step moved architecture parameters, not weights.
+        alpha: in the last row of a search: α (E, operations), the edges of one block after those of
+            the other; `edges` says how many each block has, `operations` names the columns.
+    """
+
+    stage: str
+    step: int
+    loss: float
+    lr: float
+    objective: float
+    architecture: bool
+    alpha: list[list[float]]
+    edges: list[int]
+    operations: list[str]

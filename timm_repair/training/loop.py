@@ -1,0 +1,137 @@
+"""fit(), the only loop.
+
+It repeats a step that it is given. A step draws a batch, computes a loss and hands it to a
+`Descent`; a method differs in what its step does and in which parameters its `Descent` holds. A
+`Monitor` keeps the best state by the selection split, the start included.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import nn
+
+from timm_repair.errors import NonFiniteError
+from timm_repair.models.weights import snapshot
+from timm_repair.runtime.journal import CHECKPOINTS
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.history import Row
+
+
+class Resumable(Protocol):
+    """Something whose state a checkpoint holds."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
+
+
+class Monitor:
+    """Keeps the best state of `part` by `objective()` (higher is better), measured at the start and
+    then `evaluations` times.
+    """
+
+    def __init__(
+        self,
+        part: nn.Module,
+        objective: Callable[[], float],
+        steps: int,
+        evaluations: int,
+        patience: int | None = None,
+    ):
+        self.part, self.objective, self.patience, self.stale = part, objective, patience, 0
+        self.every = max(math.ceil(steps / evaluations), 1)
+        self.steps, self.best, self.state = steps, -math.inf, None
+        self.check(0)
+
+    def check(self, done: int) -> float | None:
+        """Measure if it is time to; remember the state if it is better than all before."""
+        if done % self.every and done != self.steps:
+            return None
+        value = self.objective()
+        self.stale = 0 if value > self.best else self.stale + 1
+        if value > self.best:
+            self.best, self.state = value, snapshot(self.part)
+        return value
+
+    def state_dict(self) -> dict:
+        """The best so far, for `load_state_dict`."""
+        return {"best": self.best, "state": self.state, "stale": self.stale}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from there."""
+        self.best, self.state, self.stale = state["best"], state["state"], state["stale"]
+
+    def restore(self) -> float:
+        """Bring the best state back; returns its objective."""
+        self.part.load_state_dict(self.state)
+        return self.best
+
+
+def fit(
+    step: Callable[[int], Row],
+    *,
+    steps: int,
+    stage: str,
+    runtime: Runtime,
+    monitor: Monitor | None = None,
+    state: Mapping[str, Resumable] | None = None,
+) -> list[Row]:
+    """The loop: `step(i)` for i in 0 … steps-1, with a progress bar; returns the history, one row a
+    step.
+
+    Args:
+        state: all that `step` changes. With it, and with a journal, the loop starts where an
+            earlier run of the same was killed.
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+        OutputError: a checkpoint cannot be written.
+    """
+    state = (
+        (dict(state) | ({"monitor": monitor} if monitor else {}))
+        if state and runtime.journal
+        else None
+    )
+    history, ended = _resumed(stage, state, runtime)
+    runtime.skip_logged(len(history))
+    every = math.ceil(steps / CHECKPOINTS)
+    with runtime.bar(steps, stage) as bar:
+        bar.update(len(history))
+        for i in range(len(history), 0 if ended else steps):
+            row = {"stage": stage, "step": i} | step(i)
+            if not math.isfinite(row["loss"]):
+                raise NonFiniteError(
+                    f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate"
+                )
+            if monitor and (value := monitor.check(i + 1)) is not None:
+                row["objective"] = value
+            history.append(row)
+            runtime.log(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            bar.update()
+            ended = i + 1 == steps or bool(
+                monitor and monitor.patience is not None and monitor.stale >= monitor.patience
+            )
+            if state is not None and (ended or (i + 1) % every == 0):
+                parts = {name: part.state_dict() for name, part in state.items()}
+                runtime.journal.checkpoint(
+                    stage, {"history": history, "ended": ended, "parts": parts}
+                )
+            if ended:
+                break
+    return history
+
+
+def _resumed(
+    stage: str, state: Mapping[str, Resumable] | None, runtime: Runtime
+) -> tuple[list[Row], bool]:
+    """History of a loop that was begun in an earlier run, whether it had ended, and everything in
+    `state` as it was then.
+    """
+    kept = None if state is None else runtime.journal.state(stage)
+    if kept is None:
+        return [], False
+    for name, part in state.items():
+        part.load_state_dict(kept["parts"][name])
+    return list(kept["history"]), kept["ended"]

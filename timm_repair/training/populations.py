@@ -1,0 +1,104 @@
+"""The examples of a repair as its model sees them: a population, rows of it, and how these are
+augmented.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timm_repair.data.repair_data import RepairData
+from timm_repair.images.images import Images
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.augmentations import AUGMENTATIONS
+from timm_repair.training.augmentations.augmentation import Augmentation
+from timm_repair.training.options import Training
+
+SELECTION = "selection "  # before the name of a population of the selection split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some examples of one population.
+
+    Args:
+        name: of the population.
+        rows: (n,) which of its examples.
+        views: (n,) which of its fixed views each is seen in; None where it is augmented anew.
+        augmentation: how each is changed; None where they are left as they are.
+    """
+
+    name: str
+    rows: Tensor
+    views: Tensor | None
+    augmentation: Augmentation | None
+
+    def __getitem__(self, indices: Tensor | slice) -> "Sample":
+        views, augmentation = (
+            None if each is None else each[indices] for each in (self.views, self.augmentation)
+        )
+        return Sample(self.name, self.rows[indices], views, augmentation)
+
+
+class Populations:
+    """All populations that training and choosing read, of the failures and of the retained
+    examples.
+
+    Attributes:
+        populations: "failing", "retained" (if there are any), and those of the selection split,
+            "selection failing", ….
+        views: how many fixed views a training example has; None where it is augmented anew each
+            time.
+    """
+
+    def __init__(self, data: RepairData, options: Training, runtime: Runtime):
+        self.options, self.runtime, self.preprocessing = options, runtime, data.preprocessing
+        training = {"failing": data.failing} | (
+            {} if data.retained is None else {"retained": data.retained}
+        )
+        self.populations: Mapping[str, Images] = training | {
+            SELECTION + name: images for name, images in data.selection.items()
+        }
+        self.size = data.preprocessing.input_size[1:]
+        self.views = (
+            options.views
+            if options.hflip or any(round(options.shift * side) for side in self.size)
+            else 1
+        )
+        self.augmentation: type[Augmentation] = AUGMENTATIONS["flips"]
+        self._drawn: dict[tuple[str, int], Augmentation] = {}
+
+    def view(self, name: str, rows: Tensor, views: Tensor) -> Sample:
+        """The examples `rows` (n,) of a population, each in the fixed view whose number is in
+        `views` (n,).
+
+        Those of the selection split have one view: as they are.
+        """
+        if name.startswith(SELECTION):
+            return Sample(name, rows, torch.zeros_like(rows), None)
+        pieces = [(views == view).nonzero().flatten() for view in views.unique().tolist()]
+        drawn = [self._view(name, int(views[these[0]]))[rows[these]] for these in pieces]
+        drawn = self.augmentation.joined(drawn)[torch.cat(pieces).argsort()]
+        return Sample(name, rows, views, drawn)
+
+    def images(self, *parts: Sample) -> Tensor:
+        """What the model takes for the examples of `parts`, (n, C, H, W) on the device."""
+        pixels = []
+        for part in parts:
+            found = self.populations[part.name].pixels(part.rows)
+            pixels.append(found if part.augmentation is None else part.augmentation(found))
+        return self.preprocessing.normalize(torch.cat(pixels), self.runtime.device)
+
+    def expect(self, part: Sample) -> None:
+        """Begin to decode the images of `part`, which will be wanted next."""
+        self.populations[part.name].expect(part.rows)
+
+    def _view(self, name: str, view: int) -> Augmentation:
+        if (name, view) not in self._drawn:
+            # of the run and not of a stage: what was computed for a view serves all
+            generator = self.runtime.generator(f"view {view} of {name}")
+            self._drawn[name, view] = self.augmentation.draw(
+                len(self.populations[name]), self.size, self.options, generator
+            )
+        return self._drawn[name, view]
