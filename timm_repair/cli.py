@@ -17,11 +17,11 @@ from timm_repair.data.options import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
 from timm_repair.hub.exporting import FORMATS, export
 from timm_repair.hub.folder import PATCH
-from timm_repair.hub.loading import from_pretrained, load
+from timm_repair.hub.loading import from_pretrained
 from timm_repair.hub.pushing import push_to_hub
 from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
-from timm_repair.models.partition import GRANULARITIES, blocks
+from timm_repair.models.partition import GRANULARITIES
 from timm_repair.options import make, parse
 from timm_repair.pipeline import inspecting, repairing
 from timm_repair.report.suspects import tie
@@ -65,104 +65,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser(
-        "blocks", help="list a model's blocks, and why some cannot be repaired"
-    )
-    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
-    command.set_defaults(run=_blocks)
-
-    command = commands.add_parser("localize", help="score the blocks by how suspicious they are")
-    _add_data(command)
-    command.set_defaults(run=_localize)
-
-    command = commands.add_parser("repair", help="repair a model and save it")
-    _add_data(command)
-    command.add_argument(
-        "--output",
-        required=True,
-        help="directory for the repaired model, its card, report and figures",
-    )
-    command.add_argument("--method", default="archrepair", choices=METHODS)
-    command.add_argument(
-        "--log-with",
-        metavar="TRACKER",
-        help=(
-            "follow the training in tensorboard, wandb, …, if that is installed; what "
-            "is kept on disk goes to OUTPUT-logs"
-        ),
-    )
-    command.set_defaults(run=_repair)
-
-    command = commands.add_parser(
-        "compare", help="run several methods on the same data with the same budget"
-    )
-    _add_data(command)
-    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    command.add_argument("--output", help="file for the comparison as JSON")
-    command.set_defaults(run=_compare)
-
-    for command in (commands.choices["repair"], commands.choices["compare"]):
-        command.add_argument(
-            "--holdout",
-            action="append",
-            default=[],
-            metavar="[NAME=]PLACE",
-            help=(
-                "what to measure on, in any of these forms; several with names: --holdout"
-                " failing=unseen/ --holdout clean=test.parquet"
-            ),
-        )
-
-    command = commands.add_parser("report", help="print the report of a saved repair")
-    command.add_argument("directory", type=Path)
-    command.set_defaults(run=_report)
-
-    command = commands.add_parser(
-        "push", help="upload a saved repair to the Hugging Face Hub (log in before: hf auth login)"
-    )
-    command.add_argument("directory", type=Path, help="of a saved repair")
-    command.add_argument("repo_id", help="user/name; made if there is none")
-    command.add_argument(
-        "--private",
-        action="store_true",
-        default=None,
-        help="if the repository is new; else the owner's default",
-    )
-    command.add_argument("--revision", help="branch; made if there is none")
-    command.add_argument(
-        "--create-pr", action="store_true", help="open a pull request instead of committing"
-    )
-    command.add_argument("--commit-message")
-    command.add_argument(
-        "--patch",
-        action="store_true",
-        help="only what the repair changed; the original must be on the Hub",
-    )
-    command.add_argument(
-        "--remote-code", action="store_true", help="also for transformers' trust_remote_code=True"
-    )
-    command.add_argument(
-        "--replace-model-card",
-        action="store_true",
-        help="keep nothing of a README.md that is there",
-    )
-    command.add_argument("--base-model", help="Hub id of the original, if the report does not tell")
-    command.add_argument("--license", help="of the original, if the report does not tell")
-    command.set_defaults(run=_push)
-
-    command = commands.add_parser(
-        "export", help="write a saved or published repair as one file: ONNX, or a program of torch"
-    )
-    command.add_argument("model", help="directory or Hub id")
-    command.add_argument("file")
-    command.add_argument("--format", default="onnx", choices=FORMATS)
-    command.set_defaults(run=_export)
+    for name, (describe, run) in COMMANDS.items():
+        help = describe.__doc__.strip()
+        command = commands.add_parser(name, help=help[0].lower() + help[1:].rstrip("."))
+        describe(command)
+        command.set_defaults(run=run)
     return parser
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+# ---- what several commands share
+
+
+def _describe_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
     command.add_argument(
         "--failures",
@@ -187,6 +101,17 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _describe_holdout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--holdout",
+        action="append",
+        default=[],
+        metavar="[NAME=]PLACE",
+        help="what to measure on, in any of these forms; several with names:"
+        " --holdout failing=unseen/ --holdout clean=test.parquet",
+    )
+
+
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "failures": arguments.failures,
@@ -208,9 +133,17 @@ def _holdout(given: Sequence[str]) -> Any:
     return named
 
 
+# ---- the commands: the arguments of each, and what it does
+
+
+def _describe_blocks(command: argparse.ArgumentParser) -> None:
+    """List a model's blocks, and why some cannot be repaired."""
+    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
+    command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
+
+
 def _blocks(arguments: argparse.Namespace) -> None:
-    _, model = load(arguments.model, pretrained=False)
-    for block in blocks(model, granularity=arguments.granularity):
+    for block in inspecting.blocks(arguments.model, granularity=arguments.granularity):
         shapes = " -> ".join(
             "x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape)
         )
@@ -220,6 +153,11 @@ def _blocks(arguments: argparse.Namespace) -> None:
         )
 
 
+def _describe_localize(command: argparse.ArgumentParser) -> None:
+    """Score the blocks by how suspicious they are."""
+    _describe_data(command)
+
+
 def _localize(arguments: argparse.Namespace) -> None:
     found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
     if not PartialState().is_main_process:
@@ -227,6 +165,24 @@ def _localize(arguments: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1))
     if said := tie(found):
         print(said, file=sys.stderr)  # standard output is JSON
+
+
+def _describe_repair(command: argparse.ArgumentParser) -> None:
+    """Repair a model and save it."""
+    _describe_data(command)
+    command.add_argument(
+        "--output",
+        required=True,
+        help="directory for the repaired model, its card, report and figures",
+    )
+    command.add_argument("--method", default="archrepair", choices=METHODS)
+    command.add_argument(
+        "--log-with",
+        metavar="TRACKER",
+        help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
+        " disk goes to OUTPUT-logs",
+    )
+    _describe_holdout(command)
 
 
 def _repair(arguments: argparse.Namespace) -> None:
@@ -247,6 +203,14 @@ def _repair(arguments: argparse.Namespace) -> None:
             f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
             f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
         )
+
+
+def _describe_compare(command: argparse.ArgumentParser) -> None:
+    """Run several methods on the same data with the same budget."""
+    _describe_data(command)
+    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    command.add_argument("--output", help="file for the comparison as JSON")
+    _describe_holdout(command)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -270,11 +234,36 @@ def _compare(arguments: argparse.Namespace) -> None:
         Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))
 
 
+def _describe_report(command: argparse.ArgumentParser) -> None:
+    """Print the report of a saved repair."""
+    command.add_argument("directory", type=Path)
+
+
 def _report(arguments: argparse.Namespace) -> None:
     path = arguments.directory / "repair.json"
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
     print(read_report(path))
+
+
+def _describe_push(command: argparse.ArgumentParser) -> None:
+    """Upload a saved repair to the Hugging Face Hub (log in before: hf auth login)."""
+    add = command.add_argument
+    add("directory", type=Path, help="of a saved repair")
+    add("repo_id", help="user/name; made if there is none")
+    private = "if the repository is new; else the owner's default"
+    add("--private", action="store_true", default=None, help=private)
+    add("--revision", help="branch; made if there is none")
+    add("--create-pr", action="store_true", help="open a pull request instead of committing")
+    add("--commit-message")
+    patch = "only what the repair changed; the original must be on the Hub"
+    add("--patch", action="store_true", help=patch)
+    code = "also for transformers' trust_remote_code=True"
+    add("--remote-code", action="store_true", help=code)
+    replace = "keep nothing of a README.md that is there"
+    add("--replace-model-card", action="store_true", help=replace)
+    add("--base-model", help="Hub id of the original, if the report does not tell")
+    add("--license", help="of the original, if the report does not tell")
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -294,9 +283,26 @@ def _push(arguments: argparse.Namespace) -> None:
     print(push_to_hub(model, arguments.repo_id, readme=readme, **given))
 
 
+def _describe_export(command: argparse.ArgumentParser) -> None:
+    """Write a saved or published repair as one file: ONNX, or a program of torch."""
+    command.add_argument("model", help="directory or Hub id")
+    command.add_argument("file")
+    command.add_argument("--format", default="onnx", choices=FORMATS)
+
+
 def _export(arguments: argparse.Namespace) -> None:
     print(export(from_pretrained(arguments.model), arguments.file, format=arguments.format))
 
+
+COMMANDS = {
+    "blocks": (_describe_blocks, _blocks),
+    "localize": (_describe_localize, _localize),
+    "repair": (_describe_repair, _repair),
+    "compare": (_describe_compare, _compare),
+    "report": (_describe_report, _report),
+    "push": (_describe_push, _push),
+    "export": (_describe_export, _export),
+}
 
 if __name__ == "__main__":
     sys.exit(main())
