@@ -5,9 +5,10 @@ import itertools
 import logging
 from functools import partial
 
+import planted
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data
+from making import quiet, repair_data
 from torch import nn
 
 from timm_repair import probing
@@ -54,12 +55,13 @@ def limited(model: nn.Module, limit: int, error: str = "device", *, backward: bo
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return make(zero_init_last=False)
+    return planted.confused(planted.classifier())
 
 
 @pytest.fixture(scope="module")
 def data(model):
-    return repair_data(model, digits(250)[:100], digits(250)[100:])
+    wrong, right = planted.wrong_by(model, planted.pictures(500), at_least=100)
+    return repair_data(model, wrong[:100], right[:150])
 
 
 def found(model, data, score, runtime):
