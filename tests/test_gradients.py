@@ -1,8 +1,9 @@
 """Gradients by parts of the failures: equal to autograd's, and without the bias of a squared norm."""
 
+import planted
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data
+from making import quiet, repair_data
 from torch.nn import functional as F
 
 from timm_repair.gradients import FOLDS, _agreed, _jackknife, folded_gradients, gain
@@ -12,12 +13,8 @@ from timm_repair.training import Training
 
 @pytest.fixture(scope="module")
 def failing():
-    model = make(zero_init_last=False)
-    images = repair_data(model, digits(60), None).failing
-    inputs = repair_data(model, digits(60), None).preprocessing.normalize(images.pixels(torch.arange(60)))
-    with torch.no_grad():
-        wrong = model(inputs).argmax(1) != images.labels
-    return model, [example for example, is_wrong in zip(digits(60), wrong.tolist(), strict=True) if is_wrong]
+    model = planted.network()
+    return model, planted.mislabelled(model, planted.pictures(60))
 
 
 def mean_gradient(model, examples, names, loss) -> dict[str, torch.Tensor]:

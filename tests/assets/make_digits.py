@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-
 EPOCHS = 20
 
 
