@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -16,44 +17,31 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
-import timm
-import torch
-from PIL import Image
+import planted
 
 import timm_repair
 
 
 def work(output: Path, options: dict) -> None:
-    """A whole repair of a small classifier with dropout; always the same."""
+    """A whole repair of the planted classifier with dropout; always the same. The labels are wrong
+    for any model.
+    """
     warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    config = {"input_size": (3, 32, 32)}
-    sizes = {"stem_width": 8, "channels": (16, 16, 24, 32)}
-    model = timm.create_model(
-        "test_resnet",
-        num_classes=4,
-        zero_init_last=False,
-        drop_rate=0.2,
-        pretrained_cfg_overlay=config,
-        **sizes,
-    )
-    rng = np.random.default_rng(0)
-    pairs = [
-        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
-        for i in range(120)
-    ]
-    failures = timm_repair.collect_failures(model.eval(), pairs)
+    model = planted.classifier(drop_rate=0.2)
+    failures = planted.mislabelled(model, planted.pictures(120))
     timm_repair.repair(
-        model, failures, steps=40, batch_size=32, progress=False, output_dir=output, **options
+        model, failures, steps=24, batch_size=32, progress=False, output_dir=output, **options
     )
 
 
-def child(output: Path, options: dict, dies_at_write: int | None = None) -> int:
+def child(
+    output: Path, options: dict, dies_at_write: int | None = None, environment: dict | None = None
+) -> int:
     """Start one; it may kill itself while it writes its n-th file."""
     pid = os.fork()
     if pid:
         return pid
+    os.environ |= environment or {}
     if dies_at_write is not None:
         writes, sync = [], os.fsync
 
@@ -97,8 +85,29 @@ def main(folder: Path, kills: int, options: dict) -> None:
     print(json.dumps({"kills": done, "ended": ended}))
 
 
+def on_two_ranks(output: Path) -> None:
+    """The repair on two processes, as torchrun would start them; this one has the imports
+    already.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        world = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+        }
+    ranks = [
+        child(output, {}, environment=world | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    assert [os.waitpid(rank, 0)[1] for rank in ranks] == [0, 0]
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "once":  # one of several processes that torchrun started
         work(Path(sys.argv[2]), {})
+    elif sys.argv[1] == "ranks":
+        for place in sys.argv[2:]:
+            on_two_ranks(Path(place))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

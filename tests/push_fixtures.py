@@ -2,23 +2,23 @@
 push_fixtures import *`.
 """
 
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import numpy as np
+import planted
 import pytest
 import timm
 import torch
-from conftest import HUB_PORT
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from PIL import Image
 
 import timm_repair
-from timm_repair import Repaired
+from timm_repair import NoEffectWarning, Repaired
 from timm_repair.hub.lineage import lineage
 from timm_repair.models.weights import fingerprint
 
@@ -33,6 +33,9 @@ __all__ = [
     "published_base",
 ]
 
+# not `from conftest import`: pytest loads conftest under another name, and this would be a second
+# one
+HUB_PORT = urlsplit(constants.ENDPOINT).port
 NAMES = ["tench", "goldfish", "white shark", "hen"]
 
 
@@ -41,13 +44,11 @@ def image() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def noise() -> list:
-    """(image, label) pairs of which a model gets three quarters wrong."""
-    rng = np.random.default_rng(0)
-    return [
-        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
-        for i in range(160)
-    ]
+def base_pictures() -> list[planted.Pair]:
+    """Pictures of the base's four classes. It gets those of tench and goldfish wrong, and the
+    others right.
+    """
+    return planted.pictures(160, 5, classes=4, mode="RGB")
 
 
 def as_measured(repaired: Repaired) -> Repaired:
@@ -87,22 +88,14 @@ def api(loopback) -> HfApi:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> Path:
-    """A small timm model of four classes, saved by timm."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = {
-            "input_size": (3, 32, 32),
-            "license": "cc-by-nc-4.0",
-            "num_classes": 4,
-            "label_names": NAMES,
-        }
-        model = timm.create_model(
-            "test_resnet", num_classes=4, zero_init_last=False, pretrained_cfg_overlay=config
-        )
+    """A planted classifier of four classes that takes tench for goldfish and the reverse, saved by
+    timm.
+    """
+    config = {"license": "cc-by-nc-4.0", "num_classes": 4, "label_names": NAMES}
+    model = planted.confused(planted.classifier(in_chans=3, classes=4, config=config))
     folder = tmp_path_factory.mktemp("base")
-    timm.models.save_for_hf(
-        model.eval(), folder, model_config={"label_names": NAMES}, safe_serialization=True
-    )
+    about = {"label_names": NAMES}
+    timm.models.save_for_hf(model, folder, model_config=about, safe_serialization=True)
     return folder
 
 
@@ -119,15 +112,17 @@ def repaired_once(base_folder) -> Repaired:
     """The model repaired in one block, with an added path; the same for all tests of the
     session.
     """
-    pairs = noise()
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
-    failures = timm_repair.collect_failures(model, pairs)
-    found = timm_repair.repair(
-        model, failures, block="layer2", genotype="random", level="layer", steps=4, progress=False
-    )
-    for name, parameter in found.model.named_parameters():
-        if ".gains." in name:
-            torch.nn.init.constant_(parameter, 0.3)
+    failures = timm_repair.collect_failures(model, base_pictures())
+    assert failures.labels.tolist() == [0, 1] * 40
+    options = {"block": "layer2", "genotype": "random", "level": "layer", "steps": 4}
+    with warnings.catch_warnings():  # whether four steps change an answer does not matter:
+        warnings.simplefilter("ignore", NoEffectWarning)
+        found = timm_repair.repair(model, failures, progress=False, **options)
+    gains = [p for name, p in found.model.named_parameters() if ".gains." in name]
+    assert gains, "the random genotype adds no path"
+    for gain in gains:  # this changes them
+        torch.nn.init.constant_(gain, 0.3)
     return as_measured(found)
 
 

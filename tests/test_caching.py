@@ -5,10 +5,11 @@ used only where it pays.
 import logging
 from dataclasses import replace
 
+import planted
 import pytest
 import torch
 from cases import BUDGET
-from tiny import digits, make, quiet, repair_data
+from making import quiet, repair_data
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -44,16 +45,20 @@ MIB = 2**-10  # of a GiB
 
 
 def prepared(model: nn.Module):
-    everything = digits(120)
+    """Data of a repair, with labels of any kind: what is looked at is what the model is given and
+    what it makes of it.
+    """
+    everything = planted.pictures(120)
+    halves = (everything[:60], everything[60:])
     training, choosing = (
-        repair_data(model, everything[i : i + 20], everything[i + 20 : i + 60]) for i in (0, 60)
+        repair_data(model, planted.mislabelled(model, half[:20]), half[20:]) for half in halves
     )
     return replace(training, selection={"failing": choosing.failing, "retained": choosing.retained})
 
 
 @pytest.fixture(scope="module")
 def data():
-    return prepared(make(zero_init_last=False))
+    return prepared(planted.network())
 
 
 def options(**given) -> Training:
@@ -73,9 +78,16 @@ def cached(model, data, runtime, block=None, **given) -> PrefixCache:
 # ---- what it gives
 
 
+def body(name: str, **made) -> nn.Module:
+    """One whose answers are sure; EfficientNet has no map left of so small an image to tell
+    pictures by.
+    """
+    return (planted.network if name == "efficientnet_b0" else planted.classifier)(name, **made)
+
+
 @pytest.mark.parametrize(("name", "made"), FAMILIES.items())
 def test_logits_are_those_of_the_images(name, made):
-    model, runtime = make(name, **made), quiet()
+    model, runtime = body(name, **made), quiet()
     data = prepared(model)
     supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
     assert set(cache.kept) == {"failing", "retained"} | {
@@ -92,12 +104,17 @@ def test_logits_are_those_of_the_images(name, made):
             cache.predict(population),
             predict(model, images, data.preprocessing, runtime),
         )
-        assert torch.equal(found.predictions, expected.predictions)
+        inputs = data.preprocessing.normalize(images.pixels(range(len(images))))
+        with torch.no_grad():
+            first, second = model(inputs).topk(2).values.T
+        sure = first - second > 1e-4  # no rounding exchanges these two
+        assert sure.all() or name == "efficientnet_b0"
+        assert torch.equal(found.predictions[sure], expected.predictions[sure])
         torch.testing.assert_close(found.losses, expected.losses)
 
 
 def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
-    model, runtime, computed = make(), quiet(), []
+    model, runtime, computed = planted.network(), quiet(), []
     supply, cache = Batches(data, options(), runtime, "test"), cached(model, data, runtime)
     images = Populations.images
 
@@ -128,7 +145,7 @@ def test_views_take_turns(data):
 
 
 def test_what_does_not_fit_is_computed_again(data):
-    model, runtime = make(), quiet()
+    model, runtime = planted.network(), quiet()
     whole = cached(model, data, runtime)
     budget = 25 * 4 * torch.Size(whole.layout.shape).numel()
     part = cached(model, data, runtime, cache_memory=budget / 2**30, cache_disk=0.0)
@@ -151,7 +168,7 @@ def test_what_does_not_fit_is_computed_again(data):
 
 def test_it_spills_to_a_file_that_leaves_nothing_behind(data, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    model, runtime = make(), quiet()
+    model, runtime = planted.network(), quiet()
     supply = Batches(data, options(), runtime, "test")
     in_memory, on_disk = (
         cached(model, data, runtime),
@@ -174,7 +191,7 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     monkeypatch.setattr("os.truncate", full)
-    model, runtime = make(), quiet()
+    model, runtime = planted.network(), quiet()
     cache, supply = (
         cached(model, data, runtime, cache_memory=0.0),
         Batches(data, options(), runtime, "test"),
@@ -189,7 +206,7 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_takes_half_the_room(data, precision):
-    model, runtime = make(), quiet()
+    model, runtime = planted.network(), quiet()
     exact, rounded = (
         cached(model, data, runtime),
         cached(model, data, runtime, cache_precision=precision),
@@ -214,7 +231,8 @@ def test_a_repair_is_the_same_with_it(data, method):
     )
     found = {}
     for cache in ("always", "never"):
-        model = make(zero_init_last=False)
+        model = planted.network()
+        torch.manual_seed(0)  # added paths start from the caller's randomness
         outcome = named(method, **given | {"cache": cache}).repair(model, data, quiet())
         found[cache] = (
             [row["loss"] for row in outcome.history],
@@ -274,7 +292,7 @@ def test_gain_is_a_share_of_the_whole_run():
 
 
 def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
-    reads, model, runtime = {}, make(), quiet()
+    reads, model, runtime = {}, planted.network(), quiet()
     arrived = PrefixCache.arrived
 
     def counted(self, part: Sample):
@@ -290,15 +308,15 @@ def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
 
 
 def test_fresh_augmentations_are_never_kept(data):
-    cache = cached(make(), data, quiet(), views=None)
+    cache = cached(planted.network(), data, quiet(), views=None)
     assert cache.kept and all(name.startswith(SELECTION) for name in cache.kept)
-    still = cached(make(), data, quiet(), views=None, hflip=0.0, shift=0.0)
+    still = cached(planted.network(), data, quiet(), views=None, hflip=0.0, shift=0.0)
     assert {"failing", "retained"} <= still.kept.keys(), "without augmentation there is one view"
 
 
 @pytest.mark.parametrize("given", [{"cache": "never"}, {"cache_memory": 0.0, "cache_disk": 0.0}])
 def test_it_can_be_switched_off(data, given):
-    model, runtime = make(), quiet()
+    model, runtime = planted.network(), quiet()
     cache, supply = cached(model, data, runtime, **given), Batches(data, options(), runtime, "test")
     batch = supply.take()
     assert not cache.kept
@@ -308,13 +326,13 @@ def test_it_can_be_switched_off(data, given):
 
 
 def test_the_whole_network_has_no_prefix(data):
-    model = make()
+    model = planted.network()
     assert not prefix_cache(model, model, data, options(), quiet()).kept
     assert not prefix_cache(model, model.conv1, data, options(), quiet()).kept
 
 
 def test_a_layer_beside_a_shortcut_is_entered_with_its_unit(data):
-    model = make(zero_init_last=False)
+    model = planted.network()
     cache = prefix_cache(model, model.layer3[0].conv2, data, options(), quiet())
     assert cache.place.path == "layer3.0"
     head = prefix_cache(model, model.get_classifier(), data, options(), quiet())
@@ -322,7 +340,7 @@ def test_a_layer_beside_a_shortcut_is_entered_with_its_unit(data):
 
 
 def test_layers_of_a_dense_block_are_entered_with_all_features():
-    model, runtime = make("densenet121"), quiet()
+    model, runtime = planted.network("densenet121"), quiet()
     data = prepared(model)
     found = [block for block in blocks(model, granularity="pair") if block.repairable]
     block = next(block for block in found if block.paths[0].endswith("denseblock3.denselayer9"))
@@ -436,7 +454,7 @@ def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):
 
     monkeypatch.setattr(cache_module, "arriving", noted)
     for batch_size in (4, 16):
-        model, runtime = make(), quiet()
+        model, runtime = planted.network(), quiet()
         batch = Batches(data, options(batch_size=batch_size), runtime, "test").take()
         cached(model, data, runtime).logits(batch.parts, batch.views)
     assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]

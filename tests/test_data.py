@@ -70,6 +70,16 @@ def keys(images):
     return {(id(images.pool.reader.examples), i) for i in images.ids}
 
 
+def rows_of(data, population):
+    """Which examples of what was given as one population are in any of its parts."""
+    train = {"failing": data.failing, "retained": data.retained}[population]
+    return sorted(
+        i
+        for part in (train, data.selection[population], data.holdout[population])
+        for i in part.ids
+    )
+
+
 def test_splits_are_disjoint_complete_and_stratified(model, runtime):
     data = prepare(
         model, examples(60, right=False), retain=examples(90, right=True, seed=1), runtime=runtime
@@ -139,7 +149,7 @@ def test_failures_that_are_right_are_left_out_with_a_warning(model, runtime):
     mixed = examples(24, right=False) + examples(6, right=True, seed=1)
     with pytest.warns(UserWarning, match="6 of the 30 failures right"):
         data = prepare(model, mixed, runtime=runtime)
-    assert len(data.failing) + len(data.selection["failing"]) + len(data.holdout["failing"]) == 24
+    assert rows_of(data, "failing") == list(range(24)), "the six others are right"
     with pytest.raises(DataError, match="24 of the 30"):
         prepare(model, examples(6, right=False) + examples(24, right=True, seed=1), runtime=runtime)
     with pytest.raises(NoFailuresError, match="30 of the 30"):
@@ -175,9 +185,8 @@ def test_a_holdout_with_failures_or_retained_examples_is_refused(model, runtime)
 def test_no_failure_is_retained_and_none_counts_twice(model, runtime):
     failures, retain = examples(20, right=False), examples(40, right=True, seed=1)
     data = prepare(model, failures + failures[:5], retain=retain + failures, runtime=runtime)
-    assert len(data.failing) + len(data.selection["failing"]) + len(data.holdout["failing"]) == 20
-    assert (
-        len(data.retained) + len(data.selection["retained"]) + len(data.holdout["retained"]) == 40
+    assert rows_of(data, "failing") == list(range(20)) and rows_of(data, "retained") == list(
+        range(40)
     )
 
 
@@ -185,8 +194,12 @@ def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
     pool = examples(30, right=True) + examples(10, right=False, seed=1)
     failures = collect_failures(model, pool, runtime=runtime)
     assert failures.ids == tuple(range(30, 40)) and failures.error_rate == 0.25
+    assert failures.labels.tolist() == [(i + 1) % CLASSES for i in range(10)], (
+        "the labels that were given"
+    )
     few = [collect_failures(model, pool, max_failures=4, seed=s, runtime=runtime) for s in (5, 5)]
     assert few[0].ids == few[1].ids and len(few[0]) == 4 and few[0].error_rate == 0.25
+    assert set(few[0].ids) <= set(failures.ids)
     assert prepare(model, failures, runtime=runtime).error_rate == 0.25
     with pytest.raises(NoFailuresError, match="all 30"):
         collect_failures(model, pool[:30], runtime=runtime)

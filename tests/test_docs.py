@@ -14,10 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import planted
 import pytest
 import timm
 from accelerate.commands.launch import launch_command_parser
-from conftest import worn
 from push_fixtures import *  # noqa: F403
 from timm.models import save_for_hf
 
@@ -29,6 +29,7 @@ from timm_repair.training.options import Training
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HUB_MODEL = "hf-hub:timm/resnet18.a1_in1k"
+NO_EFFECT = "ignore::timm_repair.NoEffectWarning"  # six steps may change nothing
 LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -66,18 +67,23 @@ def started(words: list[str]) -> list[str]:
     return [arguments.training_script, *arguments.training_script_args]
 
 
+def unseen_failing() -> list[planted.Pair]:
+    """Other pictures of the two classes that the planted classifier takes for each other."""
+    return [pair for pair in planted.pictures(300, 4) if pair[1] < 2]
+
+
 @pytest.fixture(scope="session")
-def place(tmp_path_factory, trained, digits) -> Path:
+def place(tmp_path_factory, deployed, pictures) -> Path:
     """A directory with what the text speaks of: image folders, and the model as a timm folder."""
     place = tmp_path_factory.mktemp("docs")
-    save_for_hf(trained, place / "model", safe_serialization=True)
-    pool = worn(digits["pool"])
-    wrong = timm_repair.collect_failures(trained, pool)
+    save_for_hf(deployed, place / "model", safe_serialization=True)
+    wrong, _ = planted.wrong_by(deployed, pictures["pool"])
+    assert [label for _, label in wrong] == [0, 1] * 100
     pairs = {
-        "train": digits["train"],
-        "unseen": digits["unseen"],
-        "unseen_failing": worn(digits["unseen"]),
-        "failures": [pool[i] for i in wrong.ids],
+        "train": pictures["train"],
+        "unseen": pictures["unseen"],
+        "unseen_failing": unseen_failing(),
+        "failures": wrong,
     }
     for folder, examples in pairs.items():
         for i, (image, label) in enumerate(examples[:250]):
@@ -104,14 +110,15 @@ def logged_in(loopback, published_base, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_block_runs(text, few_steps, classifier, failures, digits, request):
+@pytest.mark.filterwarnings(NO_EFFECT)
+def test_python_block_runs(text, few_steps, classifier, failures, pictures, request):
     request.getfixturevalue("logged_in" if "push_to_hub" in text else "offline")
     predefined = {
         "timm_repair": timm_repair,
         "model": classifier,
         "failures": failures,
-        "train": digits["train"],
-        "holdout": {"failing": worn(digits["unseen"]), "clean": digits["unseen"]},
+        "train": pictures["train"],
+        "holdout": {"failing": unseen_failing(), "clean": pictures["unseen"]},
     }
     # the text goes on from where a model of the Hub was repaired
     if "repaired" in text and "repaired =" not in text:
@@ -122,6 +129,7 @@ def test_python_block_runs(text, few_steps, classifier, failures, digits, reques
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.filterwarnings(NO_EFFECT)
 def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
     assert {line[1] for line in commands()} >= {
         "blocks",

@@ -3,6 +3,7 @@ with the same answers.
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -13,14 +14,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import HUB_PORT
 from hub_server import HubServer, hub_environment
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from PIL import Image
 from processes import fresh, start
 from push_fixtures import *  # noqa: F403
-from push_fixtures import NAMES, as_measured, image
+from push_fixtures import HUB_PORT, NAMES, as_measured, base_pictures, image
 from torch import nn
 
 import timm_repair
@@ -134,23 +134,23 @@ def seen(model: nn.Module) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def tuned(base_folder) -> dict[str, timm_repair.Repaired]:
-    """Repairs that changed weights alone."""
-    rng = np.random.default_rng(0)
-    pairs = [
-        (Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), i % 4)
-        for i in range(64)
-    ]
+    """Repairs that changed weights alone: those of the whole network, or of one block."""
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
-    failures = timm_repair.collect_failures(model, pairs)
-    return {
-        name: timm_repair.repair(
-            model, failures, method="finetune", steps=2, progress=False, **options
-        )
-        for name, options in (
-            ("network", {"level": "network"}),
-            ("block", {"level": "block", "block": "layer2"}),
-        )
-    }
+    failures, found = timm_repair.collect_failures(model, base_pictures()), {}
+    assert failures.labels.tolist() == [0, 1] * 40
+    for name, options, part in (
+        ("network", {"level": "network"}, ""),
+        ("block", {"level": "block", "block": "layer2"}, "layer2"),
+    ):
+        options = {"method": "finetune", "steps": 2, "progress": False} | options
+        with warnings.catch_warnings():  # whether two steps change a weight does not matter:
+            warnings.simplefilter("ignore", timm_repair.NoEffectWarning)
+            found[name] = timm_repair.repair(model, failures, **options)
+        with torch.no_grad():
+            for parameter in found[name].model.get_submodule(part).parameters():  # this does
+                parameter.mul_(1.1)
+        found[name] = as_measured(found[name])
+    return found
 
 
 @pytest.fixture(scope="module")

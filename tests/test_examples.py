@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import planted
 import pytest
 from PIL import Image
 
@@ -68,8 +69,8 @@ def test_own(run, capsys, name, row):
     assert f"\n  {row} " in capsys.readouterr().out
 
 
-def test_corruptions(run, tmp_path, digits, capsys):
-    for i, (image, label) in enumerate(digits["unseen"][:6]):
+def test_corruptions(run, tmp_path, capsys):
+    for i, (image, label) in enumerate(planted.pictures(6)):
         (tmp_path / "images" / str(label)).mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / "images" / str(label) / f"{i}.png")
     run("corruptions.py", "images", "--images", "2", "--output", "sheet.png")

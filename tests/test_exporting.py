@@ -2,6 +2,7 @@
 leaves nothing behind.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -54,27 +55,34 @@ def families(format: str, monkeypatch) -> dict[str, nn.Module]:
     return models
 
 
-@pytest.mark.parametrize("format", exporting.FORMATS)
 @torch.no_grad()
-def test_families(format, monkeypatch, tmp_path, capfd):
-    for package in PACKAGES if format == "onnx" else ():
-        pytest.importorskip(package)
-    models, images = families(format, monkeypatch), torch.randn(5, 3, 64, 64)
-    for name, model in models.items():
-        model.train()  # exported in eval mode all the same, and left as it was
-        path = Repaired(model, example_report()).export(tmp_path / name, format=format)
-        assert path == tmp_path / f"{name}{exporting.FORMATS[format]}" and model.training
-    assert {p.stem for p in tmp_path.iterdir()} == set(FAMILIES[format]), (
-        "no scratch, and no weights beside the model"
-    )
+def test_families(monkeypatch, tmp_path, capfd):
+    """One fresh process runs what all formats made: to start it takes longer than to run it."""
+    missing = [package for package in PACKAGES if not find_spec(package)]
+    models, images, files = {}, torch.randn(5, 3, 64, 64), set()
+    for format in exporting.FORMATS:
+        if format == "onnx" and missing:
+            continue
+        for name, model in families(format, monkeypatch).items():
+            model.train()  # exported in eval mode all the same, and left as it was
+            path = Repaired(model, example_report()).export(tmp_path / name, format=format)
+            assert path == tmp_path / f"{name}{exporting.FORMATS[format]}" and model.training
+            models[path.name] = model
+            files.add(path.name)
+            found = {each.name for each in tmp_path.iterdir()}
+            assert found == files, "no scratch, and no weights beside the model"
     assert capfd.readouterr() == ("", "")
     found = fresh(RUN, tmp_path / "run", images=images)
-    assert len(found) == 3 * len(models)
+    assert found.keys() == {f"{file} {count}" for file in models for count in (1, 2, 5)}
     for key, logits in found.items():
         file, count = key.split()
-        expected = models[file.rpartition(".")[0]].eval()(images[: int(count)])
+        expected = models[file].eval()(images[: int(count)])
         torch.testing.assert_close(
             logits, expected, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
+    if missing:
+        pytest.skip(
+            f"ONNX was not tested, for want of {', '.join(missing)}; the other formats were"
         )
 
 

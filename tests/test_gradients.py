@@ -2,9 +2,10 @@
 norm.
 """
 
+import planted
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data
+from making import quiet, repair_data
 from torch.nn import functional as F
 
 from timm_repair.localization.folds import FOLDS, agreed_norm, folded_gradients, jackknife
@@ -15,16 +16,8 @@ from timm_repair.training.options import Training
 
 @pytest.fixture(scope="module")
 def failing():
-    model = make(zero_init_last=False)
-    images = repair_data(model, digits(60), None).failing
-    inputs = repair_data(model, digits(60), None).preprocessing.normalize(
-        images.pixels(torch.arange(60))
-    )
-    with torch.no_grad():
-        wrong = model(inputs).argmax(1) != images.labels
-    return model, [
-        example for example, is_wrong in zip(digits(60), wrong.tolist(), strict=True) if is_wrong
-    ]
+    model = planted.network()
+    return model, planted.mislabelled(model, planted.pictures(60))
 
 
 def mean_gradient(model, examples, names, loss) -> dict[str, torch.Tensor]:

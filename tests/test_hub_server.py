@@ -1,7 +1,5 @@
 """The loopback Hub answers the unmodified clients as the real one would."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
@@ -18,6 +16,7 @@ from huggingface_hub import (
     constants,
     errors,
 )
+from processes import start
 
 
 def test_push_and_pull(hub, mode, api, pushed, pull):
@@ -242,23 +241,20 @@ assert [row["image"].getpixel((0, 0))[0] for row in streamed] == [40 * n for n i
 """
 
 
-@pytest.mark.parametrize(
-    ("script", "mode"),
-    [(TIMM, "xet"), (DATASETS, "lfs")],
-    ids=["timm", "datasets"],
-    indirect=["mode"],
-)
-def test_in_a_fresh_process(hub, tmp_path, script, mode):
-    environment = hub_environment(hub.url, tmp_path, token="hf_me", xet=mode == "xet")
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {
-        r.authorization for r in hub.requests if "/api/" in r.path and "validate-yaml" not in r.path
-    } == {"Bearer hf_me"}
+def test_in_fresh_processes(tmp_path):
+    """timm by xet and datasets by LFS, side by side: most of their time goes into their imports."""
+    with HubServer(xet=True) as xet, HubServer() as lfs:
+        running = []
+        for name, script, hub in (("timm", TIMM, xet), ("datasets", DATASETS, lfs)):
+            (tmp_path / name).mkdir()
+            environment = hub_environment(hub.url, tmp_path / name, token="hf_me", xet=hub is xet)
+            running.append(start(script, tmp_path / name, environment))
+        for finish in running:
+            finish()
+        for hub in (xet, lfs):
+            asking = [
+                r for r in hub.requests if "/api/" in r.path and "validate-yaml" not in r.path
+            ]
+            assert {record.authorization for record in asking} == {"Bearer hf_me"}
+            assert hub.errors == []
+        assert asked(xet, "xet-write-token") and not asked(lfs, "xet-write-token")

@@ -5,17 +5,18 @@ without a trace in the model.
 import copy
 import json
 
+import digits
+import planted
 import pytest
 import timm
 import torch
+from making import quiet, repair_data
 from references import localization_by_the_paper as paper
-from tiny import digits, make, quiet, repair_data, trained_on_digits
+from states import unchanged, unusual
 from torch import nn
 
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
-from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.images.sources import as_images
 from timm_repair.localization.localizing import DEFAULT_SCORER, localize
 from timm_repair.localization.scorers import SCORERS
 from timm_repair.localization.taps import find_taps
@@ -25,39 +26,41 @@ from timm_repair.training.options import Training
 ALL = sorted(SCORERS)
 
 
-def right(model: nn.Module, examples: list) -> torch.Tensor:
-    images = as_images(examples, model)
-    with torch.no_grad():
-        inputs = Preprocessing.of(model).normalize(images.pixels(torch.arange(len(images))))
-        return model(inputs).argmax(1) == images.labels
+def norms_of(model: nn.Module) -> dict[str, str]:
+    """The module whose output is a layer's pre-activation, for each layer of the model's blocks."""
+    candidates = [block for block in blocks(model) if block.repairable]
+    return {tap.layer: tap.path for tap in find_taps(model, candidates, (1, 32, 32))}
 
 
-@pytest.fixture(scope="module")
-def trained() -> nn.Module:
-    """A tiny ResNet that reads most digits."""
-    model = trained_on_digits()
-    assert right(model, digits(1200)).float().mean() > 0.9
-    return model
-
-
-@pytest.fixture(scope="module")
-def faulty(trained) -> tuple[nn.Module, RepairData]:
-    return plant(trained, "layer2", share=0.3)
-
-
-def plant(model: nn.Module, stage: str, share: float) -> tuple[nn.Module, RepairData]:
-    """A copy with a share of the filters of one stage set to zero, and what it now gets wrong that
-    it had right.
+def decided(model: nn.Module, pairs: list) -> list:
+    """Those of the pairs for which no rounding decides whether a neuron is active, or what the
+    answer is.
     """
-    examples, model = digits(700), copy.deepcopy(model)
-    before = right(model, examples)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.get_submodule(stage).parameters():
-        if parameter.ndim == 4:
-            parameter.data[torch.rand(len(parameter), generator=generator) < share] = 0
-    now = right(model, examples)
-    failing = [examples[i] for i in (before & ~now).nonzero().flatten().tolist()[:150]]
-    retained = [examples[i] for i in now.nonzero().flatten().tolist()]
+    norms, margins = norms_of(model), planted.margins(model, pairs).abs()
+    with torch.no_grad():
+        seen = paper.means(model, norms, planted.inputs(model, pairs))
+    nearest = torch.cat([seen[layer] for layer in norms], 1).abs().amin(1)
+    clear = ((nearest > 1e-4) & (margins > 0.3)).tolist()
+    return [pair for pair, is_clear in zip(pairs, clear, strict=True) if is_clear]
+
+
+@pytest.fixture(scope="module")
+def examples() -> tuple[nn.Module, list, list]:
+    """A classifier with a part of layer2 dead, 60 pictures that it gets wrong, and 130 others that
+    it gets right.
+    """
+    model = planted.deadened(planted.classifier(), "layer2", share=0.3)
+    pairs = planted.pictures(600)
+    wrong = planted.mislabelled(model, pairs)
+    right = [(image, (label - 1) % 10) for image, label in wrong]  # its own answers
+    failing, retained = decided(model, wrong[:200])[:60], decided(model, right[200:])[:130]
+    assert (len(failing), len(retained)) == (60, 130)
+    return model, failing, retained
+
+
+@pytest.fixture(scope="module")
+def faulty(examples) -> tuple[nn.Module, RepairData]:
+    model, failing, retained = examples
     return model, repair_data(model, failing, retained)
 
 
@@ -65,28 +68,22 @@ def run(model, data, score=DEFAULT_SCORER, runtime=None, **options):
     return localize(model, blocks(model), data, score=score, runtime=runtime or quiet(), **options)
 
 
-def test_agrees_with_the_paper(faulty):
-    model, data = faulty
-    data = repair_data(
-        model,
-        *(
-            [(i.permute(1, 2, 0).numpy(), label) for i, label in (images[k] for k in range(n))]
-            for images, n in ((data.failing, 12), (data.retained, 15))
-        ),
-    )
-    candidates = [block for block in blocks(model) if block.repairable]
-    norms = {tap.layer: tap.path for tap in find_taps(model, candidates, (1, 32, 32))}
+def test_agrees_with_the_paper(examples):
+    model, failing, retained = examples
+    failing, retained = failing[:12], retained[:15]
+    data, norms = repair_data(model, failing, retained), norms_of(model)
     block_of = {layer: layer.split(".")[0] for layer in norms}
     seen = [
         paper.observe(
-            model,
-            norms,
-            data.preprocessing.normalize(images.pixels(torch.arange(len(images)))),
-            images.labels,
+            model, norms, planted.inputs(model, pairs), torch.tensor([label for _, label in pairs])
         )
-        for images in (data.failing, data.retained)
+        for pairs in (failing, retained)
     ]
-    scores, counts = paper.algorithm_1(*seen, block_of, 20)
+    assert [wrong for wrong, *_ in seen[0] + seen[1]] == [True] * 12 + [False] * 15
+    # the cut is where scores are far apart: no rounding decides which neurons are above it
+    highest = sorted(paper.algorithm_1(*seen, block_of, 0)[0].values(), reverse=True)
+    top = max(range(10, 30), key=lambda n: highest[n - 1] - highest[n])
+    scores, counts = paper.algorithm_1(*seen, block_of, top)
     expected = {
         "spectrum_gradient": scores,
         "spectrum": paper.tarantula(seen[0] + seen[1]),
@@ -96,21 +93,17 @@ def test_agrees_with_the_paper(faulty):
         "every layer of a ResNet is followed by a norm"
     )
     for score, values in expected.items():
-        found = run(model, data, score, top=20)
+        found = run(model, data, score, top=top)
         assert found.layers == block_of
         ours = torch.cat([found.neurons[layer] for layer in block_of])
         theirs = torch.tensor(
             [values[layer, j] for layer in block_of for j in range(len(found.neurons[layer]))]
         )
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-6)
-    assert run(model, data, "spectrum_gradient", top=20).suspiciousness == counts
-    epsilon = 0.3
+    assert run(model, data, "spectrum_gradient", top=top).suspiciousness == counts
+    epsilon = (highest[top - 1] + highest[top]) / 2
     by_threshold = run(model, data, "spectrum_gradient", threshold=epsilon)
-    assert (
-        sum(by_threshold.suspiciousness.values())
-        == sum(value > epsilon for value in scores.values())
-        > 0
-    )
+    assert by_threshold.suspiciousness == counts and sum(counts.values()) == top
 
 
 @pytest.mark.parametrize("score", ALL)
@@ -121,43 +114,32 @@ def test_batch_size_does_not_matter(faulty, score):
         torch.testing.assert_close(values, other.neurons[layer], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("stage", ["layer1", "layer2", "layer3"])
-def test_relative_gradient_norm_names_a_planted_fault(trained, stage):
+# Ratios of the best score to the second: 3.7, 1.9, 2.2 and 1.3. With weights disturbed by 0.1 %,
+# rounded to bfloat16, or on two threads they move by 0.02 at most.
+@pytest.mark.parametrize(
+    ("stage", "ratio"), [("layer1", 2), ("layer2", 1.5), ("layer3", 1.5), ("layer4", 1.2)]
+)
+def test_relative_gradient_norm_names_a_planted_fault(stage, ratio):
     """The one scorer of which this can be asked; counts of vulnerable neurons name a stage hardly
     better than chance here.
     """
-    assert run(*plant(trained, stage, share=0.6), "rgn").worst == stage
+    found = run(*digits.with_fault(stage), "rgn")
+    assert found.worst == stage
+    best, second, *_ = sorted(found.suspiciousness.values(), reverse=True)
+    assert best > ratio * second
 
 
 @pytest.mark.parametrize("score", ALL)
 def test_no_trace_is_left(faulty, score):
     model, data = faulty
-    model = copy.deepcopy(model).train()
-    model.layer1.eval()
-    model.fc.bias.requires_grad_(False)
-    model.fc.weight.grad = torch.ones_like(model.fc.weight)
-
-    def state():
-        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-        return (
-            hooks,
-            [m.training for m in model.modules()],
-            [p.requires_grad for p in model.parameters()],
-        )
-
-    before, tensors = state(), copy.deepcopy(model.state_dict())
-    run(model, data, score)
-    assert state() == before
-    assert all(p.grad is None for name, p in model.named_parameters() if name != "fc.weight")
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in model.state_dict().items())
+    model = unusual(copy.deepcopy(model))
+    with unchanged(model):
+        run(model, data, score)
     found = blocks(model)
-    broken = model.fc.register_forward_hook(lambda *_: 1 / 0)
-    before = state()
+    model.fc.register_forward_hook(lambda *_: 1 / 0)
     if score != "random":  # which runs nothing
-        with pytest.raises(ZeroDivisionError):
+        with unchanged(model), pytest.raises(ZeroDivisionError):
             localize(model, found, data, score=score, runtime=quiet())
-    assert state() == before
-    broken.remove()
 
 
 def test_in_place_activations_do_not_disturb_the_gradients(faulty):
@@ -179,10 +161,8 @@ def test_one_result_is_reported_and_seeded(faulty):
     selected = torch.cat(list(found.neurons.values())) > found.threshold
     assert selected.sum() == 10
     described = json.loads(json.dumps(found.to_dict()))
-    assert described["details"]["failing"] == len(faulty[1].failing)
-    assert described["details"]["retained_read"] == min(
-        2 * len(faulty[1].failing), len(faulty[1].retained)
-    )
+    assert described["details"]["failing"] == 60
+    assert described["details"]["retained_read"] == 120, "twice as many as fail, of 130"
     draws = [run(*faulty, "random", quiet(seed=seed)).suspiciousness for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
@@ -291,8 +271,9 @@ def test_where_neurons_are_read():
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "densenet121", "efficientnet_b0", "convnext_atto"])
 def test_other_families(name):
-    model = make(name, **({"mlp_ratio": 0.02} if name == "vgg11_bn" else {}))
-    data = repair_data(model, digits(4), digits(8)[4:])
+    model = planted.network(name, **({"mlp_ratio": 0.02} if name == "vgg11_bn" else {}))
+    pairs = planted.pictures(8)
+    data = repair_data(model, planted.mislabelled(model, pairs[:4]), pairs[4:])
     for score in ("spectrum_gradient", "rgn"):
         found = run(model, data, score)
         assert len(found.suspiciousness) == len([b for b in blocks(model) if b.repairable])

@@ -7,9 +7,10 @@ import itertools
 import logging
 from functools import partial
 
+import planted
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data
+from making import quiet, repair_data
 from torch import nn
 
 from timm_repair.data.predicting import predict
@@ -66,12 +67,13 @@ def limited(
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return make(zero_init_last=False)
+    return planted.confused(planted.classifier())
 
 
 @pytest.fixture(scope="module")
 def data(model):
-    return repair_data(model, digits(250)[:100], digits(250)[100:])
+    wrong, right = planted.wrong_by(model, planted.pictures(500), at_least=100)
+    return repair_data(model, wrong[:100], right[:150])
 
 
 def found(model, data, score, runtime):

@@ -2,9 +2,9 @@
 done at all.
 """
 
+import planted
 import pytest
 import torch
-from tiny import make
 from torch import nn
 
 from timm_repair.models.entering import Place, entrances, resumes_exactly, starting_at
@@ -26,7 +26,7 @@ def parts(model: nn.Module):
 
 @pytest.mark.parametrize(("name", "options"), FAMILIES.items())
 def test_every_block_of_the_four_families_can_be_entered(name, options):
-    model, images = make(name, **options), torch.randn(4, 1, 32, 32)
+    model, images = planted.network(name, **options), torch.randn(4, 1, 32, 32)
     calls, found = parts(model)
     before = [path for path, _ in model.named_parameters()]
     ways = entrances(model, found, calls, lambda rows: images[rows], 4)
@@ -42,7 +42,7 @@ def test_every_block_of_the_four_families_can_be_entered(name, options):
 
 
 def test_gradients_are_those_of_the_whole_model():
-    model, images = make(), torch.randn(4, 1, 32, 32)
+    model, images = planted.network(), torch.randn(4, 1, 32, 32)
     calls, found = parts(model)
     block = found[2]
     weights = [model.get_parameter(name) for name in block.parameters]
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_entered_is_run_from_the_images():
 
 
 def test_the_budget_keeps_the_small_maps_and_an_error_the_model():
-    model, images = make(), torch.randn(4, 1, 32, 32)
+    model, images = planted.network(), torch.randn(4, 1, 32, 32)
     calls, found = parts(model)
     sizes = {block.name: 4 * 4 * torch.Size(block.in_shape).numel() for block in found}
     ways = entrances(model, found, calls, lambda rows: images[rows], 4, budget=min(sizes.values()))

@@ -2,12 +2,13 @@
 should.
 """
 
-import copy
 from functools import partial
 
+import digits
 import pytest
 import torch
-from tiny import digits, make, quiet, repair_data, trained_on_digits
+from making import quiet
+from states import unchanged
 
 from timm_repair.data.repair_data import RepairData
 from timm_repair.localization.scorers import probe as probe_module
@@ -17,18 +18,12 @@ from timm_repair.models.partition import blocks
 from timm_repair.training.options import Training
 
 
-def failing(model, examples):
-    data = repair_data(model, examples, None)
-    with torch.no_grad():
-        inputs = data.preprocessing.normalize(data.failing.pixels(torch.arange(len(examples))))
-        wrong = model(inputs).argmax(1) != data.failing.labels
-    return [example for example, is_wrong in zip(examples, wrong.tolist(), strict=True) if is_wrong]
-
-
 @pytest.fixture(scope="module")
 def case():
-    model = make(zero_init_last=False)
-    return model, repair_data(model, failing(model, digits(80)), digits(160)[80:])
+    """A fault that training mends, so that no gain is near zero, where rounding would decide."""
+    model, data = digits.with_fault("layer4")
+    few = (data.failing.subset(range(70)), data.retained.subset(range(80)))
+    return model, RepairData(*few, {}, {}, data.preprocessing, 10, None, None, {})
 
 
 def body(model):
@@ -110,20 +105,16 @@ def test_few_failures_and_no_retained_examples(case, count):
     few = RepairData(
         data.failing.subset(range(count)), None, {}, {}, data.preprocessing, 10, None, None, {}
     )
-    before = copy.deepcopy(model.state_dict())
-    found = probe(model, body(model), few, quiet(), training=Training())
+    with unchanged(model):
+        found = probe(model, body(model), few, quiet(), training=Training())
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
 
 
-def test_planted_fault(case):
-    """The last stage is made to answer at random: no other stage can make up for it as well in a
-    few steps.
-    """
-    model, generator = trained_on_digits(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.layer4.parameters():
-            parameter.copy_(parameter[torch.randperm(len(parameter), generator=generator)])
-    data = repair_data(model, failing(model, digits(400)), digits(800)[400:])
+def test_planted_fault():
+    """The last stage is mostly dead: no other stage can make up for it as well in a few steps."""
+    model, data = digits.with_fault("layer4")
     scores = probe(model, body(model), data, quiet(), training=Training()).suspiciousness
     assert max(scores, key=scores.get) == "layer4"
+    # The ratio is 2.8, and 2.7 with weights disturbed by 0.1 % or rounded to bfloat16.
+    best, second, *_ = sorted(scores.values(), reverse=True)
+    assert best > 2 * second

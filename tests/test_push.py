@@ -8,13 +8,14 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import planted
 import pytest
 import timm
 import torch
 from huggingface_hub import CommitInfo, ModelCard, get_token
 from huggingface_hub.errors import EntryNotFoundError
 from push_fixtures import *  # noqa: F403
-from push_fixtures import image, noise
+from push_fixtures import base_pictures, image
 
 import timm_repair
 from timm_repair.cli import main
@@ -356,7 +357,7 @@ def test_only_the_main_process_writes(repaired, api, tmp_path):
     )
 
 
-@pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # two steps on noise
+@pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # two steps may change nothing
 @torch.no_grad()
 def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_path):
     folder = repaired.save_pretrained(
@@ -375,7 +376,9 @@ def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_pa
     assert fingerprint(timm_repair.revert(same).state_dict()) == repaired.report.base["sha256"]
     with pytest.raises(ConfigError, match="without another head"):
         timm_repair.revert(timm_repair.from_pretrained("me/patch", num_classes=9))
-    failures = timm_repair.collect_failures("hf-hub:me/patch", noise())
+    wrong = planted.mislabelled(repaired.model, base_pictures())
+    failures = timm_repair.collect_failures("hf-hub:me/patch", wrong)
+    assert failures.labels.tolist() == [label for _, label in wrong]
     again = timm_repair.repair(
         "hf-hub:me/patch", failures, block="layer1", genotype="raw", steps=2, progress=False
     )

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import HUB_PORT
 from hub_fixtures import sleeps  # noqa: F401  no waiting between the client's own tries
 from hub_server import HubServer
 from huggingface_hub import constants
 from push_fixtures import *  # noqa: F403
-from push_fixtures import image
+from push_fixtures import HUB_PORT, image
 
 import timm_repair
 from timm_repair.errors import HubError, ModelError, OptionError

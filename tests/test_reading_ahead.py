@@ -9,11 +9,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
+import planted
 import pytest
 import torch
 from cases import BUDGET
+from making import quiet, repair_data
 from PIL import Image
-from tiny import make, quiet, repair_data
 
 from timm_repair.images import pool as module
 from timm_repair.images.sources import as_images
@@ -30,9 +31,7 @@ def pictures(count: int, seed: int = 0) -> list:
 
 @pytest.fixture
 def model():
-    model = make()
-    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (1, SIDE, SIDE)}
-    return model
+    return planted.network(config={"input_size": (1, SIDE, SIDE)})
 
 
 def test_expected_images_are_the_images(model):
@@ -69,7 +68,7 @@ def test_small_or_kept_images_are_not_worth_it(model):
     kept.pixels([0, 1])
     kept.expect([0, 1, 2])
     assert set(kept.pool.expected) == {2}
-    small = as_images([(Image.new("L", (32, 32)), 0)], make(), name="test", check_readable=False)
+    small = as_images(planted.pictures(1), planted.network(), name="test", check_readable=False)
     small.expect([0])
     assert not small.pool.expected
 

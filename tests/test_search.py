@@ -142,10 +142,10 @@ def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
 
 
 @pytest.mark.parametrize("strategy", strategies.STRATEGIES)
-def test_same_seed_same_search(trained, data, strategy):
+def test_same_seed_same_search(deployed, data, strategy):
     results = []
     for seed in (0, 0, 1):
-        model = deepcopy(trained)
+        model = deepcopy(deployed)
         relaxed = relaxed_in(model, data, strategy)
         torch.manual_seed(seed)  # the search may depend on the runtime's seed alone
         search(

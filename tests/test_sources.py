@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from image_sources import NAMES, Plain, TorchData, image, red, table
 from PIL import Image
 from torch import nn
 
@@ -12,19 +13,6 @@ from timm_repair.errors import DataError, LabelError, OptionError
 from timm_repair.images.classes import Classes
 from timm_repair.images.labels import map_labels
 from timm_repair.images.sources import as_images
-
-NAMES = ["cat", "grey fox", "dog"]
-
-
-class Plain(nn.Module):
-    def __init__(self, names=None, channels=3, classes=3, **config):
-        super().__init__()
-        self.num_classes = classes
-        self.pretrained_cfg = {
-            "input_size": (channels, 4, 4),
-            "crop_pct": 1.0,
-            "label_names": names,
-        } | config
 
 
 @pytest.fixture
@@ -37,38 +25,12 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-def image(value=0, mode="RGB"):
-    return Image.new("RGB", (4, 4), (value, 2 * value, 3 * value)).convert(mode)
-
-
-def table(labels, names=NAMES):
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
-    rows = {"image": [image(i) for i in range(len(labels))], "label": labels}
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-
-
 def folder(root, **classes):
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
             image(10 * i).save(root / name / f"test_{i}.png")
     return root
-
-
-class TorchData(torch.utils.data.Dataset):
-    def __init__(self, items, **attributes):
-        self.items = items
-        vars(self).update(attributes)
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
-def red(images):
-    return images.pixels(range(len(images)))[:, 0, 0, 0].tolist()
 
 
 def test_every_form_gives_the_same_images(model, tmp_path):

@@ -19,9 +19,9 @@ import torch
 from hub_server import HubServer, hub_environment
 from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
+from image_sources import NAMES, Plain, TorchData, image, red, table
 from PIL import Image
 from test_data import Reddest, examples
-from test_sources import NAMES, Plain, TorchData, image, red, table
 
 from timm_repair.data.collecting import collect_failures
 from timm_repair.data.options import DataOptions
@@ -537,7 +537,7 @@ def test_synsets_and_english_words_are_mapped_to_imagenet(streamed):
 READ = """
 import logging, sys, traceback
 logging.basicConfig(level=logging.INFO)  # of timm_repair all that is logged, so that the token would be seen
-from test_sources import NAMES, Plain, red
+from image_sources import NAMES, Plain, red
 from timm_repair.errors import DataError
 from timm_repair.sources import as_images
 

@@ -6,8 +6,8 @@ import pickle
 from copy import deepcopy
 from types import SimpleNamespace
 
+import planted
 import pytest
-import timm
 import torch
 from plain_models import ResNet20, randomized, torchvision_model
 from torch import nn
@@ -41,8 +41,7 @@ OPTIONS = {
 
 
 def make(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return randomized(timm.create_model(name, num_classes=5, **OPTIONS.get(name, {})))
+    return randomized(planted.network(name, classes=5, in_chans=3, **OPTIONS.get(name, {})))
 
 
 def image() -> torch.Tensor:

@@ -58,7 +58,10 @@ def test_the_share_of_failures(data, runtime, share, expected):
     images, labels, answers = batches(data, runtime, failing_share=share).draw()
     assert len(images) == len(labels) == len(answers) == 16
     assert (answers >= 0).sum() == expected
-    assert (answers[answers >= 0] != labels[answers >= 0]).all(), "the original's answers are wrong"
+    failing = answers >= 0
+    assert torch.equal(answers[failing], 1 - labels[failing]), (
+        "it takes classes 0 and 1 for each other"
+    )
 
 
 def test_without_retained_examples_all_are_failures(data, runtime):
@@ -89,16 +92,16 @@ def test_pixels_labels_and_answers_belong_together(data, runtime):
 
 
 def test_purposes_draw_independently(data, runtime):
-    one, same, other = (batches(data, runtime, purpose=p).draw()[1] for p in ("a", "a", "b"))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    one, same, other = (batches(data, runtime, purpose=p).draw()[:2] for p in ("a", "a", "b"))
+    assert all(map(torch.equal, one, same)) and not any(map(torch.equal, one, other))
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
-def test_the_loss_by_hand(trained, data, runtime, weight):
+def test_the_loss_by_hand(deployed, data, runtime, weight):
     with torch.no_grad():
-        found = batch_loss(batches(data, runtime, wrong_class_weight=weight), trained).item()
+        found = batch_loss(batches(data, runtime, wrong_class_weight=weight), deployed).item()
         images, labels, answers = batches(data, runtime).draw()
-        logits = trained(images).double().tolist()
+        logits = deployed(images).double().tolist()
     expected = 0.0
     for row, label, answer in zip(logits, labels.tolist(), answers.tolist(), strict=True):
         # retained examples have the answer -1: no class
@@ -108,16 +111,14 @@ def test_the_loss_by_hand(trained, data, runtime, weight):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_weight_0_gives_the_wrong_class_no_gradient(trained, data, runtime):
+def test_weight_0_gives_the_wrong_class_no_gradient(classifier, data, runtime):
     logits = {}
-    handle = trained.fc.register_forward_hook(
+    classifier.fc.register_forward_hook(
         lambda module, inputs, output: logits.update(kept=output) or output.retain_grad()
     )
     supply = batches(data, runtime, wrong_class_weight=0.0, failing_share=1.0)
     answers = batches(data, runtime, failing_share=1.0).draw()[2]
-    batch_loss(supply, trained).backward()
-    handle.remove()
-    trained.zero_grad(set_to_none=True)
+    batch_loss(supply, classifier).backward()
     gradient = logits["kept"].grad
     assert gradient.isfinite().all() and gradient.any()
     assert (gradient[torch.arange(len(answers)), answers].abs() < 1e-12).all()
@@ -131,11 +132,13 @@ def accumulating(runtime):
 
 
 @pytest.mark.parametrize("pieces", [2, 5, 16])
-def test_accumulated_gradients_are_those_of_the_batch(trained, data, runtime, accumulating, pieces):
+def test_accumulated_gradients_are_those_of_the_batch(
+    deployed, data, runtime, accumulating, pieces
+):
     found, sizes = [], []
     for steps in (1, pieces):
         accumulating(steps)
-        model = copy.deepcopy(trained).eval()
+        model = copy.deepcopy(deployed).eval()
         model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
         descent = Descent(model.parameters(), PLAIN, runtime)
         row = descent.step(batch_losses(batches(data, runtime), model))
@@ -325,23 +328,30 @@ def test_an_exploding_loss_stops_with_the_remedy(runtime, value):
         )
 
 
-def test_selection_weighs_failures_by_how_often_they_happen(trained, data, runtime):
-    right = {}
+@pytest.mark.parametrize("answer", [None, 0])
+def test_selection_weighs_failures_by_how_often_they_happen(classifier, data, runtime, answer):
+    if answer is not None:  # the same to every image
+        classifier.fc.bias.data[answer] += 100
+    share = {}  # of what it gets right
     for name, images in data.selection.items():
-        right[name] = (
-            (predict(trained, images, data.preprocessing, runtime).predictions == images.labels)
-            .double()
-            .mean()
-            .item()
+        labels = images.labels
+        expected = (
+            torch.where(labels < 2, 1 - labels, labels)
+            if answer is None
+            else torch.full_like(labels, answer)
         )
+        assert torch.equal(
+            predict(classifier, images, data.preprocessing, runtime).predictions, expected
+        )
+        share[name] = (expected == labels).double().mean().item()
+    assert share["failing"] == (0 if answer is None else 0.5) != share["retained"] > 0
     for rate in (0.0, 0.3, 1.0):
-        expected = rate * right["failing"] + (1 - rate) * right["retained"]
-        found = objective(trained, replace(data, error_rate=rate), runtime)
-        assert expected - 0.5 / min(map(len, data.selection.values())) < found <= expected, (
-            "less than half an example for the loss"
-        )
+        expected = rate * share["failing"] + (1 - rate) * share["retained"]
+        found = objective(classifier, replace(data, error_rate=rate), runtime)
+        least = expected - 0.5 / min(map(len, data.selection.values()))
+        assert least < found <= expected, "less than half an example for the loss"
     unknown, half = (
-        objective(trained, replace(data, error_rate=rate), runtime) for rate in (None, 0.5)
+        objective(classifier, replace(data, error_rate=rate), runtime) for rate in (None, 0.5)
     )
     assert unknown == half
 

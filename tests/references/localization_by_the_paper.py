@@ -44,6 +44,23 @@ def observe(model, taps, images, labels):
     return seen
 
 
+def means(model, taps, images):
+    """The spatial mean of each neuron's pre-activation, of many examples at once: layer -> (N,
+    C).
+    """
+    kept = {}
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _, __, output, layer=layer: kept.update({layer: output.mean((2, 3))})
+        )
+        for layer, path in taps.items()
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
 def tarantula(seen):
     """Eq. 5: (layer, channel) -> s_j."""
     _, first, _ = seen[0]
