@@ -179,7 +179,9 @@ def count(block: str, views: int | None) -> dict:
         )
     options = named("archrepair", views=views).training
     wanted = demands(Populations(data, options, runtime), data, options, costs)
-    kept = worthwhile(wanted, costs, round((options.cache_memory + options.cache_disk) * 2**30))
+    kept = worthwhile(
+        wanted, costs, round((options.caching.cache_memory + options.caching.cache_disk) * 2**30)
+    )
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for each in passes:
         counts[each["stage"]][each["kind"]] += each["images"]

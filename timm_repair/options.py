@@ -1,7 +1,8 @@
 """Options are dataclass fields, given by name, from Python or a command line; all refusals tell the
 fix.
 
-- `make` builds an object from flat names, which may be fields of its option groups.
+- `make` builds an object from flat names, which may be fields of its option groups; `grouped`
+  lets a class itself be made so, and `flat` is the way back.
 - `by_name`: ours by a string, yours as an object.
 - `check_types` refuses values of the wrong type, in `__post_init__`.
 - `plain`: any value as JSON; `parse`: NAME=VALUE from a command line.
@@ -10,7 +11,8 @@ fix.
 import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from functools import wraps
 from pathlib import PurePath
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,6 +24,49 @@ from timm_repair.errors import OptionError, did_you_mean
 
 T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
+
+
+def flat_names(kind: type) -> list[str]:
+    """The fields of `kind` that are no option groups, and those of its groups."""
+    groups = groups_of(kind)
+    own = [f.name for f in fields(kind) if f.name not in groups]
+    return own + [name for group in groups.values() for name in flat_names(group)]
+
+
+def groups_of(kind: type) -> dict[str, type]:
+    """The option groups among the fields of `kind`: those that are made by calling a dataclass."""
+    return {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
+
+
+def grouped(kind: type[T]) -> type[T]:
+    """A decorator for a dataclass with option groups: it can be made, and `dataclasses.replace`d,
+    with the fields of its groups given flat.
+
+    Raises:
+        OptionError: a name is neither a field nor that of a group, with a suggestion.
+
+    Example:
+        >>> Training(steps=500, hflip=0.0) == Training(steps=500, augmenting=Augmenting(hflip=0.0))
+    """
+    plainly, groups = kind.__init__, groups_of(kind)
+    owner = {name: group for group, each in groups.items() for name in flat_names(each)}
+
+    @wraps(plainly)
+    def flatly(self, **values: Any) -> None:
+        given: dict[str, dict[str, Any]] = {}
+        for name in [name for name in values if name in owner]:
+            given.setdefault(owner[name], {})[name] = values.pop(name)
+        for group, changes in given.items():
+            values[group] = replace(values.get(group) or groups[group](), **changes)
+        known = [f.name for f in fields(kind)]
+        for name in values.keys() - known:
+            raise OptionError(
+                f"{kind.__name__} has no option {name!r}{did_you_mean(name, known + list(owner))}"
+            )
+        plainly(self, **values)
+
+    kind.__init__ = flatly
+    return kind
 
 
 def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
@@ -37,20 +82,20 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
     Example:
         >>> make(ArchRepair, {"block": "layer1", "level": "layer", "steps": 500})
     """
-    groups = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
+    groups = groups_of(kind)
     owner = {f.name: None for f in fields(kind)}
-    owner |= {f.name: group for group, cls in groups.items() for f in fields(cls)}
+    owner |= {name: group for group, each in groups.items() for name in flat_names(each)}
     own: dict[str, Any] = {}
-    grouped: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in owner:
             known = did_you_mean(name, owner)
             raise OptionError(f"{what or kind.__name__} has no option {name!r}{known}")
-        (own if owner[name] is None else grouped.setdefault(owner[name], {}))[name] = value
-    for group, given in grouped.items():
+        (own if owner[name] is None else given.setdefault(owner[name], {}))[name] = value
+    for group, options in given.items():
         if group in own:
-            raise OptionError(f"give either {group}= or {', '.join(given)}, not both")
-        own[group] = groups[group](**given)
+            raise OptionError(f"give either {group}= or {', '.join(options)}, not both")
+        own[group] = groups[group](**options)
     return kind(**own)
 
 
@@ -117,6 +162,17 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """A dataclass of options as plain JSON, the fields of its groups beside its own; `make` takes
+    them back.
+    """
+    groups, values = groups_of(type(options)), {}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        values |= flat(value) if option.name in groups else {option.name: plain(value)}
+    return values
 
 
 def parse(pairs: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def gain_and_rgn(
 ) -> tuple[BlockScores, BlockScores]:
     """Both scores from one pass over the failures, with the loss that repairs train with."""
     found = all_gradients(model, blocks, data, runtime, training)
-    return gain_scores(model, blocks, found, training.learning_rate), rgn_scores(
+    return gain_scores(model, blocks, found, training.optimizing.learning_rate), rgn_scores(
         model, blocks, found
     )
 

@@ -9,13 +9,14 @@ METHODS; yours is passed as an object. Copying the model, evaluating, reporting 
 its business: `pipeline.repair` does them once for all.
 """
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from timm_repair.methods.archrepair import ArchRepair
 from timm_repair.methods.bn_recalibration import BnRecalibration
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.method import Method
-from timm_repair.options import by_name, plain
+from timm_repair.options import by_name, flat, plain
 
 METHODS = {"archrepair": ArchRepair, "finetune": FineTune, "bn_recalibration": BnRecalibration}
 
@@ -34,6 +35,8 @@ def named(method: str | Method, **options: Any) -> Method:
 
 
 def options_of(method: Method) -> dict[str, Any]:
-    """The method's options as plain JSON, for the report."""
-    options = plain(method)
-    return options if isinstance(options, dict) else {"method": options}
+    """The method's options as plain JSON, for the report: those of its groups flat in each."""
+    if not is_dataclass(method):
+        return {"method": plain(method)}
+    values = {f.name: getattr(method, f.name) for f in fields(method)}
+    return {n: flat(value) if is_dataclass(value) else plain(value) for n, value in values.items()}

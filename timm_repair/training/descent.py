@@ -23,7 +23,7 @@ class Descent:
 
     Args:
         parameters: those to train.
-        fresh: those of them that start from nothing (added paths); they learn `options.fresh_rate`
+        fresh: those of them that start from nothing (added paths); they learn `options.optimizing.fresh_rate`
             times as fast.
         first, total: the schedule is that of steps `first` … of `total`, so that stages can share
             one.
@@ -49,23 +49,25 @@ class Descent:
                     for p in self.parameters
                     if (p.ndim > 1) == decays and (id(p) in new) == is_new
                 ],
-                "weight_decay": options.weight_decay if decays else 0.0,
-                "factor": options.fresh_rate if is_new else 1.0,
+                "weight_decay": options.optimizing.weight_decay if decays else 0.0,
+                "factor": options.optimizing.fresh_rate if is_new else 1.0,
             }
             for decays in (True, False)
             for is_new in (True, False)
         ]
         optimizer = torch.optim.SGD(
-            [g for g in groups if g["params"]], lr=options.learning_rate, momentum=options.momentum
+            [g for g in groups if g["params"]],
+            lr=options.optimizing.learning_rate,
+            momentum=options.optimizing.momentum,
         )
         self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
 
     @property
     def learning_rate(self) -> float:
-        warm = max(round(self.options.warmup * self.total), 1)
+        warm = max(round(self.options.optimizing.warmup * self.total), 1)
         rise = min((self.done + 1) / warm, 1.0)
         fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
-        return self.options.learning_rate * rise * fall
+        return self.options.optimizing.learning_rate * rise * fall
 
     def state_dict(self) -> dict:
         """Momentum and place in the schedule, for `load_state_dict`."""
@@ -84,7 +86,7 @@ class Descent:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         value = gradient_step(
-            self.optimizer, self.parameters, losses, self.runtime, clip=self.options.clip
+            self.optimizer, self.parameters, losses, self.runtime, clip=self.options.optimizing.clip
         )
         self.done += 1
         return {"loss": value, "lr": rate}

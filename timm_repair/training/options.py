@@ -1,23 +1,122 @@
-"""Training: the options that every method shares."""
+"""Training: the options that every method shares, in groups; users give all of them flat."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from timm_repair.errors import OptionError
-from timm_repair.options import check_types
+from timm_repair.options import check_types, grouped
 
-# between the original weights and the repaired ones, see `methods.tuning`
-INTERPOLATIONS = (0.25, 0.5, 0.75)
-_CHOICES = {
-    "batch_norm": ("train", "frozen"),
-    "cache": ("auto", "always", "never"),
-    "cache_precision": ("same", "bf16", "fp16"),
-}
+INTERPOLATIONS = (0.25, 0.5, 0.75)  # between the original weights and the repaired ones
 
 
 @dataclass(frozen=True, kw_only=True)
+class Optimizing:
+    """SGD with momentum, and its schedule.
+
+    Args:
+        learning_rate: at its peak; it rises over the first `warmup` (a share) of the steps and
+            falls as a cosine to zero.
+        momentum: from 0 to below 1.
+        weight_decay: for weights; biases, norms, gates and gains take none.
+        fresh_rate: paths that archrepair adds start from nothing and learn this many times as fast
+            as inherited weights.
+        warmup: share of the steps.
+        clip: largest norm of the gradient.
+    """
+
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    fresh_rate: float = 5.0
+    warmup: float = 0.05
+    clip: float = 5.0
+
+    def __post_init__(self):
+        check_types(self)
+        _require_shares(self, "warmup")
+        for name in ("learning_rate", "clip", "fresh_rate"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise OptionError(
+                "momentum must be from 0 to below 1, and weight_decay must not be negative"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmenting:
+    """How the images of a batch are changed at random.
+
+    Args:
+        hflip: probability of a horizontal flip (0 for digits and other images that have a left and
+            a right).
+        shift: largest random shift as a share of the image's side.
+        views: fixed augmentations of each example, in turn; None augments anew each time. Where a
+            late block is repaired, and examples come again more often than they have views, what
+            the model computes before the block is then computed once per view.
+    """
+
+    hflip: float = 0.5
+    shift: float = 0.125
+    views: int | None = None
+
+    def __post_init__(self):
+        check_types(self)
+        _require_shares(self, "hflip", "shift")
+        _require_at_least_one(self, "views")
+        if self.shift >= 0.5:
+            raise OptionError(
+                f"shift must be below 0.5, got {self.shift}: the border is filled by reflection"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caching:
+    """Whether what arrives at the repaired part is computed once and kept; see training/prefix.
+
+    Args:
+        cache: "auto" keeps it where that pays, "always" wherever it can, "never" not.
+        cache_memory: GiB that it may take on the device, per process.
+        cache_disk: GiB that it may take in temporary files, per process.
+        cache_precision: "same" keeps what was computed; "fp16" and "bf16" round it, float32 then
+            takes half the room.
+    """
+
+    cache: str = "auto"
+    cache_memory: float = 1.0
+    cache_disk: float = 16.0
+    cache_precision: str = "same"
+
+    def __post_init__(self):
+        check_types(self)
+        _require_one_of(self, "cache", ("auto", "always", "never"))
+        _require_one_of(self, "cache_precision", ("same", "bf16", "fp16"))
+        if min(self.cache_memory, self.cache_disk) < 0:
+            raise OptionError("cache_memory and cache_disk must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """When the selection split is measured on the way; the best state is what remains.
+
+    Args:
+        evaluations: how often.
+        patience: stop early after so many measurements without a better one; None spends all steps.
+    """
+
+    evaluations: int = 6
+    patience: int | None = None
+
+    def __post_init__(self):
+        check_types(self)
+        _require_at_least_one(self, "evaluations", "patience")
+
+
+@grouped
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """How weights are trained; the same fields serve every method, so that methods are compared at
-    equal cost.
+    equal cost. The fields of the groups may be given flat: `Training(steps=500, hflip=0.0)`.
 
     Args:
         steps: optimizer steps in all; an architecture step counts as one.
@@ -30,87 +129,54 @@ class Training:
             right there; 0 leaves it out (the likelihood of the label given that it is not that
             class). None is 0, and 1 for a model of two classes, whose failures would otherwise say
             nothing.
-        learning_rate: of SGD with momentum, at its peak; it rises over the first `warmup` of the
-            steps and falls as a cosine to zero.
-        fresh_rate: paths that archrepair adds start from nothing and learn this many times as fast
-            as inherited weights.
-        weight_decay: for weights; biases, norms, gates and gains take none.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original;
             None is 0 with retained data and 0.1 without, where nothing else does.
         batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of
             all other parts are always kept.
-        hflip: probability of a horizontal flip (0 for digits and other images that have a left and
-            a right).
-        shift: largest random shift as a share of the image's side.
-        views: fixed augmentations of each example, in turn; None augments anew each time. Where a
-            late block is repaired, and examples come again more often than they have views, what
-            the model computes before the block is then computed once per view.
-        cache: "auto" keeps what arrives at the repaired part where that pays, "always" wherever it
-            can, "never" not; see `caching`.
-        cache_memory, cache_disk: GiB that it may take, per process, on the device and in temporary
-            files.
-        cache_precision: "same" keeps what was computed; "fp16" and "bf16" round it, float32 then
-            takes half the room.
-        evaluations: how often the selection split is measured on the way; the best state is what
-            remains.
-        patience: stop early after so many measurements without a better one; None spends all steps.
+        optimizing, augmenting, caching, choosing: groups of further options.
     """
 
     steps: int = 300
     batch_size: int = 128
     failing_share: float = 0.5
     wrong_class_weight: float | None = None
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    fresh_rate: float = 5.0
-    weight_decay: float = 5e-4
-    warmup: float = 0.05
-    clip: float = 5.0
     anchor: float | None = None
     batch_norm: str = "train"
-    hflip: float = 0.5
-    shift: float = 0.125
-    views: int | None = None
-    cache: str = "auto"
-    cache_memory: float = 1.0
-    cache_disk: float = 16.0
-    cache_precision: str = "same"
-    evaluations: int = 6
-    patience: int | None = None
+    optimizing: Optimizing = field(default_factory=Optimizing)
+    augmenting: Augmenting = field(default_factory=Augmenting)
+    caching: Caching = field(default_factory=Caching)
+    choosing: Choosing = field(default_factory=Choosing)
 
     def __post_init__(self):
         check_types(self)
-        for name in ("steps", "batch_size", "evaluations", "patience", "views"):
-            if (1 if (value := getattr(self, name)) is None else value) < 1:
-                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("failing_share", "wrong_class_weight", "warmup", "hflip", "shift"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise OptionError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise OptionError(
-                    f"{name} is {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}"
-                )
-        for name in ("learning_rate", "clip", "fresh_rate"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
-        if (
-            not 0 <= self.momentum < 1
-            or min(self.weight_decay, self.anchor or 0, self.cache_memory, self.cache_disk) < 0
-        ):
-            raise OptionError(
-                "momentum must be from 0 to below 1; weight_decay, anchor, cache_memory and"
-                " cache_disk must not be negative"
-            )
-        if self.shift >= 0.5:
-            raise OptionError(
-                f"shift must be below 0.5, got {self.shift}: the border is filled by reflection"
-            )
+        _require_at_least_one(self, "steps", "batch_size")
+        _require_shares(self, "failing_share", "wrong_class_weight")
+        _require_one_of(self, "batch_norm", ("train", "frozen"))
+        if (self.anchor or 0) < 0:
+            raise OptionError("anchor must not be negative")
 
     def wrong_class_weight_for(self, num_classes: int) -> float:
         """`wrong_class_weight` with its default filled in."""
-        return (
-            (1.0 if num_classes == 2 else 0.0)
-            if self.wrong_class_weight is None
-            else self.wrong_class_weight
+        if self.wrong_class_weight is not None:
+            return self.wrong_class_weight
+        return 1.0 if num_classes == 2 else 0.0
+
+
+def _require_at_least_one(options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(f"{name} must be at least 1, got {value}")
+
+
+def _require_shares(options: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= (getattr(options, name) or 0) <= 1:
+            raise OptionError(f"{name} is a share from 0 to 1, got {getattr(options, name)}")
+
+
+def _require_one_of(options: Any, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(options, name) not in choices:
+        raise OptionError(
+            f"{name} is {' or '.join(map(repr, choices))}, got {getattr(options, name)!r}"
         )

@@ -62,8 +62,9 @@ class Populations:
         }
         self.size = data.preprocessing.input_size[1:]
         self.views = (
-            options.views
-            if options.hflip or any(round(options.shift * side) for side in self.size)
+            options.augmenting.views
+            if options.augmenting.hflip
+            or any(round(options.augmenting.shift * side) for side in self.size)
             else 1
         )
         self.augmentation: type[Augmentation] = AUGMENTATIONS["flips"]

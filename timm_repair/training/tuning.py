@@ -73,8 +73,8 @@ def tune(
             part,
             lambda: objective(model, data, runtime, cache),
             total - first,
-            options.evaluations,
-            options.patience,
+            options.choosing.evaluations,
+            options.choosing.patience,
         )
         state = {"part": part, "descent": descent, "batches": batches}
         history = fit(

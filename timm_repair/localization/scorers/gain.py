@@ -39,5 +39,5 @@ def gain(
         model,
         blocks,
         all_gradients(model, blocks, data, runtime, training),
-        training.learning_rate,
+        training.optimizing.learning_rate,
     )

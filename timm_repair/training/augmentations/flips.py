@@ -30,8 +30,11 @@ class Flips:
         cls, count: int, size: tuple[int, int], options: Training, generator: torch.Generator
     ) -> "Flips":
         """`count` random ones for images of `size` (height, width)."""
-        border = round(options.shift * size[0]), round(options.shift * size[1])
-        flipped = torch.rand(count, generator=generator) < options.hflip
+        border = (
+            round(options.augmenting.shift * size[0]),
+            round(options.augmenting.shift * size[1]),
+        )
+        flipped = torch.rand(count, generator=generator) < options.augmenting.hflip
         if not any(border):
             return cls(
                 flipped,

@@ -189,7 +189,7 @@ def prefix_cache(
     """
     examples = Populations(data, options, runtime)
     nothing = PrefixCache(model, examples, runtime)
-    if options.cache == "never":
+    if options.caching.cache == "never":
         return nothing
     name, images = next(iter(examples.populations.items()))
     sample = examples.images(Sample(name, torch.arange(min(2, len(images))), None, None))
@@ -197,14 +197,19 @@ def prefix_cache(
     if found is None:
         return nothing
     place, layout, flops = found
-    if options.cache_precision != "same":
+    if options.caching.cache_precision != "same":
         layout = replace(
-            layout, kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.cache_precision]
+            layout,
+            kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.caching.cache_precision],
         )
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
-    memory, disk = (round(gib * GIB) for gib in (options.cache_memory, options.cache_disk))
+    memory, disk = (
+        round(gib * GIB) for gib in (options.caching.cache_memory, options.caching.cache_disk)
+    )
     wanted = {demand.name: demand for demand in demands(examples, data, options, costs)}
-    kept = worthwhile(wanted.values(), costs, memory + disk, always=options.cache == "always")
+    kept = worthwhile(
+        wanted.values(), costs, memory + disk, always=options.caching.cache == "always"
+    )
     sizes = {
         (name, view): rows * costs.bytes
         for name, rows in kept.items()

@@ -86,7 +86,7 @@ def demands(
                     name,
                     len(images),
                     1,
-                    len(images) * (options.evaluations + 2 + len(INTERPOLATIONS)),
+                    len(images) * (options.choosing.evaluations + 2 + len(INTERPOLATIONS)),
                     costs.measurement,
                 )
             )
