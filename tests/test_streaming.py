@@ -222,7 +222,7 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(model, tmp_path):
     ):
         with pytest.raises(OptionError, match=next(iter(options))):
             collect_failures("no model at all", asked.stream(), **options)
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(OptionError, match="did you mean 'max_examples'"):
         collect_failures(Reddest(), asked.stream(), max_example=3)
     with pytest.raises(DataError, match="IterableDataset .*holds no examples"):
         as_images(Asked([]).stream(FEATURES), model)

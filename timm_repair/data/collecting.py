@@ -10,7 +10,7 @@ from timm_repair.data.collecting_streams import failures_of_stream
 from timm_repair.data.predicting import predict
 from timm_repair.errors import NoFailuresError, OptionError
 from timm_repair.images.images import Images
-from timm_repair.images.sources import as_images, check_options, is_stream
+from timm_repair.images.sources import as_images, require_token, split_options
 from timm_repair.models.weights import check_finite
 from timm_repair.runtime.runtime import Runtime
 
@@ -19,9 +19,9 @@ def check_request(dataset: Any, max_failures: int | None, options: Mapping[str, 
     """Raise OptionError for what `collect_failures` cannot do, before any work starts."""
     if max_failures is not None and max_failures < 1:
         raise OptionError(f"max_failures={max_failures!r}; must be at least 1, or None for all")
-    choices = {name: options[name] for name in ("on_unreadable", "on_unknown") if name in options}
-    streaming, most = options.get("streaming", False), options.get("max_examples")
-    check_options(dataset, streaming, most, options.get("token"), **choices)
+    reading, access = split_options(options)
+    reading.require_fit(dataset)
+    require_token(access.get("token"))
 
 
 def collect_failures(
@@ -58,8 +58,9 @@ def collect_failures(
     check_request(dataset, max_failures, options)
     check_finite(model)
     runtime = runtime or Runtime(seed=seed)
-    if is_stream(dataset, bool(options.get("streaming"))):
-        return failures_of_stream(model, dataset, max_failures, runtime, name, options)
+    reading, access = split_options(options)
+    if reading.streams(dataset):
+        return failures_of_stream(model, dataset, max_failures, runtime, name, reading, **access)
     images = as_images(dataset, model, name=name, **options)
     wrong = (
         (predict(model, images, images.preprocessing, runtime).predictions != images.labels)

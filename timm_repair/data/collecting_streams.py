@@ -4,7 +4,6 @@ the rest.
 What collecting.py does for datasets that can be held as a whole, this does for those that cannot.
 """
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
 from timm_repair.images.labels import map_labels
 from timm_repair.images.opening import find
-from timm_repair.images.pool import Pool
+from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.readers import Kept
-from timm_repair.images.sources import as_images
+from timm_repair.images.reading import Reading
 from timm_repair.images.streams import BUFFER, Stream, identities
 from timm_repair.models.temporary import evaluating_on
 from timm_repair.runtime.runtime import Runtime
@@ -37,24 +36,29 @@ def failures_of_stream(
     max_failures: int | None,
     runtime: Runtime,
     name: str,
-    options: dict,
+    reading: Reading,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    check_readable: bool = True,
 ) -> Images:
     """The first examples of a stream that `model` gets wrong, in order, their images still encoded
     in memory.
 
-    Reading stops where there are enough: `max_failures`, or `max_examples` of `options`, or else
+    Reading stops where there are enough: `max_failures`, or `reading.max_examples`, or else
     `streaming.BUFFER` with a logged warning where there is more. Beside them only one piece of the
     stream is held at a time.
 
     Args:
         model: it comes back as it was.
-        source: for which `sources.is_stream` is true.
+        source: for which `reading.streams` is true.
         max_failures: see above.
         runtime: where to compute; a piece of the stream is as large as its batch, times the
             processes.
         name: for messages.
-        options: of `as_images`, checked; check_readable= makes no difference, since all images read
-            are decoded.
+        reading: as `as_images` takes it, as are those that follow.
+        check_readable: makes no difference, since all images read are decoded.
 
     Returns:
         The failures; `error_rate` is their share of the examples read.
@@ -63,21 +67,10 @@ def failures_of_stream(
         NoFailuresError: the model gets every example right.
         DataError: as `as_images`.
     """
-    # its defaults stand in one place
-    bound = inspect.signature(as_images).bind(source, model, name=name, **options)
-    bound.apply_defaults()
-    given = bound.arguments
-    hub = {
-        "revision": given["revision"],
-        "token": given["token"],
-        "streaming": given["streaming"] or None,
-    }
-    stream = find(source, given["split"], (given["image_column"], given["label_column"]), name, hub)
-    labels = _Labels(Classes.of(model), stream, given["label_map"], given["on_unknown"])
-    limits = [limit for limit in (max_failures, given["max_examples"]) if limit is not None]
-    found = _Found(
-        stream, labels, Preprocessing.of(model), given["on_unreadable"], given["cache_bytes"]
-    )
+    stream = find(source, reading, name, {"revision": revision, "token": token})
+    labels = _Labels(Classes.of(model), stream, reading.label_map, reading.on_unknown)
+    limits = [limit for limit in (max_failures, reading.max_examples) if limit is not None]
+    found = _Found(stream, labels, Preprocessing.of(model), reading.on_unreadable, cache_bytes)
     limit = min(limits, default=BUFFER)
     pairs, size = stream.pairs(), runtime.eval_batch_size * runtime.accelerator.num_processes
     with evaluating_on(model, runtime.device), runtime.bar(limit, f"collect {name}") as bar:

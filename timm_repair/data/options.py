@@ -1,43 +1,28 @@
-"""DataOptions: how the data of a repair are read and split."""
+"""DataOptions: how the data of a repair are read and split, in groups; users give all of them
+flat.
+"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from timm_repair.data.splits import LEAST
 from timm_repair.errors import OptionError
-from timm_repair.images.sources import can_stream, is_stream
-from timm_repair.options import check_types
+from timm_repair.images.reading import Reading
+from timm_repair.options import check_types, grouped
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How the data of a repair are read and split.
+class Shares:
+    """How large the parts are that are chosen by (early stopping, block, strength) and measured on;
+    neither is trained on, nor is the second chosen by.
 
     Args:
-        selection_share: of the failures, for choosing (early stopping, block, strength); never
-            trained on.
-        holdout_share: of the failures, for measuring; never trained on nor chosen by.
-        retained_selection_share: the same for the retained examples, at most
-            `retained_selection_max` of them.
-        retained_selection_max: see above.
-        retained_holdout_share: of the retained examples, for measuring where no holdout is given,
-            at most `retained_holdout_max` of them.
-        retained_holdout_max: see above.
-        max_right: share of the given failures that the model may get right; above, they are taken
-            for mislabelled.
-        failures_split: which split of the failures, where they have several; likewise for the other
-            two.
-        retain_split: see above.
-        holdout_split: see above.
-        image_column: see `as_images`, as for all that follow; they apply to every source.
-        label_column: see above.
-        label_map: see above.
-        on_unreadable: see above.
-        on_unknown: see above.
-        streaming: see above; only Hub ids and files are streamed, other sources are read as ever.
-        max_examples: see above; of each stream, other sources are read as ever.
+        selection_share: of the failures, to choose by.
+        holdout_share: of the failures, to measure on.
+        retained_selection_share: of the retained examples, to choose by.
+        retained_selection_max: at most so many of them.
+        retained_holdout_share: of the retained examples, to measure on where no holdout is given.
+        retained_holdout_max: at most so many of them.
     """
 
     selection_share: float = 0.2
@@ -46,17 +31,6 @@ class DataOptions:
     retained_selection_max: int = 1000
     retained_holdout_share: float = 0.2
     retained_holdout_max: int = 2000
-    max_right: float = 0.5
-    failures_split: str | None = None
-    retain_split: str | None = None
-    holdout_split: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    label_map: Mapping | Sequence[str] | str | Path | None = None
-    on_unreadable: str = "stop"
-    on_unknown: str = "stop"
-    streaming: bool = False
-    max_examples: int | None = None
 
     def __post_init__(self):
         check_types(self)
@@ -71,12 +45,8 @@ class DataOptions:
                 raise OptionError(
                     f"{kind}selection_share and {kind}holdout_share leave nothing to train on"
                 )
-        if self.max_examples is not None and self.max_examples < 1:
-            raise OptionError(f"max_examples={self.max_examples!r}; must be at least 1, or None")
-        if not 0 <= self.max_right <= 1:
-            raise OptionError(f"max_right={self.max_right!r}; must lie between 0 and 1")
 
-    def shares(self, name: str, held_out: bool) -> dict[str, tuple[float, int | None]]:
+    def of(self, name: str, held_out: bool) -> dict[str, tuple[float, int | None]]:
         """For `splits.split` of the "failing" or "retained": share and most of each part beside the
         one trained on.
         """
@@ -87,16 +57,36 @@ class DataOptions:
             for p in parts
         }
 
-    def source_options(self, role: str, source: Any) -> dict:
-        """Keyword arguments of `as_images` for `source`: the failures, the retained examples
-        ("retain") or the "holdout".
-        """
-        names = ("image_column", "label_column", "label_map", "on_unreadable", "on_unknown")
-        streaming = self.streaming and can_stream(source)
-        most = self.max_examples if is_stream(source, streaming) else None
-        chosen = {
-            "split": getattr(self, f"{role}_split"),
-            "streaming": streaming,
-            "max_examples": most,
-        }
-        return {name: getattr(self, name) for name in names} | chosen
+
+@grouped
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How the data of a repair are read and split. The fields of the groups may be given flat:
+    `DataOptions(label_map="names.json", holdout_share=0.3)`.
+
+    Args:
+        max_right: share of the given failures that the model may get right; above, they are taken
+            for mislabelled.
+        failures_split: which split of the failures; None takes `split`.
+        retain_split: which split of the retained examples; None takes `split`.
+        holdout_split: which split of the holdout; None takes `split`.
+        shares: a group: how the data are split.
+        reading: a group: how every source is read; `streaming` and `max_examples` apply to those
+            that are streams, others are read as ever.
+    """
+
+    max_right: float = 0.5
+    failures_split: str | None = None
+    retain_split: str | None = None
+    holdout_split: str | None = None
+    shares: Shares = field(default_factory=Shares)
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self):
+        check_types(self)
+        if not 0 <= self.max_right <= 1:
+            raise OptionError(f"max_right={self.max_right!r}; must lie between 0 and 1")
+
+    def reading_of(self, role: str, source: Any) -> Reading:
+        """How `source` is read: the failures, the retained examples ("retain") or the "holdout"."""
+        return self.reading.fitting(source, getattr(self, f"{role}_split"))

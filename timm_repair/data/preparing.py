@@ -77,7 +77,7 @@ def prepare(
     # any population but the failing one measures what the repair breaks
     held_out = {"failing": "failing" in measured, "retained": bool(measured.keys() - {"failing"})}
     parts = {
-        name: split(images, options.shares(name, held_out[name]), generator)
+        name: split(images, options.shares.of(name, held_out[name]), generator)
         for name, images in sets.items()
     }
     train = {name: part["train"] for name, part in parts.items()}
@@ -117,7 +117,7 @@ def _read(
         model,
         name=name,
         check_readable=role != "retain",
-        **options.source_options(role, source),
+        **vars(options.reading_of(role, source)),
     )
     if len(images) == 0:
         raise DataError(f"{name}: no examples; give at least one")

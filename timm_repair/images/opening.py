@@ -14,6 +14,7 @@ from PIL import Image
 from timm_repair.errors import DataError
 from timm_repair.images.loading_errors import LOADING_ERRORS, raise_loading
 from timm_repair.images.readers import Column, Files, Source, choose_columns, from_examples
+from timm_repair.images.reading import Reading
 from timm_repair.images.streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -23,19 +24,12 @@ _HUB_ID = re.compile(r"(hfds/)?([\w.-]+/[\w.-]+)")
 _SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
 
-def open_source(
-    source: Any,
-    split: str | None,
-    columns: tuple,
-    name: str,
-    hub: dict,
-    max_examples: int | None = None,
-) -> Source:
+def open_source(source: Any, reading: Reading, name: str, hub: dict) -> Source:
     """What `as_images` reads from, opened: a reader of raw images, and what is known of their
     labels.
     """
-    found = find(source, split, columns, name, hub)
-    found = found.source(max_examples) if isinstance(found, Stream) else found
+    found = find(source, reading, name, hub)
+    found = found.source(reading.max_examples) if isinstance(found, Stream) else found
     if len(found.labels) == 0:
         raise DataError(
             f"{name}: {found.origin['source']} holds no examples; give at least one image with its"
@@ -44,11 +38,15 @@ def open_source(
     return found
 
 
-def find(source: Any, split: str | None, columns: tuple, name: str, hub: dict) -> Source | Stream:
-    """`source` opened; of a stream nothing is read yet. `columns`: (image, label); `hub`: options
-    of `load_dataset`.
+def find(source: Any, reading: Reading, name: str, hub: dict) -> Source | Stream:
+    """`source` opened; of a stream nothing is read yet.
+
+    Args:
+        hub: the options revision and token of `load_dataset`.
     """
+    split, columns = reading.split, reading.columns
     if isinstance(source, str | Path):
+        hub = hub | {"streaming": reading.streaming or None}
         return _from_path(source, split, columns, name, hub)
     if isinstance(source, dict | datasets.Dataset | datasets.IterableDataset):
         return _from_dataset(source, split, columns, name)

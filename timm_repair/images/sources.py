@@ -5,11 +5,9 @@ opening.py; how labels are matched to the model's classes is in labels.py.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import datasets
 from torch import nn
 
 from timm_repair.errors import DataError, OptionError
@@ -19,6 +17,10 @@ from timm_repair.images.labels import map_labels
 from timm_repair.images.opening import open_source
 from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.reading import Reading
+from timm_repair.options import make
+
+ACCESS = ("check_readable", "revision", "token", "cache_bytes")
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +30,11 @@ def as_images(
     model: nn.Module,
     *,
     name: str = "images",
-    split: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    label_map: Mapping | Sequence[str] | str | Path | None = None,
-    on_unreadable: str = "stop",
-    on_unknown: str = "stop",
     check_readable: bool = True,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_bytes: int = CACHE_BYTES,
-    streaming: bool = False,
-    max_examples: int | None = None,
+    **options: Any,
 ) -> Images:
     """Labelled images for `model` from anything that holds them.
 
@@ -51,21 +46,13 @@ def as_images(
             path | uint8 array (H, W, C), label).
         model: its preprocessing and classes are used; it is not changed.
         name: what these are, for messages.
-        split: which one, where the source has several.
-        image_column: needed where several columns may hold images.
-        label_column: needed where several columns may hold labels.
-        label_map: see `labels.map_labels`, as for how labels are mapped without it.
-        on_unreadable: "stop", or "skip" to leave out images that cannot be decoded.
-        on_unknown: "stop", or "skip" to leave out labels that match no class of the model.
         check_readable: decode all images now. Without it an unreadable image is met later; it then
             raises, or under "skip" is replaced by another of its class.
         revision: of a Hub dataset.
         token: for a Hub dataset that is private; False to send none, though logged in.
         cache_bytes: memory for decoded pixels.
-        streaming: read a Hub id or file from its start as far as needed, instead of fetching it as
-            a whole first.
-        max_examples: of a stream, how many are taken, in its order, and kept in memory (encoded);
-            None for `streaming.BUFFER`, with a logged warning where there are more.
+        **options: those of `Reading`: split=, image_column=, label_column=, label_map=,
+            on_unreadable=, on_unknown=, streaming= and max_examples=.
 
     Returns:
         The images, with `origin` telling where they came from.
@@ -78,19 +65,19 @@ def as_images(
     Example:
         >>> failures = as_images("failures/", model, name="failures", on_unreadable="skip")
     """
-    check_options(
-        source, streaming, max_examples, token, on_unreadable=on_unreadable, on_unknown=on_unknown
-    )
+    reading = make(Reading, options, "as_images")
+    reading.require_fit(source)
+    require_token(token)
     if isinstance(source, Images):
         return source
-    hub = {"revision": revision, "token": token, "streaming": streaming or None}
-    found = open_source(source, split, (image_column, label_column), name, hub, max_examples)
+    hub = {"revision": revision, "token": token}
+    found = open_source(source, reading, name, hub)
     labels, mapping = map_labels(
         found.labels,
         Classes.of(model),
         names=found.names,
-        label_map=label_map,
-        on_unknown=on_unknown,
+        label_map=reading.label_map,
+        on_unknown=reading.on_unknown,
         what=name,
     )
     known = (labels >= 0).nonzero().flatten()
@@ -98,53 +85,24 @@ def as_images(
     skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0}
     origin = found.origin | mapping | {"skipped": skipped}
     images = Images(
-        pool, known, labels[known], name=name, origin=origin, on_unreadable=on_unreadable
+        pool, known, labels[known], name=name, origin=origin, on_unreadable=reading.on_unreadable
     )
-    return _readable(images, on_unreadable) if check_readable else images
+    return _readable(images, reading.on_unreadable) if check_readable else images
 
 
-def can_stream(source: Any) -> bool:
-    """Whether `streaming=True` means anything for `source`: it does for a Hub id and a file."""
-    return isinstance(source, str | Path) and not Path(source).expanduser().is_dir()
+def split_options(options: Mapping[str, Any]) -> tuple[Reading, dict[str, Any]]:
+    """Those of `as_images` that say how a source is read, and those that say how to get at it."""
+    access = {name: options[name] for name in ACCESS if name in options}
+    given = {name: value for name, value in options.items() if name not in ACCESS}
+    return make(Reading, given, "as_images"), access
 
 
-def is_stream(source: Any, streaming: bool = False) -> bool:
-    """Whether `as_images` reads `source` as a stream."""
-    parts = source.values() if isinstance(source, dict) else [source]
-    return (streaming and can_stream(source)) or any(
-        isinstance(part, datasets.IterableDataset) for part in parts
-    )
-
-
-def check_options(
-    source: Any, streaming: bool, max_examples: int | None, token: str | bool | None, **choices: str
-) -> None:
-    """Raise OptionError for what `as_images` cannot do with `source`; `choices` are its options of
-    "stop" or "skip".
-    """
-    for option, value in choices.items():
-        if value not in ("stop", "skip"):
-            raise OptionError(f"{option}={value!r}; use 'stop' or 'skip'")
-    if max_examples is not None and (type(max_examples) is not int or max_examples < 1):
-        raise OptionError(f"max_examples={max_examples!r}; must be at least 1, or None")
-    # its value is not for messages
+def require_token(token: str | bool | None) -> None:
+    """Raise OptionError for a text that can be no token; its value is not for messages."""
     if isinstance(token, str) and not (token.isascii() and token.split() == [token]):
         raise OptionError(
             "token= is empty, or holds white space or other than ASCII; give the token alone, or"
             " None to use your login"
-        )
-    kind = (
-        f"the folder {source}" if isinstance(source, str | Path) else f"a {type(source).__name__}"
-    )
-    if streaming and not is_stream(source, True):
-        raise OptionError(
-            f"streaming=True is for Hub ids and files; {kind} is read when needed anyway: leave"
-            " it out"
-        )
-    if max_examples is not None and not is_stream(source, streaming):
-        raise OptionError(
-            f"max_examples={max_examples} is for streams; set streaming=True for a Hub id or file,"
-            " and of anything else give the part that you want: dataset.select(range(n))"
         )
 
 

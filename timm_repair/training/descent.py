@@ -23,7 +23,7 @@ class Descent:
 
     Args:
         parameters: those to train.
-        fresh: those of them that start from nothing (added paths); they learn `options.optimizing.fresh_rate`
+        fresh: those of them that start from nothing (added paths); they learn `fresh_rate`
             times as fast.
         first, total: the schedule is that of steps `first` … of `total`, so that stages can share
             one.

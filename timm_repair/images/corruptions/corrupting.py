@@ -20,6 +20,7 @@ from timm_repair.images.images import Images
 from timm_repair.images.opening import open_source
 from timm_repair.images.preprocessing import open_image, to_mode
 from timm_repair.images.readers import Source
+from timm_repair.images.reading import Reading
 
 _SMALLEST = 8
 _CHUNK = 2**20  # values corrupted at once
@@ -89,9 +90,8 @@ def corrupt(
     if isinstance(images, Images):  # as they were before the model's own transform
         source = Source(images.pool.reader, images.labels.tolist(), origin=images.origin)
         return Corrupted(source, images.rows.tolist(), corruption)
-    source = open_source(
-        images, split, (image_column, label_column), "images", {"revision": None, "token": None}
-    )
+    reading = Reading(split=split, image_column=image_column, label_column=label_column)
+    source = open_source(images, reading, "images", {"revision": None, "token": None})
     return Corrupted(source, range(len(source.labels)), corruption)
 
 
