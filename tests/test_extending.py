@@ -31,8 +31,9 @@ ADDED = {
 
 
 def section(heading: str) -> str:
-    """The text below `heading`, up to the next of its level."""
-    return PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    """The text below `heading`, up to the next of ADDED."""
+    below = PAGE.read_text().split(f"\n## {heading}\n")[1]
+    return re.split("|".join(f"\n## {other}\n" for other in ADDED), below)[0]
 
 
 def changed(text: str, hunks: str) -> str:
