@@ -1,11 +1,14 @@
-"""Write the tables of README.md, docs/results.md, docs/processes.md and docs/speed.md from benchmarks/results/: no measured number is typed by hand.
+"""Write the tables of README.md, docs/results.md, docs/processes.md and docs/speed.md from
+benchmarks/results/: no measured number is typed by hand.
 
     python benchmarks/table.py            # rewrite them
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
-A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`. repair_cifar-*.json (one population and one seed each,
-any number of seeds) give "summary" (the README's), "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret",
-all in docs/results.md. Those of the two other pages are in imagenet_costs.py and prefix_tables.py.
+A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`.
+repair_cifar-*.json (one population and one seed each, any number of seeds) give "summary" (the
+README's), "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed",
+localization/*.json "regret", all in docs/results.md. Those of the two other pages are in
+imagenet_costs.py and prefix_tables.py.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -168,16 +172,19 @@ def summary_table(results: Results) -> str:
     if not results:
         return MISSING
     corruptions = [p for p in results if p != UNCORRUPTED] or list(results)
-    drift = [p for p in results if p == UNCORRUPTED]
     table = []
     for label, name in SUMMARY.items():
-        def cell(get: Callable[[Row], float], populations: list[str], form: str = ".1f", label: str = label) -> str:
-            return f"{average(results, label, get, populations):{form}}" if populations else ""
-
-        time = "" if label == "original" else cell(lambda r: r.time, list(results), ".2f")
-        counts = [cell(get, corruptions, ".0f") for get in (lambda r: r.fixed, lambda r: r.broken)]
-        table.append([name, cell(lambda r: r.failing, corruptions), cell(lambda r: r.clean, corruptions), *counts,
-                      cell(lambda r: r.failing, drift), time])
+        failing, clean, fixed, broken = (
+            average(results, label, attrgetter(quantity), corruptions)
+            for quantity in ("failing", "clean", "fixed", "broken")
+        )
+        drift, time = "", ""
+        if UNCORRUPTED in results:
+            drift = f"{average(results, label, attrgetter('failing'), [UNCORRUPTED]):.1f}"
+        if label != "original":
+            time = f"{average(results, label, attrgetter('time'), results):.2f}"
+        counts = [f"{fixed:.0f}", f"{broken:.0f}"]
+        table.append([name, f"{failing:.1f}", f"{clean:.1f}", *counts, drift, time])
     return markdown(["", "corrupted", "the same, clean", "fixed", "broken", "drift", "time"], table)
 
 
@@ -451,11 +458,17 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
     results, files = read(arguments.results)
-    tables = {"repair_cifar": repair_table(results, files), "targets": targets_table(results),
-              "regret": regret_table(arguments.results / "localization"),
-              "plain": plain_table(arguments.results, results),
-              "speed": speed_table(arguments.results / "speed.json")}
-    pages = {arguments.readme: {"summary": summary_table(results)}, arguments.docs / "results.md": tables}
+    tables = {
+        "repair_cifar": repair_table(results, files),
+        "targets": targets_table(results),
+        "regret": regret_table(arguments.results / "localization"),
+        "plain": plain_table(arguments.results, results),
+        "speed": speed_table(arguments.results / "speed.json"),
+    }
+    pages = {
+        arguments.readme: {"summary": summary_table(results)},
+        arguments.docs / "results.md": tables,
+    }
     for page, of_page in PAGES.items():
         pages[arguments.docs / page] = {
             name: read_and(make, arguments.results / file) for name, (file, make) in of_page.items()

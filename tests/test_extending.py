@@ -1,4 +1,5 @@
-"""docs/extending.md: each of its diffs is one file and one row, and what it adds keeps its contract.
+"""docs/extending.md: each of its diffs is one file and one row, and what it adds keeps its
+contract.
 
 A python block whose first line is `# path` and a markdown block whose first line is `<!-- path -->`
 are new files. A diff block changes one file: each of its hunks replaces the lines that begin with
@@ -76,7 +77,9 @@ def extended(tmp_path_factory) -> Path:
 
 
 def test_what_is_added_keeps_its_contract(extended):
-    """In a fresh process, by the contract tests of the copy: those that read a table of cases.py."""
+    """In a fresh process, by the contract tests of the copy: those that read a table of
+    cases.py.
+    """
     tables = [table for _, table, _, _ in ADDED.values()]
     names = [name for _, _, name, _ in ADDED.values()]
     files = [

@@ -57,9 +57,20 @@ def result(population: str, seed: int, gain: float) -> dict:
 def run(tmp_path, monkeypatch):
     """Run table.py on results in a directory of the test's own; returns the tables."""
     readme, results = tmp_path / "README.md", tmp_path / "results.md"
-    pages = {"processes.md": ("imagenet_stages", "imagenet_machines"), "speed.md": ("prefix", "drift", "scaling", "compiled")}
-    for page, names in ((readme, ("summary",)), (results, NAMES), *((tmp_path / page, names) for page, names in pages.items())):
-        page.write_text("".join(f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names))
+    pages = {
+        "processes.md": ("imagenet_stages", "imagenet_machines"),
+        "speed.md": ("prefix", "drift", "scaling", "compiled"),
+    }
+    for page, names in (
+        (readme, ("summary",)),
+        (results, NAMES),
+        *((tmp_path / page, names) for page, names in pages.items()),
+    ):
+        page.write_text(
+            "".join(
+                f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names
+            )
+        )
 
     def write(file: dict) -> None:
         (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(
