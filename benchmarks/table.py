@@ -1,13 +1,14 @@
-"""Write the tables of README.md, docs/processes.md and docs/speed.md from benchmarks/results/, so
-that no measured number is typed by hand.
+"""Write the tables of README.md, docs/results.md, docs/processes.md and docs/speed.md from
+benchmarks/results/: no measured number is typed by hand.
 
     python benchmarks/table.py            # rewrite them
     python benchmarks/table.py --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`.
-repair_cifar-*.json (one population and one seed each, any number of seeds) give "repair_cifar" and
-"targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret",
-blocks.json "blocks". Those of the two pages are in imagenet_costs.py and prefix_tables.py.
+repair_cifar-*.json (one population and one seed each, any number of seeds) give "summary" (the
+README's), "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed",
+localization/*.json "regret", all in docs/results.md. Those of the two other pages are in
+imagenet_costs.py and prefix_tables.py.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -29,6 +31,14 @@ ROOT = Path(__file__).parent.parent
 UNCORRUPTED = "drift"  # the population that is no corruption
 UNIT = "finetune network"  # the row whose time is 1
 CHOSEN = "finetune chosen block (derived)"
+SUMMARY = {  # rows of the README's table
+    "original": "original",
+    "bn_recalibration": "new batch-norm statistics",
+    UNIT: "fine-tuning, whole network",
+    CHOSEN: "fine-tuning, chosen block",
+    "archrepair": "archrepair (default)",
+    "archrepair random": "archrepair, random paths",
+}
 GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
 # targets, as shares of the time of fine-tuning the whole network
 SWEEP, EARLY, LATE = 0.45, 1.2, 0.7
@@ -155,6 +165,27 @@ def repair_table(results: Results, files: list[dict]) -> str:
         )
     header = ["method", *map(title, every), "mean of the corruptions", "fixed", "broken", "time"]
     return f"{markdown(header, table)}\n\n{caption(results, files)}"
+
+
+def summary_table(results: Results) -> str:
+    """The README's table: means over populations and seeds, without the rows of single blocks."""
+    if not results:
+        return MISSING
+    corruptions = [p for p in results if p != UNCORRUPTED] or list(results)
+    table = []
+    for label, name in SUMMARY.items():
+        failing, clean, fixed, broken = (
+            average(results, label, attrgetter(quantity), corruptions)
+            for quantity in ("failing", "clean", "fixed", "broken")
+        )
+        drift, time = "", ""
+        if UNCORRUPTED in results:
+            drift = f"{average(results, label, attrgetter('failing'), [UNCORRUPTED]):.1f}"
+        if label != "original":
+            time = f"{average(results, label, attrgetter('time'), results):.2f}"
+        counts = [f"{fixed:.0f}", f"{broken:.0f}"]
+        table.append([name, f"{failing:.1f}", f"{clean:.1f}", *counts, drift, time])
+    return markdown(["", "corrupted", "the same, clean", "fixed", "broken", "drift", "time"], table)
 
 
 def caption(results: Results, files: list[dict]) -> str:
@@ -434,7 +465,10 @@ def main() -> None:
         "plain": plain_table(arguments.results, results),
         "speed": speed_table(arguments.results / "speed.json"),
     }
-    pages = {arguments.readme: tables}
+    pages = {
+        arguments.readme: {"summary": summary_table(results)},
+        arguments.docs / "results.md": tables,
+    }
     for page, of_page in PAGES.items():
         pages[arguments.docs / page] = {
             name: read_and(make, arguments.results / file) for name, (file, make) in of_page.items()

@@ -56,13 +56,14 @@ def result(population: str, seed: int, gain: float) -> dict:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run table.py on results in a directory of the test's own; returns the tables."""
-    readme = tmp_path / "README.md"
+    readme, results = tmp_path / "README.md", tmp_path / "results.md"
     pages = {
         "processes.md": ("imagenet_stages", "imagenet_machines"),
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
     }
     for page, names in (
-        (readme, NAMES),
+        (readme, ("summary",)),
+        (results, NAMES),
         *((tmp_path / page, names) for page, names in pages.items()),
     ):
         page.write_text(
@@ -92,7 +93,7 @@ def run(tmp_path, monkeypatch):
             ],
         )
         runpy.run_path(str(TABLE), run_name="__main__")
-        return readme.read_text()
+        return results.read_text()
 
     run.write = write
     return run
@@ -123,6 +124,15 @@ def test_averages_over_seeds_first_and_leaves_drift_out_of_the_mean(run):
     ]
     assert row(text, "original")[4:] == ["50.0 / 81.0", "0", "0", ""]
     assert "1–2 seeds" in text and "999–1,000 failures" in text
+
+
+def test_the_summary_has_means_of_the_corruptions_and_drift_apart(run, tmp_path):
+    for file in (result("noise", 0, 0.00), result("blur", 0, 0.05), result("drift", 0, 0.3)):
+        run.write(file)
+    run()
+    text = (tmp_path / "README.md").read_text()
+    assert row(text, "archrepair (default)")[1:] == ["62.5", "80.0", "120", "20", "90.0", "1.20"]
+    assert row(text, "original")[1:] == ["50.0", "81.0", "0", "0", "50.0", ""]
 
 
 def test_the_chosen_block_costs_its_row_and_the_localization(run):
