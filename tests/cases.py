@@ -1,4 +1,4 @@
-"""One row per method, strategy and scorer: tiny options, and what the row claims. Without a row,
+"""One row per method, strategy, augmentation and scorer: tiny options, and what the row claims. Without a row,
 test_every_… fails at once.
 """
 
@@ -44,6 +44,8 @@ def _tuned(*changes: str, **options) -> Case:
 STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
 
 STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
+
+AUGMENTATION_CASES = {"flips": {}}
 
 # every method of METHODS appears, those with several faces several times
 METHOD_CASES = {

@@ -75,6 +75,13 @@ def cached(model, data, runtime, block=None, **given) -> PrefixCache:
     )
 
 
+def near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to the rounding of float32, which goes with the largest logit."""
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=1e-5 + 2e-5 * expected.abs().max().item()
+    )
+
+
 # ---- what it gives
 
 
@@ -96,7 +103,7 @@ def test_logits_are_those_of_the_images(name, made):
     with torch.no_grad(), evaluating(model):
         for _ in range(5):
             batch = supply.take()
-            torch.testing.assert_close(
+            near(
                 cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
             )
     for population, images in data.selection.items():
@@ -110,7 +117,7 @@ def test_logits_are_those_of_the_images(name, made):
         sure = first - second > 1e-4  # no rounding exchanges these two
         assert sure.all() or name == "efficientnet_b0"
         assert torch.equal(found.predictions[sure], expected.predictions[sure])
-        torch.testing.assert_close(found.losses, expected.losses)
+        near(found.losses, expected.losses)
 
 
 def test_each_view_of_an_example_is_computed_once(data, monkeypatch):
@@ -140,7 +147,7 @@ def test_views_take_turns(data):
     )
     seen = [supply.take().parts[0] for _ in range(4)]
     assert [part.views.unique().tolist() for part in seen] == [[0], [1], [2], [0]]
-    flips = [part.augmentation.flipped[part.rows.argsort()] for part in seen]
+    flips = [part.drawn[part.rows.argsort(), 0] for part in seen]
     assert torch.equal(flips[0], flips[3]) and not torch.equal(flips[0], flips[1])
 
 
@@ -155,13 +162,9 @@ def test_what_does_not_fit_is_computed_again(data):
     supply = Batches(data, options(), runtime, "test")
     for _ in range(5):
         batch = supply.take()
-        torch.testing.assert_close(
-            part.logits(batch.parts, batch.views), whole.logits(batch.parts, batch.views)
-        )
+        near(part.logits(batch.parts, batch.views), whole.logits(batch.parts, batch.views))
     for population in data.selection:
-        torch.testing.assert_close(
-            part.predict(population).losses, whole.predict(population).losses
-        )
+        near(part.predict(population).losses, whole.predict(population).losses)
     kept = [view for view in part.views.values() if view is not None]
     assert kept and sum(view.numel() * 4 for view in kept) <= budget
 
@@ -200,7 +203,7 @@ def test_a_full_disk_is_no_reason_to_stop(data, monkeypatch, caplog):
         batch = supply.take()
         found = cache.logits(batch.parts, batch.views)
     with evaluating(model):
-        torch.testing.assert_close(found, model(supply.examples.images(*batch.parts)))
+        near(found, model(supply.examples.images(*batch.parts)))
     assert "No space left" in caplog.text and "cache_disk" in caplog.text
 
 
@@ -348,9 +351,7 @@ def test_layers_of_a_dense_block_are_entered_with_all_features():
     assert cache.place.path == block.paths[0] and cache.layout.shape == block.in_shape
     batch = (supply := Batches(data, options(), runtime, "test")).take()
     with evaluating(model):
-        torch.testing.assert_close(
-            cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts))
-        )
+        near(cache.logits(batch.parts, batch.views), model(supply.examples.images(*batch.parts)))
 
 
 class Asserting(nn.Module):

@@ -208,7 +208,9 @@ def test_own_scorers(faulty):
         run(model, data, lambda *_: {"layer1": 1.0})
 
     def told(model, blocks, data, runtime, training):
-        return {block.name: training.optimizing.learning_rate * block.num_params for block in blocks}
+        return {
+            block.name: training.optimizing.learning_rate * block.num_params for block in blocks
+        }
 
     one, other = (
         run(model, data, told, training=options) for options in (None, Training(learning_rate=0.5))

@@ -10,14 +10,12 @@ import pytest
 import torch
 from cases import BUDGET
 from torch import nn
-from torch.nn import functional as F
 
 from timm_repair import methods
 from timm_repair.data.predicting import predict
 from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.models.temporary import training_mode
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.augmentations.flips import Flips
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
 from timm_repair.training.loop import Monitor, fit
@@ -170,45 +168,6 @@ def test_each_part_of_a_batch_needs_an_example(data, runtime, accumulating):
     accumulating(17)
     with pytest.raises(OptionError, match="17 accumulated parts"):
         batches(data, runtime)
-
-
-# ---- augmentation
-
-
-def augmented(pixels, runtime, **options):
-    return Flips.draw(
-        len(pixels), pixels.shape[2:], replace(PLAIN, **options), runtime.generator("test")
-    )(pixels)
-
-
-def test_no_augmentation_is_the_identity(data, runtime):
-    pixels = data.failing.pixels(range(10))
-    assert torch.equal(augmented(pixels, runtime), pixels)
-
-
-def test_a_flip_is_a_mirror_image(data, runtime):
-    pixels = data.failing.pixels(range(10))
-    assert torch.equal(augmented(pixels, runtime, hflip=1.0), pixels.flip(3))
-
-
-@pytest.mark.parametrize(("channels", "height", "width"), [(1, 32, 32), (3, 16, 40)])
-def test_a_shift_moves_the_image_and_reflects_its_border(runtime, channels, height, width):
-    pixels = torch.randint(256, (40, channels, height, width), dtype=torch.uint8)
-    shifted = augmented(pixels, runtime, shift=0.125)
-    assert shifted.shape == pixels.shape and shifted.dtype == torch.uint8
-    dy, dx = round(0.125 * height), round(0.125 * width)
-    padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(torch.uint8)
-    places = set()
-    for image, source in zip(shifted, padded, strict=True):
-        windows = {
-            (y, x): source[:, y : y + height, x : x + width]
-            for y in range(2 * dy + 1)
-            for x in range(2 * dx + 1)
-        }
-        found = [place for place, window in windows.items() if torch.equal(image, window)]
-        assert len(found) == 1
-        places.add(found[0])
-    assert len(places) > 20 and {y for y, _ in places} >= {0, 2 * dy}
 
 
 # ---- descent

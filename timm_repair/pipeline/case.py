@@ -52,12 +52,15 @@ def read_data(
 
 def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
     """What makes a run the same run: only then may it continue where another was killed."""
-    accelerator = runtime.accelerator
+    accelerator, options = runtime.accelerator, methods.options_of(method)
+    training = options.get("training")
+    if isinstance(training, dict) and training.get("augmentation") == "flips":
+        del training["augmentation"]  # runs from before it was an option go on
     return {
         "model": base.sha256,
         "data": plain(data.provenance),
         "method": method.name,
-        "options": methods.options_of(method),
+        "options": options,
         "seed": runtime.seed,
         "processes": accelerator.num_processes,
         "versions": versions(),

@@ -183,7 +183,7 @@ class Batches:
                 for name, these, places, rounds in taken
             ]
         examples, count = self.examples, self.options.batch_size
-        drawn = examples.augmentation.draw(count, examples.size, self.options, self.generator)
+        drawn = examples.augmentation.draw(count, examples.size, self.generator)
         stop, parts = 0, []
         for name, these, places, _ in taken:
             start, stop = stop, stop + len(places)

@@ -48,14 +48,17 @@ class Augmenting:
     """How the images of a batch are changed at random.
 
     Args:
-        hflip: probability of a horizontal flip (0 for digits and other images that have a left and
-            a right).
-        shift: largest random shift as a share of the image's side.
+        augmentation: a name of `augmentations.AUGMENTATIONS` or an object with the methods of
+            `Augmentation`.
+        hflip: of "flips": probability of a horizontal flip (0 for digits and other images that have
+            a left and a right).
+        shift: of "flips": largest random shift as a share of the image's side.
         views: fixed augmentations of each example, in turn; None augments anew each time. Where a
             late block is repaired, and examples come again more often than they have views, what
             the model computes before the block is then computed once per view.
     """
 
+    augmentation: str | object = "flips"
     hflip: float = 0.5
     shift: float = 0.125
     views: int | None = None

@@ -11,8 +11,7 @@ from torch import Tensor
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.augmentations import AUGMENTATIONS
-from timm_repair.training.augmentations.augmentation import Augmentation
+from timm_repair.training.augmentations import chosen
 from timm_repair.training.options import Training
 
 SELECTION = "selection "  # before the name of a population of the selection split
@@ -26,19 +25,19 @@ class Sample:
         name: of the population.
         rows: (n,) which of its examples.
         views: (n,) which of its fixed views each is seen in; None where it is augmented anew.
-        augmentation: how each is changed; None where they are left as they are.
+        drawn: (n, k) how each is augmented; None where they are left as they are.
     """
 
     name: str
     rows: Tensor
     views: Tensor | None
-    augmentation: Augmentation | None
+    drawn: Tensor | None
 
     def __getitem__(self, indices: Tensor | slice) -> "Sample":
-        views, augmentation = (
-            None if each is None else each[indices] for each in (self.views, self.augmentation)
+        views, drawn = (
+            None if each is None else each[indices] for each in (self.views, self.drawn)
         )
-        return Sample(self.name, self.rows[indices], views, augmentation)
+        return Sample(self.name, self.rows[indices], views, drawn)
 
 
 class Populations:
@@ -61,14 +60,9 @@ class Populations:
             SELECTION + name: images for name, images in data.selection.items()
         }
         self.size = data.preprocessing.input_size[1:]
-        self.views = (
-            options.augmenting.views
-            if options.augmenting.hflip
-            or any(round(options.augmenting.shift * side) for side in self.size)
-            else 1
-        )
-        self.augmentation: type[Augmentation] = AUGMENTATIONS["flips"]
-        self._drawn: dict[tuple[str, int], Augmentation] = {}
+        self.augmentation = chosen(options.augmenting)
+        self.views = options.augmenting.views if self.augmentation.varies(self.size) else 1
+        self._drawn: dict[tuple[str, int], Tensor] = {}
 
     def view(self, name: str, rows: Tensor, views: Tensor) -> Sample:
         """The examples `rows` (n,) of a population, each in the fixed view whose number is in
@@ -80,7 +74,7 @@ class Populations:
             return Sample(name, rows, torch.zeros_like(rows), None)
         pieces = [(views == view).nonzero().flatten() for view in views.unique().tolist()]
         drawn = [self._view(name, int(views[these[0]]))[rows[these]] for these in pieces]
-        drawn = self.augmentation.joined(drawn)[torch.cat(pieces).argsort()]
+        drawn = torch.cat(drawn)[torch.cat(pieces).argsort()]
         return Sample(name, rows, views, drawn)
 
     def images(self, *parts: Sample) -> Tensor:
@@ -88,18 +82,18 @@ class Populations:
         pixels = []
         for part in parts:
             found = self.populations[part.name].pixels(part.rows)
-            pixels.append(found if part.augmentation is None else part.augmentation(found))
+            pixels.append(found if part.drawn is None else self.augmentation(found, part.drawn))
         return self.preprocessing.normalize(torch.cat(pixels), self.runtime.device)
 
     def expect(self, part: Sample) -> None:
         """Begin to decode the images of `part`, which will be wanted next."""
         self.populations[part.name].expect(part.rows)
 
-    def _view(self, name: str, view: int) -> Augmentation:
+    def _view(self, name: str, view: int) -> Tensor:
         if (name, view) not in self._drawn:
             # of the run and not of a stage: what was computed for a view serves all
             generator = self.runtime.generator(f"view {view} of {name}")
             self._drawn[name, view] = self.augmentation.draw(
-                len(self.populations[name]), self.size, self.options, generator
+                len(self.populations[name]), self.size, generator
             )
         return self._drawn[name, view]

@@ -2,10 +2,24 @@
 
 - `"flips"` (flips.py): random horizontal flips and shifts.
 
-An augmentation has the methods of `Augmentation` (augmentation.py).
+An augmentation has the methods of `Augmentation` (augmentation.py). Ours are found by name in
+AUGMENTATIONS; yours is passed as an object, `augmentation=`.
 """
 
+from timm_repair.options import by_name
 from timm_repair.training.augmentations.augmentation import Augmentation
 from timm_repair.training.augmentations.flips import Flips
+from timm_repair.training.options import Augmenting
 
-AUGMENTATIONS: dict[str, type[Augmentation]] = {"flips": Flips}
+AUGMENTATIONS = {"flips": Flips}
+
+
+def chosen(options: Augmenting) -> Augmentation:
+    """The augmentation that `options` names, or the object that it holds.
+
+    Raises:
+        OptionError: unknown name, with a suggestion.
+    """
+    given = options.augmentation
+    own = {"hflip": options.hflip, "shift": options.shift} if given == "flips" else {}
+    return by_name("augmentation", given, AUGMENTATIONS, **own)

@@ -1,29 +1,24 @@
 """Augmentation: what training asks of an augmentation."""
 
-from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from timm_repair.training.options import Training
-
 
 class Augmentation(Protocol):
-    """How each of n images is changed: drawn first, on the CPU, and applied when they are read."""
+    """How training images are changed at random. Drawing and applying are apart: a fixed view of an
+    image is drawn once and applied again, and all processes draw for the whole batch, while each
+    reads its own part of it.
+    """
 
-    @classmethod
-    def draw(
-        cls, count: int, size: tuple[int, int], options: Training, generator: torch.Generator
-    ) -> Self:
-        """`count` random ones for images of `size` (height, width)."""
+    def varies(self, size: tuple[int, int]) -> bool:
+        """Whether two drawings for images of `size` (height, width) may differ."""
 
-    @classmethod
-    def joined(cls, several: Sequence[Self]) -> Self:
-        """Those of several sets of images in one row."""
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Parameters of `count` images of `size` (height, width): (count, k), on the CPU."""
 
-    def __getitem__(self, indices: Tensor | slice) -> Self:
-        """Those of some of the images."""
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """The changed images, uint8 (n, C, H, W), from `pixels` of the same shape."""
+    def __call__(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """The changed images, uint8 (n, C, H, W), from `pixels` of the same shape, which stay as
+        they are, and their parameters (n, k).
+        """

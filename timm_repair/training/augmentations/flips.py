@@ -1,83 +1,52 @@
 """Flips: random horizontal flips and shifts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from timm_repair.training.options import Training
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flips:
-    """Each of n images is flipped or not, and shifted, see `Augmentation`.
+    """Each image is flipped or not, and shifted, see `Augmentation`.
 
     Args:
-        flipped: (n,) bool, mirrored left to right.
-        rows, columns: (n,) where the image is cut out of itself with borders of `border` (height,
-            width) pixels, from 0 to twice that.
+        hflip: probability of being mirrored left to right.
+        shift: largest shift as a share of the image's side; the border is filled by reflection.
     """
 
-    flipped: Tensor
-    rows: Tensor
-    columns: Tensor
-    border: tuple[int, int]
+    hflip: float = 0.5
+    shift: float = 0.125
 
-    @classmethod
-    def draw(
-        cls, count: int, size: tuple[int, int], options: Training, generator: torch.Generator
-    ) -> "Flips":
-        """`count` random ones for images of `size` (height, width)."""
-        border = (
-            round(options.augmenting.shift * size[0]),
-            round(options.augmenting.shift * size[1]),
-        )
-        flipped = torch.rand(count, generator=generator) < options.augmenting.hflip
+    def varies(self, size: tuple[int, int]) -> bool:
+        return 0 < self.hflip < 1 or any(self._border(size))
+
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """(count, 3): flipped or not, and the row and column at which an image is cut out of itself
+        with borders on all sides.
+        """
+        border = self._border(size)
+        flipped = torch.rand(count, generator=generator) < self.hflip
         if not any(border):
-            return cls(
-                flipped,
-                torch.zeros(count, dtype=torch.long),
-                torch.zeros(count, dtype=torch.long),
-                border,
-            )
-        return cls(
-            flipped,
-            *(
-                torch.randint(2 * most + 1, (count, 1), generator=generator).flatten()
-                for most in border
-            ),
-            border,
-        )
+            return torch.stack([flipped.long(), *[torch.zeros(count, dtype=torch.long)] * 2], 1)
+        places = [torch.randint(2 * m + 1, (count, 1), generator=generator) for m in border]
+        return torch.cat([flipped.long()[:, None], *places], 1)
 
-    @classmethod
-    def joined(cls, several: "Sequence[Flips]") -> "Flips":
-        """Those of several sets of images in one row; they have the same border."""
-        return cls(
-            *(
-                torch.cat([getattr(each, part) for each in several])
-                for part in ("flipped", "rows", "columns")
-            ),
-            several[0].border,
-        )
-
-    def __getitem__(self, indices: Tensor | slice) -> "Flips":
-        return Flips(self.flipped[indices], self.rows[indices], self.columns[indices], self.border)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """The changed images, uint8 (n, C, H, W), from `pixels` of the same shape."""
+    def __call__(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         count, _, height, width = pixels.shape
-        pixels = torch.where(self.flipped.view(-1, 1, 1, 1), pixels.flip(3), pixels)
-        dy, dx = self.border
+        flipped, rows, columns = drawn.unbind(1)
+        pixels = torch.where(flipped.bool().view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        dy, dx = self._border((height, width))
         if not dy and not dx:
             return pixels
         # reflected borders: a black one would be a corruption of its own
         padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(pixels.dtype)
-        rows, columns = (
-            self.rows[:, None] + torch.arange(height),
-            self.columns[:, None] + torch.arange(width),
-        )
-        return padded.permute(0, 2, 3, 1)[
-            torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]
-        ].permute(0, 3, 1, 2)
+        rows = rows[:, None] + torch.arange(height)
+        columns = columns[:, None] + torch.arange(width)
+        channels = torch.arange(pixels.shape[1])[None, :, None, None]
+        images = torch.arange(count)[:, None, None, None]
+        return padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _border(self, size: tuple[int, int]) -> tuple[int, int]:
+        return round(self.shift * size[0]), round(self.shift * size[1])
