@@ -5,8 +5,8 @@ leaves nothing behind.
 from importlib.util import find_spec
 from pathlib import Path
 
+import edited_models
 import pytest
-import test_hub
 import torch
 from processes import fresh
 from report_examples import report as example_report
@@ -48,9 +48,9 @@ def families(format: str, monkeypatch) -> dict[str, nn.Module]:
     """Repaired models, all four families between the formats, for images of 64 pixels."""
     models = {}
     for name, options in SMALL.items():
-        monkeypatch.setitem(test_hub.MODELS, name, options)
+        monkeypatch.setitem(edited_models.MODELS, name, options)
     for name in FAMILIES[format]:
-        models[name] = test_hub.edited(name)
+        models[name] = edited_models.edited(name)
         models[name].pretrained_cfg = {**models[name].pretrained_cfg, "input_size": (3, 64, 64)}
     return models
 

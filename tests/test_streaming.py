@@ -21,7 +21,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
 from image_sources import NAMES, Plain, TorchData, image, red, table
 from PIL import Image
-from test_data import Reddest, examples
+from reddest import Reddest, examples
 
 from timm_repair.data.collecting import collect_failures
 from timm_repair.data.options import DataOptions
