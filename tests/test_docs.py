@@ -18,7 +18,7 @@ import planted
 import pytest
 import timm
 from accelerate.commands.launch import launch_command_parser
-from push_fixtures import *  # noqa: F403
+from loopback.pushing import *  # noqa: F403
 from timm.models import save_for_hf
 
 import timm_repair

@@ -1,0 +1,257 @@
+"""What every process of a world does for processes/test_exact.py: all that must not depend on how
+many processes there are.
+
+    torchrun --nproc_per_node N tests/processes/world.py FOLDER
+
+FOLDER holds the model and image folders; the main process adds found.pt. The test itself calls
+`found_in` as the world of one.
+"""
+
+import hashlib
+import runpy
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+import timm_repair
+from timm_repair.architecture import strategies
+from timm_repair.architecture.relaxation import discretize, relax
+from timm_repair.architecture.search import search
+from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.data.collecting import collect_failures
+from timm_repair.data.preparing import prepare
+from timm_repair.data.repair_data import RepairData
+from timm_repair.errors import NonFiniteError, OptionError
+from timm_repair.localization.localizing import localize
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.models.partition import blocks
+from timm_repair.models.surgery import extract, swap
+from timm_repair.models.temporary import training_mode
+from timm_repair.runtime.batch_norms import sharded
+from timm_repair.runtime.randomness import own_randomness
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batches import Batches
+from timm_repair.training.descent import Descent
+from timm_repair.training.loop import fit
+from timm_repair.training.losses import anchor_penalty, batch_losses
+from timm_repair.training.options import Training
+from timm_repair.training.recalibration import recalibrate
+
+STEPS = 20
+# 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20
+# steps, on any number of processes
+PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
+SEARCH = {"block": "layer3", "search_share": 0.5}
+REPAIRS = {
+    "archrepair": SEARCH,
+    "finetune": {"method": "finetune", "level": "network"},
+    # GiB: not everything fits
+    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},
+}
+NORMS = {
+    "momentum": (nn.BatchNorm2d, {}),
+    "cumulative": (nn.BatchNorm2d, {"momentum": None}),
+    "bare": (nn.BatchNorm2d, {"affine": False}),
+    "untracked": (nn.BatchNorm2d, {"track_running_stats": False}),
+    "activated": (BatchNormAct2d, {}),
+    "flat": (nn.BatchNorm1d, {}),
+}
+
+
+def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
+    """Outputs, gradients and buffers of every kind of batch norm, over two batches of 13
+    examples.
+    """
+    accelerator, found = runtime.accelerator, {}
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    for name, (kind, options) in NORMS.items():
+        torch.manual_seed(0)
+        module = kind(6, **options).to(dtype).train()
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        for number in range(2):
+            x = torch.randn(13, 6, *([] if name == "flat" else [5, 4]), dtype=dtype) * 3 + 20
+            towards = torch.randn_like(x)[mine]
+            x = x[mine].clone().requires_grad_()
+            with sharded(module, runtime, "norms"):
+                out = module(x)
+                (out * towards).sum().backward()
+            parts = gather_object([(out.detach(), x.grad)])
+            whole = [torch.empty(13, *x.shape[1:], dtype=dtype) for _ in range(2)]
+            for process, pair in enumerate(parts):
+                for full, part in zip(whole, pair, strict=True):
+                    full[process :: accelerator.num_processes] = part
+            found |= {f"{name} output {number}": whole[0], f"{name} gradient {number}": whole[1]}
+        found |= {
+            f"{name} {key}": accelerator.reduce(p.grad, "sum")
+            for key, p in module.named_parameters()
+        }
+        found |= {f"{name} {key}": buffer.clone() for key, buffer in module.named_buffers()}
+        assert "forward" not in vars(module)
+    return found
+
+
+def trained(
+    model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **options
+) -> tuple[dict, list]:
+    """The whole of `model` after so many steps without any choosing, and the history."""
+    options = Training(**PLAIN | options)
+    batches, parameters = Batches(data, options, runtime, "test"), dict(model.named_parameters())
+    origin = {name: p.detach().clone() for name, p in parameters.items()}
+    descent = Descent(parameters.values(), options, runtime)
+
+    def step(_: int) -> dict:
+        return descent.step(
+            batch_losses(batches, model), anchor_penalty(parameters, origin, options.anchor or 0.0)
+        )
+
+    with training_mode(model, model), sharded(model, runtime, "test"):
+        history = fit(step, steps=steps, stage="test", runtime=runtime)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}, history
+
+
+def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
+    """A block after the search, and what it comes to."""
+    block = next(block for block in blocks(model) if block.name == "layer3")
+    raw, strategy = (
+        extract(model, block),
+        strategies.named("pc_darts", warmup=0.1, learning_rate=0.05),
+    )
+    relaxed = relax(
+        raw, skeleton_of(raw, block.in_shape), strategy, runtime.generator("architecture")
+    )
+    swap(model, block, relaxed)
+    history, _ = search(model, [relaxed], data, Training(**PLAIN), runtime, steps=STEPS)
+    return {
+        "state": relaxed.state_dict(),
+        "history": history,
+        "genotype": discretize(relaxed).to_dict(),
+    }
+
+
+def message(error: type[Exception], run) -> str:
+    """What `run()` is refused with, on every process."""
+    try:
+        run()
+    except error as raised:
+        said = str(raised)
+    else:
+        raise AssertionError(f"no {error.__name__}")
+    assert len(set(gather_object([said]))) == 1
+    return said
+
+
+def found_in(folder: Path) -> dict:
+    """Everything, as tensors and plain values."""
+    accelerator = Accelerator(cpu=True)
+    runtime, found = Runtime(accelerator, progress=False), {"processes": accelerator.num_processes}
+
+    def model(**options) -> nn.Module:
+        return timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True, **options).eval()
+
+    places = [str(folder / name) for name in ("failures", "train", "unseen")]
+    given = {
+        "failures": places[0],
+        "retain": places[1],
+        "accelerator": accelerator,
+        "progress": False,
+    }
+    found["norms"] = {str(dtype): norms(runtime, dtype) for dtype in (torch.float64, torch.float32)}
+
+    found["collected"] = collect_failures(model(), places[2], runtime=runtime).ids
+    data, found["localized"] = prepare(model(), places[0], retain=places[1], runtime=runtime), {}
+    for name in SCORERS:
+        result = localize(suspect := model(), blocks(suspect), data, score=name, runtime=runtime)
+        found["localized"][name] = result.to_dict() | {"neurons": result.neurons}
+    found["read"] = {"failing": len(data.failing), "retained": len(data.retained)}
+    found["states"], found["histories"] = {}, {}
+    for name, options in {
+        "plain": {},
+        "clipped": {"clip": 0.05},
+        "anchored": {"anchor": 1.0, "shift": 0.0},
+    }.items():
+        found["states"][name], found["histories"][name] = trained(
+            model(), data, runtime, STEPS, **options
+        )
+    precise = model().double()
+    precise.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+    found["double"] = trained(precise, data, runtime, STEPS, learning_rate=0.02)
+    with own_randomness(0):
+        found["search"] = searched(model(), data, runtime)
+    # dropout of shards of unequal size draws unequally often
+    found["dropout"], _ = trained(model(drop_rate=0.3), data, runtime, 2)
+    found["random"] = torch.get_rng_state()
+    renewed = model()
+    recalibrate(renewed, renewed, data, Training(**PLAIN), runtime, batches=3)
+    found["recalibrated"] = renewed.state_dict()
+
+    for name, options in REPAIRS.items():
+        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN, **options)
+        report = repaired.report
+        found["states"][name], found["histories"][name] = (
+            repaired.model.state_dict(),
+            list(report.history),
+        )
+        scores = [
+            (each.population, each.before.tolist(), each.after.tolist()) for each in report.scores
+        ]
+        found[name] = {"genotypes": report.genotypes, "scores": scores}
+
+    found["NaN"] = message(
+        NonFiniteError, lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30)
+    )
+    if accelerator.num_processes > 1:
+        few = {"method": "finetune", "batch_size": accelerator.num_processes - 1}
+        found["few"] = message(
+            OptionError, lambda: timm_repair.repair("resnet18", "nowhere", **few)
+        )
+    AcceleratorState._reset_state()
+    half = Runtime(Accelerator(cpu=True, mixed_precision="bf16"), progress=False)
+    found["half"], found["histories"]["half"] = trained(model(), data, half, 5)
+    AcceleratorState._reset_state()
+    return found
+
+
+def digest(value) -> str:
+    """Of all bits."""
+    if isinstance(value, torch.Tensor):
+        value = (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
+    elif isinstance(value, dict):
+        value = [(key, digest(each)) for key, each in value.items()]
+    elif isinstance(value, list | tuple):
+        value = [digest(each) for each in value]
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    found = found_in(folder)
+    found["digests"] = gather_object([{name: digest(value) for name, value in found.items()}])
+    accelerator = Accelerator(cpu=True)
+    if accelerator.is_main_process:
+        torch.save(found, folder / f"found-{accelerator.num_processes}.pt")
+    if accelerator.num_processes > 2:
+        return
+    given = {
+        name: folder / place
+        for name, place in (("failures", "failures"), ("retain", "train"), ("output", "out"))
+    }
+    given["model"] = f"local-dir:{folder / 'model'}"
+    sys.argv = [
+        "repair.py",
+        *(f"--{name}={value}" for name, value in given.items()),
+        "--set=steps=4",
+        "--set=block=layer3",
+    ]
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "repair.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
