@@ -30,7 +30,7 @@ MIB = 2**-10  # of a GiB
 
 
 def prepared(model: nn.Module):
-    """Data of a repair, with labels of any kind: what is looked at is what the model is given and what it makes of it."""
+    """Data of a repair, with labels of any kind: only what the model makes of the images counts."""
     everything = planted.pictures(120)
     halves = (everything[:60], everything[60:])
     training, choosing = (repair_data(model, planted.mislabelled(model, half[:20]), half[20:]) for half in halves)
@@ -58,7 +58,7 @@ def cached(model, data, runtime, block=None, **given) -> PrefixCache:
 
 
 def body(name: str, **made) -> nn.Module:
-    """One whose answers are sure; EfficientNet has no map left of so small an image to tell pictures by."""
+    """One whose answers are sure; an EfficientNet does not tell images of this size apart."""
     return (planted.network if name == "efficientnet_b0" else planted.classifier)(name, **made)
 
 

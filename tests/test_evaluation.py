@@ -68,7 +68,7 @@ def test_what_is_no_classifier_for_these_labels_is_refused(model, images):
 
 @pytest.fixture(scope="module")
 def cifar():
-    """A trained model and every fiftieth test image; made before `fenced` looks, as the first parquet sets a variable."""
+    """A trained model and every fiftieth test image; the first parquet sets an environment variable."""
     folder = SHARED / "models" / "resnet18_cifar10"
     if not folder.exists():
         pytest.skip(f"no trained model at {folder}; set TIMM_REPAIR_DATA")

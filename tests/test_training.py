@@ -4,7 +4,6 @@ import copy
 import math
 from dataclasses import replace
 
-import planted
 import pytest
 import torch
 from cases import BUDGET
