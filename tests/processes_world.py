@@ -41,7 +41,7 @@ STEPS = 20
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
 SEARCH = {"block": "layer3", "search_share": 0.5}
 REPAIRS = {
-    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network"},
+    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0},
     "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
 }  # fmt: skip
 NORMS = {
@@ -149,7 +149,7 @@ def found_in(folder: Path) -> dict:
     found["recalibrated"] = renewed.state_dict()
 
     for name, options in REPAIRS.items():
-        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN, **options)
+        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN | options)
         report = repaired.report
         found["states"][name], found["histories"][name] = repaired.model.state_dict(), list(report.history)
         scores = [(each.population, each.before.tolist(), each.after.tolist()) for each in report.scores]
