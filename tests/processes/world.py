@@ -1,10 +1,8 @@
-"""What every process of a world does for processes/test_exact.py: all that must not depend on how
-many processes there are.
+"""What every process of a world does for processes/test_exact.py: all that must not depend on how many processes there are.
 
     torchrun --nproc_per_node N tests/processes/world.py FOLDER
 
-FOLDER holds the model and image folders; the main process adds found.pt. The test itself calls
-`found_in` as the world of one.
+FOLDER holds the model and image folders; the main process adds found.pt. The test itself calls `found_in` as the world of one.
 """
 
 import hashlib
@@ -45,30 +43,21 @@ from timm_repair.training.options import Training
 from timm_repair.training.recalibration import recalibrate
 
 STEPS = 20
-# 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20
-# steps, on any number of processes
+# 15: uneven on two and on four; at higher rates a rounding difference grows a thousandfold in 20 steps, on any number of processes
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
 SEARCH = {"block": "layer3", "search_share": 0.5}
 REPAIRS = {
-    "archrepair": SEARCH,
-    "finetune": {"method": "finetune", "level": "network"},
-    # GiB: not everything fits
-    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},
-}
+    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0},
+    "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
+}  # fmt: skip
 NORMS = {
-    "momentum": (nn.BatchNorm2d, {}),
-    "cumulative": (nn.BatchNorm2d, {"momentum": None}),
-    "bare": (nn.BatchNorm2d, {"affine": False}),
-    "untracked": (nn.BatchNorm2d, {"track_running_stats": False}),
-    "activated": (BatchNormAct2d, {}),
-    "flat": (nn.BatchNorm1d, {}),
-}
+    "momentum": (nn.BatchNorm2d, {}), "cumulative": (nn.BatchNorm2d, {"momentum": None}), "bare": (nn.BatchNorm2d, {"affine": False}),
+    "untracked": (nn.BatchNorm2d, {"track_running_stats": False}), "activated": (BatchNormAct2d, {}), "flat": (nn.BatchNorm1d, {}),
+}  # fmt: skip
 
 
 def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
-    """Outputs, gradients and buffers of every kind of batch norm, over two batches of 13
-    examples.
-    """
+    """Outputs, gradients and buffers of every kind of batch norm, over two batches of 13 examples."""
     accelerator, found = runtime.accelerator, {}
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     for name, (kind, options) in NORMS.items():
@@ -193,7 +182,7 @@ def found_in(folder: Path) -> dict:
     found["recalibrated"] = renewed.state_dict()
 
     for name, options in REPAIRS.items():
-        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN, **options)
+        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN | options)
         report = repaired.report
         found["states"][name], found["histories"][name] = (
             repaired.model.state_dict(),
