@@ -1,4 +1,4 @@
-"""One model of each of timm's families, cut at every granularity; benchmarks/blocks.py does the
+"""One model of each of timm's families, cut at every granularity; benchmarks/models/blocks.py does the
 same for all of timm's models.
 """
 
@@ -10,7 +10,7 @@ import pytest
 import timm
 
 ROOT = Path(__file__).parent.parent
-BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "blocks.py"))
+BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "models" / "blocks.py"))
 RECORDED = json.loads((ROOT / "benchmarks" / "results" / "blocks.json").read_text())
 
 MODELS = """
