@@ -1,14 +1,14 @@
 """Write the tables of README.md, docs/results.md, docs/processes.md and docs/speed.md from
 benchmarks/results/: no measured number is typed by hand.
 
-    python benchmarks/table.py            # rewrite them
-    python benchmarks/table.py --check    # exit 1 if they are out of date
+    python -m benchmarks.table            # rewrite them
+    python -m benchmarks.table --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`.
 repair_cifar-*.json (one population and one seed each, any number of seeds) give "summary" (the
 README's), "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed",
 localization/*.json "regret", all in docs/results.md. Those of the two other pages are in
-imagenet_costs.py and prefix_tables.py.
+imagenet/costs.py and speed/prefix_tables.py.
 """
 
 import argparse
@@ -21,10 +21,9 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
-import imagenet_costs
-import prefix_tables
-import regret
-
+from benchmarks.imagenet import costs
+from benchmarks.localization import regret_tables
+from benchmarks.speed import prefix_tables
 from timm_repair.localization.localizing import DEFAULT_SCORER
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +41,7 @@ SUMMARY = {  # rows of the README's table
 GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
 # targets, as shares of the time of fine-tuning the whole network
 SWEEP, EARLY, LATE = 0.45, 1.2, 0.7
-PAGES = {"processes.md": imagenet_costs.TABLES, "speed.md": prefix_tables.TABLES}
+PAGES = {"processes.md": costs.TABLES, "speed.md": prefix_tables.TABLES}
 MISSING = "*Not measured yet.*"
 
 
@@ -357,11 +356,11 @@ def speed_table(path: Path) -> str:
 
 def regret_table(directory: Path) -> str:
     """Scorers by what is lost by following them, and the targets of the default."""
-    cases = regret.read(directory)
+    cases = regret_tables.read(directory)
     if not cases:
         return MISSING
     models = list(dict.fromkeys(case.model for case in cases))
-    found, table = regret.rows(cases, regret.costs(directory)), []
+    found, table = regret_tables.rows(cases, regret_tables.costs(directory)), []
     for row in found:
         scorer = row["scorer"]
         name = (
@@ -393,7 +392,11 @@ def regret_table(directory: Path) -> str:
         seeds[m] = [span(list(each)) for each in counts]
     tasks = {m: sum(case.model == m for case in cases) for m in models}
     default = next(row for row in found if row["scorer"] == DEFAULT_SCORER)
-    limits = {"mean": regret.MEAN_REGRET, "worst": regret.WORST_REGRET, "cost": regret.COST}
+    limits = {
+        "mean": regret_tables.MEAN_REGRET,
+        "worst": regret_tables.WORST_REGRET,
+        "cost": regret_tables.COST,
+    }
     targets = ", ".join(
         f"{what} at most {limit}: {verdict(default[what] <= limit)}"
         for what, limit in limits.items()
@@ -476,7 +479,7 @@ def main() -> None:
     after = {page: fill(page.read_text(), its) for page, its in pages.items()}
     if arguments.check:
         stale = any(page.read_text() != text for page, text in after.items())
-        sys.exit("the tables are out of date: run python benchmarks/table.py" if stale else 0)
+        sys.exit("the tables are out of date: run python -m benchmarks.table" if stale else 0)
     for page, text in after.items():
         page.write_text(text)
 

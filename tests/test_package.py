@@ -59,9 +59,10 @@ def test_files_and_functions_are_small_and_explained(path):
     assert ast.get_docstring(tree), "a module says what is in it"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, (
-                f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
-            )
+            # what it does; its signature and docstring come on top
+            does = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = node.end_lineno - does[0].lineno + 1 if does else 0
+            assert lines <= 60, f"{node.name} has {lines} lines"
     for node in tree.body:
         # a named expression says it itself
         short = isinstance(node, ast.FunctionDef) and len(node.body) == 1
@@ -74,14 +75,15 @@ def test_files_and_functions_are_small_and_explained(path):
 
 
 def test_public_names_are_there_and_explained():
-    for name in timm_repair.__all__:
+    public = {n for n, v in vars(timm_repair).items() if n[0] != "_" and not inspect.ismodule(v)}
+    for name in public:
         assert inspect.getdoc(getattr(timm_repair, name)), name
     # a function called like its module would hide it: timm_repair.localize is the function, the
     # module is localization
     modules = {path.stem for path in ROOT.glob("*.py")} | {
         path.name for path in ROOT.iterdir() if path.is_dir()
     }
-    assert not modules & set(timm_repair.__all__)
+    assert not modules & public
 
 
 def test_nothing_prints_pickles_or_catches_everything():

@@ -78,7 +78,7 @@ def run(tmp_path, monkeypatch):
         )
 
     def run(*options: str) -> str:
-        monkeypatch.syspath_prepend(TABLE.parent)
+        monkeypatch.syspath_prepend(TABLE.parent.parent)
         monkeypatch.setattr(
             "sys.argv",
             [

@@ -27,19 +27,8 @@ from timm_repair.pipeline import inspecting, repairing
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
-RESERVED = {
-    "model",
-    "failures",
-    "retain",
-    "holdout",
-    "method",
-    "methods",
-    "seed",
-    "data",
-    "output",
-    "accelerator",
-    "progress",
-}
+RESERVED = set("model failures retain holdout method methods seed data output".split())
+RESERVED |= {"accelerator", "progress"}  # what a console cannot give
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,14 +16,16 @@ from torch import nn
 from timm_repair.data.predicting import predict
 from timm_repair.errors import MemoryExceededError
 from timm_repair.localization.localizing import localize
-from timm_repair.localization.scorers import SCORERS, probe
+from timm_repair.localization.scorers import SCORERS
+from timm_repair.localization.scorers.probe import (
+    BATCH as TRAINED_AT_ONCE,  # by the one that trains
+)
 from timm_repair.models import entering
 from timm_repair.models.partition import blocks
 from timm_repair.runtime.memory import out_of_memory_explained
 from timm_repair.runtime.runtime import Runtime
 
 ERRORS = {"device": torch.OutOfMemoryError, "host": RuntimeError}
-TRAINED_AT_ONCE = probe.BATCH  # by the one scorer that trains
 
 
 def fail(error: str = "device") -> None:

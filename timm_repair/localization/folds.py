@@ -139,6 +139,7 @@ def _add(
 
 
 def rgn_scores(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients) -> BlockScores:
+    """The relative gradient norm of every block and layer, with the jackknife's errors."""
     layers = layers_of(model, blocks)
     sizes = {
         layer: model.get_parameter(f"{layer}.weight").detach().float().norm().item()
@@ -188,6 +189,7 @@ def all_gradients(
     runtime: Runtime,
     training: Training,
 ) -> FoldedGradients:
+    """Gradients of all parameters of the blocks, of the loss that repairs train with."""
     names = [name for block in blocks for name in block.parameters]
     return folded_gradients(
         model,
@@ -201,6 +203,7 @@ def all_gradients(
 def gain_scores(
     model: nn.Module, blocks: Sequence[Block], found: FoldedGradients, rate: float
 ) -> BlockScores:
+    """The predicted gain of every block and layer at this learning rate, with the errors."""
     owner = {name: block.name for block in blocks for name in block.parameters}
     grams = {
         block.name: torch.zeros(len(found.counts), len(found.counts), dtype=torch.float64)

@@ -29,6 +29,7 @@ def by_neurons(
     threshold: float | None,
     max_passing: int | None,
 ) -> Localization:
+    """Localization by a score of neurons: sweep, score, count what is vulnerable in each block."""
     taps = find_taps(model, blocks, data.preprocessing.input_size)
     if not taps:
         raise PartitionError(

@@ -19,6 +19,7 @@ def snapshot(part: nn.Module) -> dict[str, Tensor]:
 def between(
     original: dict[str, Tensor], repaired: dict[str, Tensor], share: float
 ) -> dict[str, Tensor]:
+    """The state that lies `share` of the way from `original` to `repaired`."""
     if share in (0.0, 1.0):  # exactly, not up to rounding
         return repaired if share else original
     return {

@@ -39,6 +39,7 @@ def tracking(name: str | None, output: str) -> Accelerator | None:
 
 
 def refuse_unfit(accelerator: Accelerator) -> None:
+    """Raise OptionError for an accelerator that a repair does not run under."""
     kind = accelerator.distributed_type.value
     if kind in REFUSED:
         raise OptionError(

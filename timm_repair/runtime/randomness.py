@@ -33,6 +33,7 @@ class Drawn:
 
 
 def random_states() -> dict[str, torch.Tensor]:
+    """The global random states of this process, on the CPU and on all GPUs."""
     state = {"cpu": torch.get_rng_state()}
     return state | {
         f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())
@@ -40,6 +41,7 @@ def random_states() -> dict[str, torch.Tensor]:
 
 
 def set_random_states(state: Mapping[str, torch.Tensor]) -> None:
+    """Go on from `random_states`."""
     torch.set_rng_state(state["cpu"])
     for i in range(torch.cuda.device_count()):
         torch.cuda.set_rng_state(state[f"cuda:{i}"], i)

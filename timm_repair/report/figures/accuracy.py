@@ -25,6 +25,7 @@ def before_after(report: Report) -> Figure:
 
 
 def draw_before_after(ax: Axes, report: Report) -> None:
+    """Two bars a population with their intervals, and what was fixed and broken."""
     title(ax, "Held-out accuracy")
     for index, each in enumerate(report.scores):
         bounds = each.intervals(seed=report.seed)

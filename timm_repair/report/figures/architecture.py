@@ -75,6 +75,7 @@ def plans_of(report: Report) -> list[tuple[str | None, dict | None]]:
 
 
 def draw_architecture(ax: Axes, report: Report, block: str | None, genotype: dict | None) -> None:
+    """One block: its raw layers as a chain, its searched paths as arcs."""
     ax.set_axis_off()
     if genotype is None:
         title(ax, "Architecture")

@@ -1,7 +1,7 @@
-"""Regret of each scorer from the files that localization.py wrote; table.py puts it into the
+"""Regret of each scorer from the files that regret.py wrote; table.py puts it into the
 README.
 
-    python benchmarks/regret.py    # print it, with the choices behind it
+    python -m benchmarks.localization.regret_tables    # print it, with the choices behind it
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-RESULTS = Path(__file__).parent / "results" / "localization"
+RESULTS = Path(__file__).parents[1] / "results" / "localization"
 ORIGINAL = "original"
 MEAN_REGRET, WORST_REGRET, COST = 0.5, 2.0, 3.0  # targets for the default: points, points, sweeps
 

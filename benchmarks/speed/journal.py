@@ -1,7 +1,7 @@
 """What it costs to be resumable: time of a repair with a journal (`repair(output_dir=...)`) over
 that of the same repair without one.
 
-    python benchmarks/journal.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
+    python -m benchmarks.speed.journal --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
 
 Fine-tuning of the whole network keeps the largest state, archrepair runs two loops. The two
 alternate in one process and the ratio is taken pair by pair; one pair before is not counted.
@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-import timing
 import torch
 from accelerate import Accelerator
-from populations import load_population
-from speed import RESULTS, repair_once
-from timing import paired
 
 import timm_repair
+from benchmarks.repair.populations import load_population
+from benchmarks.speed import timing
+from benchmarks.speed.speed import RESULTS, repair_once
+from benchmarks.speed.timing import paired
 from timm_repair.data.preparing import prepare
 from timm_repair.hub.loading import load
 from timm_repair.methods import named

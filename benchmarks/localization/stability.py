@@ -1,7 +1,8 @@
-"""How stable a localization is: the number of inputs (200 … 10,000) and of neurons that count as
+r"""How stable a localization is: the number of inputs (200 … 10,000) and of neurons that count as
 vulnerable (paper, Fig. 2 and Table 9).
 
-    python benchmarks/stability.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
+    python -m benchmarks.localization.stability \
+        --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
 
 Inputs are test images under one corruption; those that the model gets wrong are the failures, the
 others the correctly classified ones. Writes benchmarks/results/stability.json: per population and
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from tasks import load_cifar, predict
 from tqdm.auto import tqdm
 
+from benchmarks.localization.tasks import load_cifar, predict
 from timm_repair import blocks, corrupt
 from timm_repair.data.repair_data import RepairData
 from timm_repair.hub.loading import load
@@ -27,7 +28,7 @@ from timm_repair.localization.localization import Localization
 from timm_repair.localization.localizing import DEFAULT_SCORER, localize
 from timm_repair.runtime.runtime import Runtime
 
-RESULT = Path(__file__).parent / "results" / "stability.json"
+RESULT = Path(__file__).parents[1] / "results" / "stability.json"
 INPUTS = (200, 500, 1000, 2000, 5000, 10000)
 TOPS = (10, 20, 30, 40, 50, 75, 100, 150)  # the paper's
 

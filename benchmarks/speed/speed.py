@@ -1,7 +1,7 @@
 """What localization and archrepair cost, as ratios to whole-network fine-tuning measured in turn in
 the same process.
 
-    python benchmarks/speed.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
+    python -m benchmarks.speed.speed --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
 
 Localization: one sweep over N failures and 2N retained examples, relative to one epoch of
 whole-network fine-tuning over the same 3N examples. Repair: archrepair on an early and on a late
@@ -14,13 +14,13 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import timing
 import torch
 from accelerate import Accelerator
-from populations import load_population
-from timing import paired
 
 import timm_repair
+from benchmarks.repair.populations import load_population
+from benchmarks.speed import timing
+from benchmarks.speed.timing import paired
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
 from timm_repair.hub.loading import load
@@ -36,7 +36,7 @@ from timm_repair.training.loop import fit
 from timm_repair.training.losses import batch_loss
 from timm_repair.training.options import Training
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def repair_once(model: torch.nn.Module, data: RepairData, method: object, runtime: Runtime) -> None:

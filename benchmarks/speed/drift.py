@@ -1,6 +1,6 @@
 r"""How far rounding the prefix cache moves a trained model's logits, before any step is made.
 
-    python benchmarks/drift.py \
+    python -m benchmarks.speed.drift \
         --models local-dir:MODELS/resnet18_cifar10 local-dir:MODELS/vgg16_bn_cifar10 \
         --data DATA/cifar10
 
@@ -29,7 +29,7 @@ from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 from timm_repair.training.prefix.cache import prefix_cache
 
-RESULT = Path(__file__).parent / "results" / "drift.json"
+RESULT = Path(__file__).parents[1] / "results" / "drift.json"
 
 
 @torch.no_grad()

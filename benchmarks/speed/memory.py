@@ -1,6 +1,6 @@
 """Peak memory of localization beside the number of examples: it should not grow with it.
 
-    python benchmarks/memory.py --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
+    python -m benchmarks.speed.memory --model local-dir:MODELS/resnet18_cifar10 --data DATA/cifar10
 
 Examples are training images: one half are failures, made by giving each the next class as its
 label, the other half is retained. Each measurement is a process of its own. What is counted is how
@@ -34,7 +34,7 @@ from timm_repair.images.sources import as_images
 from timm_repair.localization.localizing import localize
 from timm_repair.runtime.runtime import Runtime
 
-RESULT = Path(__file__).parent / "results" / "memory.json"
+RESULT = Path(__file__).parents[1] / "results" / "memory.json"
 COUNTS = (1_000, 10_000, 50_000)
 SCORES = ("rgn", "spectrum_gradient")
 
@@ -113,7 +113,8 @@ def main() -> None:
     def in_process(count: int, score: str) -> dict:
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.speed.memory",
             "--model",
             arguments.model,
             "--data",

@@ -1,7 +1,7 @@
 """How much faster two processes are than one: the same localization, search and fine-tuning, one
 thread each.
 
-    python benchmarks/scaling.py
+    python -m benchmarks.speed.scaling
 
 Runs of one and of two processes take turns, each a launch of its own (torchrun, gloo on CPUs).
 Efficiency is the time on one process over N times the time on N: 1 is ideal. The cores share caches
@@ -22,15 +22,15 @@ from statistics import mean, median
 from time import perf_counter
 
 import torch
-from prefix import CIFAR, make_case, relaxed_in, step_of
 
+from benchmarks.speed.prefix import CIFAR, make_case, relaxed_in, step_of
 from timm_repair.architecture.search import search
 from timm_repair.localization.localizing import localize
 from timm_repair.models.partition import blocks
 from timm_repair.models.weights import part_of
 from timm_repair.pipeline.case import versions
 
-RESULT = Path(__file__).parent / "results" / "scaling.json"
+RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
 MODEL, BATCH_SIZE, STEPS = "resnet18" + CIFAR, 32, 3
 
 
@@ -82,8 +82,10 @@ def start(processes: int) -> subprocess.Popen:
         str(processes),
     ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    worker = ["-m", "benchmarks.speed.scaling", "--worker"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    return subprocess.Popen([*launcher, __file__, "--worker"], env=environment, **pipes)
+    root = Path(__file__).parents[2]
+    return subprocess.Popen([*launcher, *worker], env=environment, cwd=root, **pipes)
 
 
 def seconds(*started: subprocess.Popen) -> dict[str, float]:

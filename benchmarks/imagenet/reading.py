@@ -1,5 +1,5 @@
 """What it takes to read 1.28 million retained examples, and to decode one. Called by
-imagenet_size.py.
+size.py.
 """
 
 import io
@@ -18,11 +18,11 @@ import timm
 import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Features, Image
-from imagenet_meter import clock
-from memory import give_back
 from PIL import Image as Picture
 from torch import nn
 
+from benchmarks.imagenet.meter import clock
+from benchmarks.speed.memory import give_back
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
 from timm_repair.images.classes import Classes
@@ -111,7 +111,8 @@ def reading(count: int) -> dict:
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         }
         done = subprocess.run(
-            [sys.executable, __file__, path, str(count)],
+            [sys.executable, "-m", "benchmarks.imagenet.reading", path, str(count)],
+            cwd=Path(__file__).parents[2],
             check=True,
             stdout=subprocess.PIPE,
             text=True,

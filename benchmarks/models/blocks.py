@@ -1,9 +1,9 @@
 """Cut every model of timm into blocks and check what comes out; nothing is computed, no weights
 are needed.
 
-    python benchmarks/blocks.py  # all models, about a quarter of an hour on one core
-    python benchmarks/blocks.py --resume  # go on after an interruption
-    python benchmarks/blocks.py --only 'resnet*'  # a few of them; the others' rows stay
+    python -m benchmarks.models.blocks  # all models, about a quarter of an hour on one core
+    python -m benchmarks.models.blocks --resume  # go on after an interruption
+    python -m benchmarks.models.blocks --only 'resnet*'  # a few of them; the others' rows stay
 
 Writes benchmarks/results/blocks.json. A row gives, for each granularity, `[blocks of the body,
 repairable ones]`, with the reasons where these differ, or only the reason why no block can be
@@ -29,7 +29,7 @@ from timm_repair.models.block import Block
 from timm_repair.models.partition import blocks_in
 from timm_repair.models.tracing import Trace, trace
 
-RESULTS = Path(__file__).parent / "results" / "blocks.json"
+RESULTS = Path(__file__).parents[1] / "results" / "blocks.json"
 GRANULARITIES = ("stage", "unit", "layer")
 OUTCOMES = ("all", "some", "none")  # of the body's blocks can be repaired
 

@@ -1,7 +1,7 @@
 """How large a patch is beside the whole model: bytes of the tensors that the repair of one block
 changes, for each block.
 
-    python benchmarks/patch_sizes.py
+    python -m benchmarks.models.patch_sizes
 
 Counted, not downloaded: models on the meta device in float32, every block with its densest
 architecture, a separable convolution on every edge.
@@ -21,7 +21,7 @@ from timm_repair.models.partition import blocks
 from timm_repair.models.surgery import extract, swap
 
 MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "efficientnet_b0")
-RESULTS = Path(__file__).parent / "results" / "patch_sizes.json"
+RESULTS = Path(__file__).parents[1] / "results" / "patch_sizes.json"
 
 
 def bytes_of(tensors: dict[str, torch.Tensor]) -> int:

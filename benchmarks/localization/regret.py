@@ -1,9 +1,9 @@
 r"""Regret of localization: what is lost by repairing the block that a scorer chose, instead of the
 best one.
 
-    python benchmarks/localization.py oracle --model local-dir:MODELS/resnet18_cifar10 \
+    python -m benchmarks.localization.regret oracle --model local-dir:MODELS/resnet18_cifar10 \
         --data DATA/cifar10 --seeds 1 2 3
-    python benchmarks/localization.py score  --model local-dir:MODELS/resnet18_cifar10 \
+    python -m benchmarks.localization.regret score  --model local-dir:MODELS/resnet18_cifar10 \
         --data DATA/cifar10 --seeds 1 2 3
 
 `oracle` repairs every block of every task (tasks.py) with the same small budget and measures the
@@ -13,7 +13,7 @@ benchmarks/results/localization/, one JSON per model and seed, after every task:
 not done again. The tables of the README are made from these files by table.py.
 
 The budget: 30 steps of batch 32, half failures, no augmentation, the last state. What the model
-computes before the block is computed once (timm_repair/prefix.py).
+computes before the block is computed once (timm_repair/models/entering.py).
 """
 
 import argparse
@@ -24,11 +24,11 @@ from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
-from tasks import TASKS, Labelled, Task, load_cifar, make_task, normalized
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.localization.tasks import TASKS, Labelled, Task, load_cifar, make_task, normalized
 from timm_repair import blocks
 from timm_repair.data.repair_data import RepairData
 from timm_repair.hub.loading import load
@@ -49,7 +49,7 @@ from timm_repair.training.loop import fit
 from timm_repair.training.losses import repair_loss
 from timm_repair.training.options import Training
 
-RESULTS = Path(__file__).parent / "results" / "localization"
+RESULTS = Path(__file__).parents[1] / "results" / "localization"
 TIMED = "contrast_s5"  # the task on which the cost of scorers is measured
 BUDGET = Training(steps=30, batch_size=32, hflip=0, shift=0)
 

@@ -1,8 +1,8 @@
 r"""What a repair of a ResNet-50 at 224 pixels costs with 5,000 failures and 1.28 million retained
 images: what can be measured without them.
 
-    OMP_NUM_THREADS=1 python benchmarks/imagenet_size.py  # ten minutes on one core, 3 GiB
-    python benchmarks/imagenet_size.py \
+    OMP_NUM_THREADS=1 python -m benchmarks.imagenet.size  # ten minutes on one core, 3 GiB
+    python -m benchmarks.imagenet.size \
         --only counts steps  # some parts again, the others are kept
 
 With one thread seconds are those of the processor, which other work on the machine hardly
@@ -24,7 +24,7 @@ benchmarks/results/imagenet_size.json:
   backward, operation by operation, by torch's formulas for convolutions and linear layers.
 - decode: milliseconds to decode a JPEG of 500x375 pixels to 224 on one core.
 
-imagenet_costs.py extrapolates from these, with assumptions named there, and table.py writes that
+costs.py extrapolates from these, with assumptions named there, and table.py writes that
 into docs/processes.md.
 """
 
@@ -42,10 +42,10 @@ import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from imagenet_meter import Meter, Metered
-from imagenet_reading import decode, reading
 from torch import nn
 
+from benchmarks.imagenet.meter import Meter, Metered
+from benchmarks.imagenet.reading import decode, reading
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
@@ -65,7 +65,7 @@ from timm_repair.training.populations import Populations
 from timm_repair.training.prefix import cache as cache_module
 from timm_repair.training.prefix.costs import Costs, demands, worthwhile
 
-RESULT = Path(__file__).parent / "results" / "imagenet_size.json"
+RESULT = Path(__file__).parents[1] / "results" / "imagenet_size.json"
 FAILURES, RETAINED, BLOCKS, VIEWS = 5_000, 1_281_167, ("layer1", "layer4"), (None, 4)
 # nothing pays to be kept before layer1
 MEASURED = [("layer1", "never"), ("layer4", "never"), ("layer4", "always")]

@@ -1,8 +1,8 @@
 """What a step of a block's repair costs, as ratio to a step of whole-network fine-tuning, beside
 what its FLOPs allow.
 
-    python benchmarks/prefix.py  # all models; about half an hour on two cores
-    python benchmarks/prefix.py --models resnet18 --blocks layer4
+    python -m benchmarks.speed.prefix  # all models; about half an hour on two cores
+    python -m benchmarks.speed.prefix --models resnet18 --blocks layer4
 
 For each block: a step of fine-tuning it with and without the prefix cache, and a pair of search
 steps (architecture, weights), each divided by a step of fine-tuning the whole network that was
@@ -28,10 +28,10 @@ import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from timing import seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.speed.timing import seconds
 from timm_repair.architecture import strategies
 from timm_repair.architecture.relaxation import RelaxedBlock, relax
 from timm_repair.architecture.search import search
@@ -56,7 +56,7 @@ from timm_repair.training.options import Training
 from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
 from timm_repair.training.prefix.costs import BYTE_FLOPS, Costs
 
-RESULT = Path(__file__).parent / "results" / "prefix.json"
+RESULT = Path(__file__).parents[1] / "results" / "prefix.json"
 # stages, and of DenseNet-121 two of the paper's blocks from its last third
 MODELS = {
     "resnet18": (),

@@ -1,7 +1,7 @@
 """Whether torch.compile pays for a repair: a step with the compiled model over one without, and how
 many steps compiling costs.
 
-    python benchmarks/compiled.py
+    python -m benchmarks.speed.compiled
 
 One block of each model is fine-tuned from the images, 224 pixels, as in prefix.py; steps take
 turns. A repair has some hundred steps on a model whose modules are swapped between its stages, so
@@ -13,14 +13,14 @@ import json
 from pathlib import Path
 
 import torch
-from prefix import make_case, ratios, step_of
-from timing import seconds
 
+from benchmarks.speed.prefix import make_case, ratios, step_of
+from benchmarks.speed.timing import seconds
 from timm_repair.models.partition import blocks
 from timm_repair.models.weights import part_of
 from timm_repair.pipeline.case import versions
 
-RESULT = Path(__file__).parent / "results" / "compiled.json"
+RESULT = Path(__file__).parents[1] / "results" / "compiled.json"
 BLOCKS = {"resnet18": "layer4", "resnet50": "layer4", "efficientnet_b0": "blocks.5"}
 
 

@@ -1,5 +1,5 @@
 """A meter for runs: which passes a model made, of how many images, in which stage, and what each
-cost. Used by imagenet_size.py.
+cost. Used by size.py.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 r"""Repair a ResNet-18 (CIFAR-10 JPEG, 32 px) that fails on noise, blur, low contrast or everyday
 images: archrepair and its controls.
 
-    python benchmarks/repair_cifar.py --model local-dir:MODELS/resnet18_cifar10 \
+    python -m benchmarks.repair.repair_cifar --model local-dir:MODELS/resnet18_cifar10 \
         --data DATA/cifar10 --seeds 1 2 3 4 5
 
 One JSON per population and seed in benchmarks/results/; what is there already is not run again.
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from populations import CORRUPTIONS, load_population
 
 import timm_repair
+from benchmarks.repair.populations import CORRUPTIONS, load_population
 from timm_repair.hub.loading import load
 from timm_repair.methods import named
 from timm_repair.pipeline import case
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def methods_for(model: torch.nn.Module, **training) -> dict:
