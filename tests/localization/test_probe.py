@@ -11,8 +11,8 @@ from making import quiet
 from states import unchanged
 
 from timm_repair.data.repair_data import RepairData
-from timm_repair.localization.scorers import probe as probe_module
-from timm_repair.localization.scorers.probe import probe
+from timm_repair.localization.scorers import probing
+from timm_repair.localization.scorers.probing import probe
 from timm_repair.models.entering import entrances
 from timm_repair.models.partition import blocks
 from timm_repair.training.options import Training
@@ -53,7 +53,7 @@ def test_the_gain_is_that_of_the_repaired_model_on_unseen_failures(case, monkeyp
     """
     model, data = case
     entered = probe(model, body(model), data, quiet(), training=Training())
-    monkeypatch.setattr(probe_module, "entrances", partial(entrances, budget=0))
+    monkeypatch.setattr(probing, "entrances", partial(entrances, budget=0))
     whole = probe(model, body(model), data, quiet(), training=Training())
     assert entered.gains == pytest.approx(whole.gains, rel=1e-4)
     assert entered.suspiciousness == pytest.approx(whole.suspiciousness, rel=1e-4)
@@ -61,7 +61,7 @@ def test_the_gain_is_that_of_the_repaired_model_on_unseen_failures(case, monkeyp
 
 def test_training_and_judging_examples_are_disjoint(case):
     model, data = case
-    examples = probe_module.Halves(data, quiet())
+    examples = probing.Halves(data, quiet())
     ids = [set(images.ids) for images in examples.sets]
     assert ids[0].isdisjoint(ids[1]) and ids[2].isdisjoint(ids[3])
     rows = torch.cat(list(examples.rows.values()))
@@ -79,7 +79,7 @@ def test_training_and_judging_examples_are_disjoint(case):
 
 def test_many_blocks_are_sifted_first(case, monkeypatch):
     model, data = case
-    monkeypatch.setattr(probe_module, "WIDTH", 2)
+    monkeypatch.setattr(probing, "WIDTH", 2)
     found = probe(model, body(model), data, quiet(), training=Training())
     assert len(found.details["tried"]) == 2
     assert max(found.suspiciousness, key=found.suspiciousness.get) in found.details["tried"]
@@ -93,9 +93,9 @@ def test_many_blocks_are_sifted_first(case, monkeypatch):
 
 def test_the_error_rate_weighs_the_two_populations(case):
     model, data = case
-    verdict = probe_module.Verdict(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]), 0.25)
+    verdict = probing.Verdict(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]), 0.25)
     assert verdict.value == pytest.approx(0.25 * 3 - 0.75)
-    same = probe_module.Verdict(torch.tensor([1.0, 3.0]), torch.tensor([-1.0]), 0.25)
+    same = probing.Verdict(torch.tensor([1.0, 3.0]), torch.tensor([-1.0]), 0.25)
     assert verdict.error_of_distance(same) == 0.0, "a difference that all examples share is certain"
 
 

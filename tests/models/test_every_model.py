@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 import timm
 
-<<<<<<< HEAD:tests/models/test_every_model.py
 ROOT = Path(__file__).parents[2]
-BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "blocks.py"))
-=======
-ROOT = Path(__file__).parent.parent
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "models" / "blocks.py"))
->>>>>>> origin/house:tests/test_every_model.py
 RECORDED = json.loads((ROOT / "benchmarks" / "results" / "blocks.json").read_text())
 
 MODELS = """

@@ -16,15 +16,13 @@ from torch import nn
 from timm_repair.data.predicting import predict
 from timm_repair.errors import MemoryExceededError
 from timm_repair.localization.localizing import localize
-from timm_repair.localization.scorers import SCORERS
-from timm_repair.localization.scorers.probe import (
-    BATCH as TRAINED_AT_ONCE,  # by the one that trains
-)
+from timm_repair.localization.scorers import SCORERS, probing
 from timm_repair.models import entering
 from timm_repair.models.partition import blocks
 from timm_repair.runtime.memory import out_of_memory_explained
 from timm_repair.runtime.runtime import Runtime
 
+TRAINED_AT_ONCE = probing.BATCH  # by the one scorer that trains
 ERRORS = {"device": torch.OutOfMemoryError, "host": RuntimeError}
 
 
@@ -119,7 +117,7 @@ def test_predict(model, data, error, caplog):
 def test_localize(model, data, score, error, backward, monkeypatch):
     # what arrives at a block is computed for all examples at once, here it is computed anew in each
     # batch
-    monkeypatch.setattr(probe, "entrances", partial(entering.entrances, budget=0))
+    monkeypatch.setattr(probing, "entrances", partial(entering.entrances, budget=0))
     limit, asked = (TRAINED_AT_ONCE, 256) if score == "probe" else (11, 48)
     smaller, runtime = limited(model, limit, error, backward=backward), quiet(eval_batch_size=asked)
     assert_same(
@@ -153,7 +151,7 @@ def test_not_even_one(model, data, score):
 
 
 def test_a_training_step_is_not_cut(model, data, monkeypatch):
-    monkeypatch.setattr(probe, "entrances", partial(entering.entrances, budget=0))
+    monkeypatch.setattr(probing, "entrances", partial(entering.entrances, budget=0))
     with pytest.raises(
         MemoryExceededError,
         match="32 images does not fit in memory: choose a score that trains nothing",

@@ -14,7 +14,7 @@ Scores of blocks:
 """
 
 from timm_repair.localization.scorers.gain import gain
-from timm_repair.localization.scorers.probe import probe
+from timm_repair.localization.scorers.probing import probe
 from timm_repair.localization.scorers.random import random
 from timm_repair.localization.scorers.rgn import rgn
 from timm_repair.localization.scorers.shift import shift
