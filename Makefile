@@ -1,17 +1,28 @@
 # make demo: repair a small classifier that fails on corrupted digits, end to end, offline (about 3 minutes after installation)
-# make test: the whole test suite and the linter, on two cores
+# make test: the whole test suite, the linter and the direction of imports, on two cores
+# make test-matrix: the tests under other versions, kernels, numbers of threads and interpreters (hours)
+# make test-mutations: would the tests notice a wrong answer?
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test test-matrix test-mutations clean
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/demo.py --output demo-output
+	$(BIN)/timm-repair demo --output demo-output
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-matrix: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python .ci/matrix.py
+
+test-mutations: $(VENV)/installed
+	$(BIN)/python .ci/mutations.py
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

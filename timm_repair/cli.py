@@ -1,4 +1,4 @@
-"""The console command `timm-repair`: blocks, localize, repair, compare, report, push, export.
+"""The console command `timm-repair`: blocks, localize, repair, compare, report, push, export, demo.
 
 It is also what `accelerate launch examples/repair.py` runs.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from timm_repair import demo
 from timm_repair.data.options import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
 from timm_repair.hub.exporting import FORMATS, export
@@ -291,7 +292,5 @@ COMMANDS = {
     "report": (_describe_report, _report),
     "push": (_describe_push, _push),
     "export": (_describe_export, _export),
+    "demo": (demo.describe, demo.run),
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

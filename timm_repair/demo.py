@@ -1,7 +1,5 @@
-"""The main job, end to end and offline: a small classifier of handwritten digits fails on a worn
-camera; repair it.
-
-    python examples/demo.py --output demo-output
+"""The demo: the main job, end to end and offline. A small classifier of handwritten digits fails on
+a worn camera; repair it.
 
 scikit-learn's digits are real scans that come with the package. A small timm ResNet is trained on
 them, then meets the same kind of digits through a worn camera (blurred, flat, noisy). Its failures
@@ -17,11 +15,17 @@ import timm
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from tqdm import trange
 
-import timm_repair
+from timm_repair.errors import ConfigError, RepairError
+from timm_repair.images.images import Images
+from timm_repair.images.sources import as_images
+from timm_repair.pipeline.inspecting import collect_failures
+from timm_repair.pipeline.repaired import Repaired
+from timm_repair.pipeline.repairing import repair
+
+Pair = tuple[Image.Image, int]
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SIDE = 32
@@ -34,10 +38,16 @@ def worn_camera(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def digits(seed: int) -> tuple[list, list, list]:
+def digits(seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """(image, label) pairs: 800 to train the classifier on, 550 that it meets in production, 447
     held out from everything.
     """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ConfigError(
+            "the demo needs scikit-learn, which has the digits: pip install 'timm_repair[demo]'"
+        ) from error
     bunch = load_digits()
     images = [
         Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC)
@@ -45,7 +55,8 @@ def digits(seed: int) -> tuple[list, list, list]:
     ]
     pairs = list(zip(images, bunch.target.tolist(), strict=True))
     order = np.random.default_rng(seed).permutation(len(pairs))
-    return tuple([pairs[i] for i in part] for part in np.split(order, [800, 1350]))
+    train, production, unseen = np.split(order, [800, 1350])
+    return [pairs[i] for i in train], [pairs[i] for i in production], [pairs[i] for i in unseen]
 
 
 def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
@@ -65,7 +76,7 @@ def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
             "label_names": NAMES,
         },
     )
-    images = timm_repair.as_images(pairs, model, name="digits")
+    images = as_images(pairs, model, name="digits")
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
@@ -85,28 +96,25 @@ def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("demo-output"))
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=300,
-        help="of the repair; of training the classifier, twice as many",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
+def demo(output: Path = Path("demo-output"), *, steps: int = 300, seed: int = 0) -> Repaired:
+    """Train, break, repair, measure, save and load back; print what happens.
 
+    Args:
+        output: a directory for the repaired model, its card, report and figures.
+        steps: of the repair; of training the classifier, twice as many.
+        seed: of everything random.
+
+    Raises:
+        RepairError: the repair did not do what the demo promises.
+    """
+    rng = np.random.default_rng(seed)
     print("1. A classifier of handwritten digits goes into production.")
-    train, production, unseen = digits(arguments.seed)
-    model = train_classifier(train, steps=2 * arguments.steps, seed=arguments.seed)
+    train, production, unseen = digits(seed)
+    model = train_classifier(train, steps=2 * steps, seed=seed)
 
     print("\n2. The camera wears out; the failures are collected.")
     seen_through = [(worn_camera(image, rng), label) for image, label in production]
-    failures = timm_repair.collect_failures(model, seen_through, seed=arguments.seed)
+    failures = collect_failures(model, seen_through, seed=seed)
     print(
         f"   {len(failures)} of {len(seen_through)} digits are misread ({failures.error_rate:.0%})."
     )
@@ -123,44 +131,53 @@ def main() -> None:
         "worn camera": [(worn_camera(image, rng), label) for image, label in unseen],
         "clean": unseen,
     }
-    repaired = timm_repair.repair(
+    options = {"level": "layer", "steps": steps, "hflip": 0.0, "shift": 0.06}
+    repaired = repair(
         model,
         failures,
         retain=train + right,
         holdout=holdout,
-        seed=arguments.seed,
-        output_dir=arguments.output,
-        level="layer",
-        steps=arguments.steps,
-        hflip=0.0,
-        shift=0.06,
+        seed=seed,
+        output_dir=output,
+        **options,
     )
     print(f"\n{repaired.report}\n")
 
     print("4. Load it back through timm, and compare.")
-    again = timm.create_model(f"local-dir:{arguments.output.resolve()}", pretrained=True).eval()
-    images = timm_repair.as_images(unseen, model)
-    x = images.preprocessing.normalize(images.pixels(range(len(images))), "cpu")
+    _keep_the_promise(repaired, as_images(unseen, model), output)
+    return repaired
+
+
+def _keep_the_promise(repaired: Repaired, unseen: Images, output: Path) -> None:
+    again = timm.create_model(f"local-dir:{output.resolve()}", pretrained=True).eval()
+    x = unseen.preprocessing.normalize(unseen.pixels(range(len(unseen))), "cpu")
     with torch.no_grad():
         equal = torch.equal(again(x), repaired.model(x))
-    worn, clean = (repaired.report.population(name) for name in holdout)
+    worn, clean = (repaired.report.population(name) for name in ("worn camera", "clean"))
     share = worn.fixed / (worn.n - round(worn.accuracy_before * worn.n))
     print(f"   Logits on {len(unseen)} digits equal those before saving: {equal}.")
     print(
         f"   {worn.fixed} held-out failures fixed ({share:.0%}), {worn.broken} broken; "
         f"clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}."
     )
-    print(
-        f"\nLook at {arguments.output}/figures/ and {arguments.output}/README.md (the model card)."
-    )
+    print(f"\nLook at {output}/figures/ and {output}/README.md (the model card).")
     # a point is four or five of the clean digits: less than eight more broken than fixed is what
     # chance does
     if not equal or share < 0.5 or (clean.change < -0.01 and clean.p_value < 0.01):
-        raise SystemExit(
-            "The demo did not keep its promise: half of the failures fixed, no loss of clean"
-            " accuracy beyond chance."
+        raise RepairError(
+            "the demo did not keep its promise: half of the failures fixed, no loss of clean"
+            " accuracy beyond chance"
         )
 
 
-if __name__ == "__main__":
-    main()
+def describe(command: argparse.ArgumentParser) -> None:
+    """Repair a small classifier that fails on corrupted digits, end to end and offline."""
+    command.add_argument("--output", type=Path, default=Path("demo-output"))
+    steps = "of the repair; of training the classifier, twice as many"
+    command.add_argument("--steps", type=int, default=300, help=steps)
+    command.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """What the command does."""
+    demo(arguments.output, steps=arguments.steps, seed=arguments.seed)
