@@ -5,7 +5,7 @@ one table.
 
 A repair means little without its controls: new batch-norm statistics alone, plain fine-tuning of
 the whole network or of the block that localization chose, and the same block with paths drawn at
-random instead of searched. The data are those of timm_repair.demo.
+random instead of searched. The data are those of timm_repair.pipeline.demo.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 import timm_repair
-from timm_repair.demo import digits, train_classifier, worn_camera
 from timm_repair.methods import named
+from timm_repair.pipeline.demo import digits, train_classifier, worn_camera
 
 DIGITS = {"hflip": 0.0, "shift": 0.06}  # digits have a left and a right, and a narrow border
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -39,6 +40,20 @@ from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
 from timm_repair.runtime.runtime import Runtime
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What ran, what was skipped, and why."""
+    stats = terminalreporter.stats
+    ran = sum(len(stats.get(kind, ())) for kind in ("passed", "failed", "error"))
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in stats.get("skipped", ())
+    )
+    skipped = "; ".join(f"{count} because: {reason}" for reason, count in reasons.items())
+    terminalreporter.write_line(
+        f"{ran} ran, {reasons.total()} skipped{skipped and f' ({skipped})'}"
+    )
 
 
 @pytest.fixture(autouse=True)

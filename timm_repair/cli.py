@@ -13,7 +13,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from timm_repair import demo
 from timm_repair.data.options import DataOptions
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
 from timm_repair.hub.exporting import FORMATS, export
@@ -24,7 +23,7 @@ from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
 from timm_repair.models.partition import GRANULARITIES
 from timm_repair.options import make, parse
-from timm_repair.pipeline import inspecting, repairing
+from timm_repair.pipeline import demo, inspecting, repairing
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
