@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -18,6 +19,7 @@ _HOME = tempfile.mkdtemp(prefix="timm_repair-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 # Read when huggingface_hub is imported, hence here: no test reaches the real Hub, or anybody's cache or token.
 os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}", "HF_HOME": _HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{_HOME}/inductor"  # torch sets it itself when it first compiles
 os.environ.pop("HF_TOKEN", None)
 
 import numpy as np
@@ -106,3 +108,14 @@ def offline(monkeypatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line says what ran, and what was skipped for which reasons."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:  # a worker of xdist, say
+        return
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", []))
+    ran = {report.nodeid for outcome in ("passed", "failed", "xfailed", "xpassed") for report in reporter.stats.get(outcome, [])}
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    reporter.write_line(f"{len(ran):,} ran, {reasons.total()} skipped" + (f": {listed}" if listed else ""))

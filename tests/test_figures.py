@@ -8,7 +8,7 @@ from report_examples import genotype, localization, report, scores, two_blocks, 
 
 from timm_repair.errors import OutputError, RepairError
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="for want of matplotlib")
 
 from timm_repair import figures  # noqa: E402
 

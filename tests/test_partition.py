@@ -203,7 +203,7 @@ def test_plain_modules():
     [("resnet18", 4, 8, 8), ("vgg16_bn", 5, 13, 13), ("densenet121", 7, 8, 12), ("efficientnet_b0", 8, 17, 17)],
 )
 def test_torchvision(name, stages, pairs, units):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision", reason="for want of torchvision")
     with torch.device("meta"):
         model = torchvision_model(name)
     for granularity, count in (("stage", stages), ("pair", pairs), ("unit", units)):
