@@ -1,9 +1,11 @@
 # make demo: repair a small classifier that fails on corrupted digits, end to end, offline (about 3 minutes after installation)
 # make test: the whole test suite, the linter and the direction of imports, on two cores
-# make test-matrix: the tests under other versions, kernels, numbers of threads and interpreters (hours)
+# make test-matrix: the tests under other versions, kernels, numbers of threads and interpreters (hours);
+#     MATRIX='--rows oldest --tests tests/hub' for a part
 # make test-mutations: would the tests notice a wrong answer?
 VENV ?= .venv
 PYTHON ?= python3
+MATRIX ?=
 BIN = $(VENV)/bin
 
 .PHONY: demo test test-matrix test-mutations clean
@@ -19,7 +21,7 @@ test: $(VENV)/installed
 
 test-matrix: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python .ci/matrix.py
+	$(BIN)/python .ci/matrix.py $(MATRIX)
 
 test-mutations: $(VENV)/installed
 	$(BIN)/python .ci/mutations.py

@@ -28,10 +28,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "test_matrix.json"
 NEWEST_PYTHON = "newest"
-NUMPY_1 = (
-    "numpy<2",
-    "pyarrow<22",
-)  # later pyarrow cannot be imported with numpy 1, and does not say so in its requirements
+# pyarrow 26 cannot be imported with numpy 1, and does not say so in its requirements
+NUMPY_1 = ("numpy<2", "pyarrow<26")
 PROBE = """
 import json, platform, accelerate, datasets, huggingface_hub, numpy, timm, torch
 modules = (accelerate, datasets, huggingface_hub, numpy, timm, torch)
@@ -77,9 +75,8 @@ ROWS = {
     "planted-seed": Row(environment={"PLANTED_SEED": "7"}),
     "planted-disturb": Row(environment={"PLANTED_DISTURB": "0.001"}),
 }
-VARIABLES = {
-    name for row in ROWS.values() for name in row.environment
-}  # those of the caller do not count
+# those of the caller do not count
+VARIABLES = {name for row in ROWS.values() for name in row.environment}
 
 
 def find_uv() -> list[str]:
@@ -149,6 +146,7 @@ def environment_of(row: Row, folder: Path) -> Path:
             env=pythons(),
         )
         (place / "constraints.txt").write_text("\n".join(constraints) + "\n")
+        resolution = "lowest-direct" if row.oldest else "highest"
         subprocess.run(
             [
                 *find_uv(),
@@ -157,10 +155,10 @@ def environment_of(row: Row, folder: Path) -> Path:
                 "--quiet",
                 "--python",
                 place / "bin" / "python",
+                "--resolution",
+                resolution,
                 "--constraint",
                 place / "constraints.txt",
-                "--resolution",
-                "lowest-direct" if row.oldest else "highest",
                 "--editable",
                 f"{ROOT}[demo,test]",
             ],
@@ -326,9 +324,8 @@ def main() -> None:
                         arguments.tests,
                         arguments.workers,
                     )
-                except (
-                    subprocess.CalledProcessError
-                ) as error:  # what could not be installed is red; the other rows are run
+                except subprocess.CalledProcessError as error:
+                    # what could not be installed is red; the other rows are run
                     outcome = {"exit": error.returncode, "error": f"{error.cmd[:4]} failed"}
                 done = [identity | {"sources": state} | outcome]
                 results = [

@@ -26,6 +26,7 @@ os.environ |= {
     "HF_HOME": _HOME,
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{_HOME}/inductor"  # torch sets it when it first compiles
 os.environ.pop("HF_TOKEN", None)
 
 import numpy as np
@@ -40,20 +41,6 @@ from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
 from timm_repair.runtime.runtime import Runtime
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter) -> None:
-    """What ran, what was skipped, and why."""
-    stats = terminalreporter.stats
-    ran = sum(len(stats.get(kind, ())) for kind in ("passed", "failed", "error"))
-    reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ") for report in stats.get("skipped", ())
-    )
-    skipped = "; ".join(f"{count} because: {reason}" for reason, count in reasons.items())
-    terminalreporter.write_line(
-        f"{ran} ran, {reasons.total()} skipped{skipped and f' ({skipped})'}"
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +142,22 @@ def offline(monkeypatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line says what ran, and what was skipped for which reasons."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:  # a worker of xdist, say
+        return
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])
+    )
+    ran = {
+        report.nodeid
+        for outcome in ("passed", "failed", "xfailed", "xpassed")
+        for report in reporter.stats.get(outcome, [])
+    }
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    reporter.write_line(
+        f"{len(ran):,} ran, {reasons.total()} skipped" + (f": {listed}" if listed else "")
+    )

@@ -85,7 +85,7 @@ def cifar():
     """
     folder = SHARED / "models" / "resnet18_cifar10"
     if not folder.exists():
-        pytest.skip(f"no trained model at {folder}; set TIMM_REPAIR_DATA")
+        pytest.skip("for want of models/resnet18_cifar10 in the folder that TIMM_REPAIR_DATA names")
     import datasets
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

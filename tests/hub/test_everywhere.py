@@ -249,7 +249,7 @@ def test_timm_alone(world, found):
 @pytest.mark.parametrize("how", IN_TRANSFORMERS)
 @torch.no_grad()
 def test_transformers(how, world, found):
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="for want of transformers")
     found = found[how].result()
     for name in IN_TRANSFORMERS[how][1]:
         model = world.models[name]

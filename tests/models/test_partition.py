@@ -270,7 +270,7 @@ def test_plain_modules():
     ],
 )
 def test_torchvision(name, stages, pairs, units):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision", reason="for want of torchvision")
     with torch.device("meta"):
         model = torchvision_model(name)
     for granularity, count in (("stage", stages), ("pair", pairs), ("unit", units)):

@@ -82,7 +82,7 @@ def test_swapping_in_an_equal_block_changes_no_logit_and_restore_undoes_it(name,
 @torch.no_grad()
 def test_so_it_does_in_models_that_timm_knows_nothing_of(name, granularity):
     if name != "ResNet20":
-        pytest.importorskip("torchvision")
+        pytest.importorskip("torchvision", reason="for want of torchvision")
     model = randomized(ResNet20() if name == "ResNet20" else torchvision_model(name))
     before, names = model(image()), list(model.state_dict())
     for turn in range(2):  # the second time on what the first has put in

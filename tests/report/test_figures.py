@@ -8,7 +8,7 @@ from report.report_examples import genotype, localization, report, scores, two_b
 
 from timm_repair.errors import OutputError, RepairError
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="for want of matplotlib")
 
 from timm_repair.report.figures.accuracy import before_after
 from timm_repair.report.figures.architecture import architecture
