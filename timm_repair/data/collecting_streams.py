@@ -43,7 +43,7 @@ def failures_of_stream(
     in memory.
 
     Reading stops where there are enough: `max_failures`, or `max_examples` of `options`, or else
-    `streaming.BUFFER` with a logged warning where there is more. Beside them only one piece of the
+    `streams.BUFFER` with a logged warning where there is more. Beside them only one piece of the
     stream is held at a time.
 
     Args:

@@ -65,7 +65,7 @@ def as_images(
         streaming: read a Hub id or file from its start as far as needed, instead of fetching it as
             a whole first.
         max_examples: of a stream, how many are taken, in its order, and kept in memory (encoded);
-            None for `streaming.BUFFER`, with a logged warning where there are more.
+            None for `streams.BUFFER`, with a logged warning where there are more.
 
     Returns:
         The images, with `origin` telling where they came from.

@@ -57,7 +57,7 @@ def repair(
             these forms. Without it forgetting cannot be measured, and the report says so.
         holdout: examples to measure on, never used otherwise: one dataset, or a dict of named
             populations. Without it a part of the failures and of `retain` is set aside.
-        method: a name from `methods.METHODS` or an object; `options` are the named method's fields
+        method: a name from `METHODS` or an object; `options` are the named method's fields
             (block=, blocks=, steps=, …).
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from timm_repair.errors import OptionError
 from timm_repair.options import check_types
 
-# between the original weights and the repaired ones, see `methods.tuning`
+# between the original weights and the repaired ones, see interpolation.py
 INTERPOLATIONS = (0.25, 0.5, 0.75)
 _CHOICES = {
     "batch_norm": ("train", "frozen"),
