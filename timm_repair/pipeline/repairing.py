@@ -84,11 +84,9 @@ def repair(
     name, model = load(model)
     if target is not None:
         saving.check_savable(model)
-    original, base, home = (
-        model,
-        Base.of(name, model, loaded=named),
-        next(model.parameters()).device,
-    )
+    original = model
+    base = Base.of(name, model, loaded=named)
+    home = next(model.parameters()).device
     with context(name, chosen), own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)

@@ -71,10 +71,8 @@ class Flips:
             return pixels
         # reflected borders: a black one would be a corruption of its own
         padded = F.pad(pixels.float(), (dx, dx, dy, dy), mode="reflect").to(pixels.dtype)
-        rows, columns = (
-            self.rows[:, None] + torch.arange(height),
-            self.columns[:, None] + torch.arange(width),
-        )
+        rows = self.rows[:, None] + torch.arange(height)
+        columns = self.columns[:, None] + torch.arange(width)
         return padded.permute(0, 2, 3, 1)[
             torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]
         ].permute(0, 3, 1, 2)

@@ -117,10 +117,8 @@ class PrefixCache:
         """
         places, found, read = [], [], self.keeps(part)
         for view in part.views[read].unique().tolist() if read.any() else ():
-            these, kept = (
-                (read & (part.views == view)).nonzero().flatten(),
-                self.views[part.name, view],
-            )
+            these = (read & (part.views == view)).nonzero().flatten()
+            kept = self.views[part.name, view]
             if kept is None:
                 read[these] = False
                 continue
