@@ -20,8 +20,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.methods import named
 from timm_repair.methods.method import Outcome
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.options import Training
-from timm_repair.training.tuning import tune
+from timm_repair.training import Training, tune
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
     python examples/own_strategy.py
 
 A strategy says how the architecture parameters α become operation weights, and how α and the
-weights take turns (`strategies.Strategy` lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α
+weights take turns (`strategy.Strategy` lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α
 by Gumbel noise and cools the softmax, so that the mixture comes to resemble the discrete
 architecture that it will be turned into. `progress` runs from 0 to 1; all randomness comes from
 `generator`.

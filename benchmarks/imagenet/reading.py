@@ -66,10 +66,8 @@ def read(path: str, count: int) -> dict:
     its own.
     """
     # one image at a time: the peak is to be that of the examples, not of the model's maps
-    model, runtime = (
-        timm.create_model("resnet50").eval(),
-        Runtime(Accelerator(cpu=True), progress=False, eval_batch_size=1),
-    )
+    model = timm.create_model("resnet50").eval()
+    runtime = Runtime(Accelerator(cpu=True), progress=False, eval_batch_size=1)
     failures = wrong(model, runtime)
     prepare(model, failures, runtime=runtime)  # what is loaded when first needed
     give_back()

@@ -168,10 +168,8 @@ def count(block: str, views: int | None) -> dict:
     model = timm.create_model("test_resnet", num_classes=1000).eval()
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, SIDE, SIDE), "crop_pct": 1.0}
     runtime = Metered(Accelerator(cpu=True), progress=False, meter=Meter())
-    failures, retained = (
-        made("failures", FAILURES, model, runtime),
-        made("retained", RETAINED, model),
-    )
+    failures = made("failures", FAILURES, model, runtime)
+    retained = made("retained", RETAINED, model)
     costs = costs_of(timm.create_model("resnet50"), block)
     with mock.patch.object(cache_module, "Costs", lambda *_: costs):
         data, passes = whole_run(
@@ -208,10 +206,8 @@ def step_costs(block: str, cache: str, batch_size: int) -> list[dict]:
         eval_batch_size=4 * batch_size,
         meter=Meter(details=True),
     )
-    failures, retained = (
-        made("failures", 4 * batch_size, model, runtime),
-        made("retained", 8 * batch_size, model),
-    )
+    failures = made("failures", 4 * batch_size, model, runtime)
+    retained = made("retained", 8 * batch_size, model)
     _, passes = whole_run(
         model,
         failures,

@@ -71,10 +71,8 @@ def main() -> None:
         for inputs in tqdm(INPUTS, desc=population):
             wrong = (answers[:inputs] != test.labels[:inputs]).nonzero().flatten()
             right = (answers[:inputs] == test.labels[:inputs]).nonzero().flatten()
-            failing, retained = (
-                everything.subset(wrong, answers=answers[wrong]),
-                everything.subset(right),
-            )
+            failing = everything.subset(wrong, answers=answers[wrong])
+            retained = everything.subset(right)
             data = RepairData(
                 failing,
                 retained,

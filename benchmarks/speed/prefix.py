@@ -87,11 +87,9 @@ def make_case(name: str, batch_size: int, precision: str) -> Case:
     model = timm.create_model(name.removesuffix(CIFAR), num_classes=10)
     side = 224
     if name.endswith(CIFAR):
-        model.conv1, model.maxpool, side = (
-            nn.Conv2d(3, 64, 3, padding=1, bias=False),
-            nn.Identity(),
-            32,
-        )
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+        side = 32
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
     pixels = torch.randint(256, (2 * batch_size, side, side, 3), dtype=torch.uint8).numpy()
     pairs = [(Image.fromarray(image), i % 10) for i, image in enumerate(pixels)]
@@ -118,10 +116,8 @@ def step_of(
     """One step of fine-tuning `part`, on data that were read before. The model stays prepared for
     it, as within a loop of steps.
     """
-    batches, descent = (
-        Batches(case.data, case.options, case.runtime, "step"),
-        Descent(part.parameters(), case.options, case.runtime),
-    )
+    batches = Batches(case.data, case.options, case.runtime, "step")
+    descent = Descent(part.parameters(), case.options, case.runtime)
     prepared = ExitStack()
     for each in (
         only_trainable(model, names_in(model, part)),

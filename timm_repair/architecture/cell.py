@@ -169,8 +169,8 @@ def added_parameters(cell: Cell) -> list[nn.Parameter]:
 
 def build(genotype: Genotype, raw: nn.Module) -> Cell:
     """Execute a genotype: `raw` (taken over, not copied) with the kept edges added through zero
-    gains, so it still computes what it did; weights come from training, `relax.inherit` or a state
-    dict.
+    gains, so it still computes what it did; weights come from training, `relaxation.inherit` or a
+    state dict.
 
     Raises:
         ConfigError: the genotype does not fit the block, or adds far more than the block has

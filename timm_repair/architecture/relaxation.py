@@ -189,10 +189,8 @@ def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) ->
     """
     skeleton, raw = relaxed.skeleton, relaxed.cell.raw
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
-    operations, edge_weights = (
-        relaxed.final_weights() if weights is None else weights,
-        relaxed.edge_weights(),
-    )
+    operations = relaxed.final_weights() if weights is None else weights
+    edge_weights = relaxed.edge_weights()
     for index, node in enumerate(skeleton.nodes):
         old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
         if new.added is None:

@@ -60,10 +60,8 @@ def search(
         Batches(data, options, runtime, f"search {purpose}", rows)
         for purpose, rows in _parts(data, runtime).items()
     )
-    strategy, architecture = (
-        relaxed[0].strategy,
-        [p for each in relaxed for p in each.architecture_parameters()],
-    )
+    strategy = relaxed[0].strategy
+    architecture = [p for each in relaxed for p in each.architecture_parameters()]
     warm = round(strategy.warmup * steps)
     turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
     rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
@@ -76,10 +74,8 @@ def search(
     trained = (p for each in relaxed for p in each.weight_parameters())
     descent = Descent(trained, options, runtime, fresh=fresh, total=options.steps - arch_steps)
 
-    anchor, weights = (
-        anchor_strength(options, data),
-        dict(nn.ModuleList(each.cell for each in relaxed).named_parameters()),
-    )
+    anchor = anchor_strength(options, data)
+    weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
     origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
 
     def step(i: int) -> Row:

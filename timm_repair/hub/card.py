@@ -47,10 +47,8 @@ def render(
     Raises:
         OptionError: `repo_id` or `dataset` is no Hub id.
     """
-    base_model, license = (
-        base_model or report.base.get("id") or _hub_model(report.model),
-        license or report.base.get("license"),
-    )
+    base_model = base_model or report.base.get("id") or _hub_model(report.model)
+    license = license or report.base.get("license")
     for name, value in (("repo_id", repo_id), ("dataset", dataset)):
         if value is not None and not is_hub_id(value):
             raise OptionError(f"{name}={value!r} is no Hub id; write it as 'user/name'")

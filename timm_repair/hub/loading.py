@@ -61,9 +61,6 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
         if scheme and pretrained:
-            # which needs blocks, and these load models by name
-            from timm_repair.hub import from_pretrained
-
             try:
                 return from_pretrained(name)  # it may be a patch, which timm cannot load
             except RepairError:

@@ -270,10 +270,8 @@ def save_pretrained(
         )
     _check(model, patch, remote_code, False, None)
     model, base_model = unwrapped(model), hub_id(base_model)
-    report, given = (
-        report or saving.report_of(model),
-        {"patch": patch, "base_model": base_model, "license": license},
-    )
+    report = report or saving.report_of(model)
+    given = {"patch": patch, "base_model": base_model, "license": license}
     if patch and push_to_hub:
         model, report = _with_known_base(model, report, base_model, push.get("token"), repo_id)
     path = saving.save(

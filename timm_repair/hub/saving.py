@@ -249,10 +249,8 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
     if patch:
         name, tensors = PATCH, lineage(model).patch(model)
     else:
-        name, tensors = (
-            WEIGHTS,
-            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
-        )
+        name = WEIGHTS
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
     # safetensors would keep it to its owner
     (folder / name).chmod((folder / CONFIG).stat().st_mode)

@@ -58,12 +58,10 @@ class Images(torch.utils.data.Dataset):
     ):
         self.labels, self.answers = labels, answers
         self.ids = tuple(pool.ids[row] for row in rows.tolist())
-        self.name, self.error_rate, self.origin, self.on_unreadable = (
-            name,
-            error_rate,
-            origin or {},
-            on_unreadable,
-        )
+        self.name = name
+        self.error_rate = error_rate
+        self.origin = origin or {}
+        self.on_unreadable = on_unreadable
         self.pool, self.rows = pool, rows
 
     def __len__(self) -> int:

@@ -64,10 +64,8 @@ def _from_path(
     local, text = Path(path).expanduser(), str(path)
     if local.is_dir():
         if (local / "dataset_info.json").exists() or (local / "dataset_dict.json").exists():
-            kind, found = (
-                "a saved dataset",
-                _from_dataset(datasets.load_from_disk(str(local)), split, columns, name),
-            )
+            kind = "a saved dataset"
+            found = _from_dataset(datasets.load_from_disk(str(local)), split, columns, name)
         else:
             kind, found = "an image folder", _from_folder(local, split, columns, name)
     elif local.is_file():
@@ -88,10 +86,8 @@ def _from_path(
         )
         found = _from_dataset(table, None, columns, name, root=local.parent)
     elif match := _HUB_ID.fullmatch(text):
-        kind, options = (
-            "a dataset of the Hub",
-            {key: value for key, value in hub.items() if value is not None},
-        )
+        kind = "a dataset of the Hub"
+        options = {key: value for key, value in hub.items() if value is not None}
         found = _from_dataset(
             _load(match[2], name, text, split=split, **options),
             None,

@@ -63,12 +63,10 @@ class Pool:
     def __init__(
         self, reader: Reader, ids: Sequence, preprocessing: Preprocessing, budget: int = CACHE_BYTES
     ):
-        self.reader, self.ids, self.preprocessing, self.budget = (
-            reader,
-            tuple(ids),
-            preprocessing,
-            budget,
-        )
+        self.reader = reader
+        self.ids = tuple(ids)
+        self.preprocessing = preprocessing
+        self.budget = budget
         self.unreadable: dict[int, UnreadableError] = {}
         self.expected: dict[int, Future] = {}
         self.process = os.getpid()

@@ -29,7 +29,7 @@ class Target:
             within the same budget as one.
         granularity: what a block is, see `partition.blocks`.
         names: exactly these blocks instead, cut by hand, see `partition.blocks`.
-        score: see `localization.localize`, as for the next two; "spectrum_gradient" is the paper's.
+        score: see `localizing.localize`, as for the next two; "spectrum_gradient" is the paper's.
         top: how many neurons count as vulnerable.
         threshold: the score above which a neuron is vulnerable, instead of `top`.
     """

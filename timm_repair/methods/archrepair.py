@@ -43,8 +43,8 @@ class ArchRepair:
 
     Args:
         target: which blocks, see `Target`.
-        level: what an operation layer is, "unit" or "layer", see `relax.plan`.
-        strategy: how the search goes, a name from `strategies.STRATEGIES` or an object.
+        level: what an operation layer is, "unit" or "layer", see `skeleton_of`.
+        strategy: how the search goes, a name from `STRATEGIES` or an object.
         genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw"
             keeps the raw architecture.
         max_span: an edge leads over at most this many layers.

@@ -38,8 +38,8 @@ class Outcome:
 
     @property
     def edits(self) -> list[dict]:
-        """The changes of architecture as plain JSON, for `hub.apply_edits`; empty for a repair of
-        weights alone.
+        """The changes of architecture as plain JSON, for `entry_point.apply_edits`; empty for a
+        repair of weights alone.
         """
         changed = [
             block

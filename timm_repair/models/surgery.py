@@ -86,10 +86,8 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     _require(block, parent, keys)
     swapped = Swapped(new)
     replaced = parent._modules[keys[0]]
-    swapped.replaces_layers, swapped.replaces_swapped = (
-        is_layer(replaced),
-        isinstance(replaced, Swapped),
-    )
+    swapped.replaces_layers = is_layer(replaced)
+    swapped.replaces_swapped = isinstance(replaced, Swapped)
     parent._modules[keys[0]] = swapped
     for key in keys[1:]:
         if is_dense(parent):

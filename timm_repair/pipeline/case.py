@@ -102,12 +102,8 @@ def run_method(
     )
     notes = outcome.notes
     if not data.holdout.keys() - {"failing"}:
-        notes += (
-            (
-                "only failures were measured: what the repair made the model forget is not known;"
-                " pass retain= or holdout="
-            ),
-        )
+        unknown = "what the repair made the model forget is not known; pass retain= or holdout="
+        notes += (f"only failures were measured: {unknown}",)
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3

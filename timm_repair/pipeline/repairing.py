@@ -57,7 +57,7 @@ def repair(
             these forms. Without it forgetting cannot be measured, and the report says so.
         holdout: examples to measure on, never used otherwise: one dataset, or a dict of named
             populations. Without it a part of the failures and of `retain` is set aside.
-        method: a name from `methods.METHODS` or an object; `options` are the named method's fields
+        method: a name from `METHODS` or an object; `options` are the named method's fields
             (block=, blocks=, steps=, …).
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
@@ -84,11 +84,9 @@ def repair(
     name, model = load(model)
     if target is not None:
         saving.check_savable(model)
-    original, base, home = (
-        model,
-        Base.of(name, model, loaded=named),
-        next(model.parameters()).device,
-    )
+    original = model
+    base = Base.of(name, model, loaded=named)
+    home = next(model.parameters()).device
     with context(name, chosen), own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)

@@ -60,10 +60,8 @@ class Comparison:
         lines = wrap(f"Comparison of {len(reports)} repairs of {clean(first.model, 200)}")
         groups = [[]]
         for index, before in enumerate(first.scores):
-            each, name = (
-                [report.scores[index] for report in reports.values()],
-                clean(before.population, 14),
-            )
+            each = [report.scores[index] for report in reports.values()]
+            name = clean(before.population, 14)
             columns = [
                 (
                     name,

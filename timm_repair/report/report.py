@@ -25,7 +25,7 @@ class Report:
         method: name of the repair method; `options` are its settings.
         model: the original, as the user named it; `base` tells more of it, see
             `lineage.Base.to_dict`.
-        weights: `lineage.fingerprint` of the repaired model's state dict: what the scores are of.
+        weights: `weights.fingerprint` of the repaired model's state dict: what the scores are of.
             None if not known.
         scores: held-out populations before and after.
         repaired_blocks: names of the repaired blocks, the most suspicious first; empty if the

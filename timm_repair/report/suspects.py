@@ -48,10 +48,8 @@ def text(found: Mapping | None, repaired: Sequence[str]) -> list[str]:
     ]
     columns += [["gain", *(number(gains.get(name)) for name in values)]] * bool(gains)
     rows = table(zip(*columns, strict=True))
-    width, top = (
-        max(map(len, rows)),
-        max((value for value in values.values() if value is not None), default=0),
-    )
+    width = max(map(len, rows))
+    top = max((value for value in values.values() if value is not None), default=0)
     longest = min(BAR, WIDTH - width - len("   <- repaired"))
     lines = wrap(f"How suspicious each block is (score: {clean(found['scorer'])})") + rows[
         :1

@@ -2,7 +2,7 @@
 to the same bits.
 
 A run is deterministic but for what its loops have learnt. So the same command runs the same code
-again; dear results are read from the journal instead of computed, and each loop (`training.fit`)
+again; dear results are read from the journal instead of computed, and each loop (`loop.fit`)
 goes on from its last checkpoint. A file is written beside and moved into place, one per loop and
 result: the number of files does not grow with the length of a run, and a cut-off write is never
 seen.

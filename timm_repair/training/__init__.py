@@ -1,6 +1,6 @@
 """Training: how weights are changed by gradients.
 
-For methods:
+For methods, yours too, this package promises the names below:
 - tuning.py (`tune`): trains one part of a model and keeps its best state.
 - recalibration.py (`recalibrate`): renews the statistics of batch norms.
 - interpolation.py (`interpolate`): goes a share of the way from the original weights (WiSE-FT).
@@ -16,3 +16,9 @@ For a step of your own:
 - prefix/: what arrives at the trained part, computed once.
 - history.py (`Row`): what one step leaves.
 """
+
+from timm_repair.training.interpolation import interpolate as interpolate
+from timm_repair.training.objective import objective as objective
+from timm_repair.training.options import Training as Training
+from timm_repair.training.recalibration import recalibrate as recalibrate
+from timm_repair.training.tuning import tune as tune

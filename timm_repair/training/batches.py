@@ -18,13 +18,11 @@ class Shuffled:
     """The indices below `length` in a random order, and again in another, without end."""
 
     def __init__(self, length: int, generator: torch.Generator):
-        self.length, self.generator, self.order, self.next, self.rounds = (
-            length,
-            generator,
-            torch.arange(0),
-            0,
-            0,
-        )
+        self.length = length
+        self.generator = generator
+        self.order = torch.arange(0)
+        self.next = 0
+        self.rounds = 0
 
     def take(self, count: int) -> Tensor:
         """The next `count` of them, and of each the number of the round it comes in, from 0: (2,
@@ -97,11 +95,9 @@ class Batches:
         rows: Mapping[str, Tensor] | None = None,
     ):
         require_shares(options.batch_size, runtime.accelerator)
-        self.options, self.runtime, self.examples = (
-            options,
-            runtime,
-            Populations(data, options, runtime),
-        )
+        self.options = options
+        self.runtime = runtime
+        self.examples = Populations(data, options, runtime)
         self.generator = runtime.generator(purpose)
         self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
         if data.num_classes == 2 and self.wrong_class_weight == 0:

@@ -53,10 +53,8 @@ def tune(
     """
     total = total or options.steps
     original = original or snapshot(part)
-    batches, cache = (
-        Batches(data, options, runtime, stage),
-        cache or prefix_cache(model, part, data, options, runtime),
-    )
+    batches = Batches(data, options, runtime, stage)
+    cache = cache or prefix_cache(model, part, data, options, runtime)
     anchor = anchor_strength(options, data)
     parameters = dict(part.named_parameters())
     descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
@@ -83,19 +81,17 @@ def tune(
         share = interpolate(
             model, part, original, data, runtime, reached=monitor.restore(), cache=cache
         )
-    notes = ()
+    return history, _notes(share)
+
+
+def _notes(share: float) -> tuple[str, ...]:
+    """What to tell the user of how far the repair went from the original weights."""
     if share == 0:
-        notes = (
-            (
-                "no state of the repair was better than the original on the selection split: the"
-                " original weights were kept"
-            ),
+        kept = "the original weights were kept"
+        return (
+            f"no state of the repair was better than the original on the selection split: {kept}",
         )
-    elif share < 1:
-        notes = (
-            (
-                f"{share:.0%} of the way from the original weights to the repaired ones was best on"
-                " the selection split"
-            ),
-        )
-    return history, notes
+    if share < 1:
+        best = "was best on the selection split"
+        return (f"{share:.0%} of the way from the original weights to the repaired ones {best}",)
+    return ()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Strategy(Protocol):
-    """What `search.search` and `relax.RelaxedBlock` ask of a strategy.
+    """What `search.search` and `relaxation.RelaxedBlock` ask of a strategy.
 
     Attributes:
         partial: operations see 1/partial of the channels.

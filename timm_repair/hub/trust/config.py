@@ -120,11 +120,9 @@ def read_config(path: Path) -> dict[str, Any]:
             "config.json does not name an architecture: this is no model saved by timm or"
             " timm_repair"
         )
-    architecture, arguments, pretrained = (
-        config["architecture"],
-        config.get("model_args", {}),
-        config.get("pretrained_cfg", {}),
-    )
+    architecture = config["architecture"]
+    arguments = config.get("model_args", {})
+    pretrained = config.get("pretrained_cfg", {})
     _check_name("architecture", architecture)
     if not isinstance(arguments, dict) or not isinstance(pretrained, dict):
         raise ConfigError("config.json: model_args and pretrained_cfg must be objects")

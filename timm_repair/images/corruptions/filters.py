@@ -205,16 +205,12 @@ def canny(levels: np.ndarray, low: float, high: float) -> np.ndarray:
             :, 1 + y : 1 + y + height, 1 + x : 1 + x + width
         ]
 
-    flat, steep = (
-        (np.abs(dy) < np.abs(dx) * math.tan(math.pi / 8)),
-        (np.abs(dy) > np.abs(dx) / math.tan(math.pi / 8)),
-    )
+    flat = np.abs(dy) < np.abs(dx) * math.tan(math.pi / 8)
+    steep = np.abs(dy) > np.abs(dx) / math.tan(math.pi / 8)
     falling = (strength > at(-1, -1)) & (strength > at(1, 1))
     rising = (strength > at(-1, 1)) & (strength > at(1, -1))
-    sideways, upright = (
-        (strength > at(0, -1)) & (strength >= at(0, 1)),
-        (strength > at(-1, 0)) & (strength >= at(1, 0)),
-    )
+    sideways = (strength > at(0, -1)) & (strength >= at(0, 1))
+    upright = (strength > at(-1, 0)) & (strength >= at(1, 0))
     ridge = np.select([flat, steep, (dx < 0) == (dy < 0)], [sideways, upright, falling], rising) & (
         strength > low
     )

@@ -16,7 +16,7 @@ def _times(side: int, *severities: tuple) -> tuple:
 
 
 # set of parameters -> name -> those of the severities 1 to 5, in the order of the arguments in
-# corruption_kernels.py
+# kernels.py
 PARAMETERS = {
     "cifar": {
         "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.1),

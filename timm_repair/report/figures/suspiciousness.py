@@ -80,10 +80,8 @@ def draw_blocks(ax: Axes, report: Report, *, most: int = 24, brief: bool = True)
         values, key=lambda name: (name not in report.repaired_blocks, -(values[name] or 0))
     )[:most]
     names = [name for name in values if name in first]
-    heights, spread = (
-        [values[name] or 0.0 for name in names],
-        [errors.get(name) or 0.0 for name in names],
-    )
+    heights = [values[name] or 0.0 for name in names]
+    spread = [errors.get(name) or 0.0 for name in names]
     colors = _colors(report)
     ax.barh(range(len(names)), heights, color=[colors[name] for name in names], height=0.72)
     known = [

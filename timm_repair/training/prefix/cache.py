@@ -90,7 +90,7 @@ class PrefixCache:
         return self.entered(torch.cat([self.arrived(part) for part in parts if len(part.rows)]))
 
     def predict(self, population: str) -> Prediction:
-        """As `evaluation.predict`, of a population of the selection split."""
+        """As `predicting.predict`, of a population of the selection split."""
         name = SELECTION + population
         images, preprocessing = self.examples.populations[name], self.examples.preprocessing
         if name not in self.kept:
@@ -117,10 +117,8 @@ class PrefixCache:
         """
         places, found, read = [], [], self.keeps(part)
         for view in part.views[read].unique().tolist() if read.any() else ():
-            these, kept = (
-                (read & (part.views == view)).nonzero().flatten(),
-                self.views[part.name, view],
-            )
+            these = (read & (part.views == view)).nonzero().flatten()
+            kept = self.views[part.name, view]
             if kept is None:
                 read[these] = False
                 continue
