@@ -99,7 +99,7 @@ def few_steps(monkeypatch, place, tmp_path):
     for path in place.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(Training.__init__.__kwdefaults__, "steps", 6)
+    monkeypatch.setitem(Training.__init__.__wrapped__.__kwdefaults__, "steps", 6)
 
 
 @pytest.fixture

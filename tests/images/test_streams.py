@@ -539,7 +539,7 @@ import logging, sys, traceback
 logging.basicConfig(level=logging.INFO)  # of timm_repair all that is logged, so that the token would be seen
 from images.sources_of_images import NAMES, Plain, red
 from timm_repair.errors import DataError
-from timm_repair.sources import as_images
+from timm_repair.images.sources import as_images
 
 token, other = sys.argv[1:]
 for streaming in (True, False):  # in this order: what is in the cache of datasets, it gives to everybody

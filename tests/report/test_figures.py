@@ -233,7 +233,7 @@ def test_missing_matplotlib_is_explained(monkeypatch):
 
 
 def test_importing_figures_does_not_import_matplotlib():
-    code = "import sys, timm_repair.figures; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, timm_repair.report.figures; sys.exit('matplotlib' in sys.modules)"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]

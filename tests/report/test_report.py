@@ -89,7 +89,7 @@ def test_report_records_foreign_objects_as_plain_json():
     )
     assert made.options == {
         "path": "a/b",
-        "score": "report_examples.scores",
+        "score": "report.report_examples.scores",
         "pair": [1, 2],
         "nan": None,
         "k": 3,
