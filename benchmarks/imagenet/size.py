@@ -62,7 +62,7 @@ from timm_repair.pipeline import case
 from timm_repair.pipeline.measuring import measure
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.populations import Populations
-from timm_repair.training.prefix import cache as cache_module
+from timm_repair.training.prefix import forward as forward_module
 from timm_repair.training.prefix.costs import Costs, demands, worthwhile
 
 RESULT = Path(__file__).parents[1] / "results" / "imagenet_size.json"
@@ -173,7 +173,7 @@ def count(block: str, views: int | None) -> dict:
         made("retained", RETAINED, model),
     )
     costs = costs_of(timm.create_model("resnet50"), block)
-    with mock.patch.object(cache_module, "Costs", lambda *_: costs):
+    with mock.patch.object(forward_module, "Costs", lambda *_: costs):
         data, passes = whole_run(
             model, failures, retained, runtime, score=preferring(block), views=views
         )

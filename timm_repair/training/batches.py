@@ -143,7 +143,7 @@ class Batches:
         decoded.
 
         Args:
-            keeps: which examples of a sample need no image, (n,) bool; see `PrefixCache.keeps`.
+            keeps: which examples of a sample need no image, (n,) bool; see `Forward.keeps`.
         """
         batch = self._next() if self._ahead is None else self._ahead[1]
         self._ahead = self._state(), self._next()

@@ -1,5 +1,5 @@
-"""The prefix cache: while a part of a model is repaired, what arrives there is computed once per
-example and view, and then read.
+"""Forward: a model's answers while a part of it is repaired. What arrives at the part (its prefix)
+is computed once per example and view, and then read; where nothing is kept, it is the plain model.
 
 Nothing before the part changes, from the first step of the search to the last measurement of the
 selection split, so one cache serves all stages. It is filled view by view, always in the same
@@ -49,9 +49,9 @@ class _Layout:
         return (*self.shape[1:], self.shape[0]) if len(self.shape) == 3 else self.shape
 
 
-class PrefixCache:
+class Forward:
     """Runs a model for examples of `examples`, from where its repaired part begins as far as that
-    is kept; made by `prefix_cache`.
+    is kept; made by `forward_from`.
 
     Args:
         kept: population -> number of its first rows that are kept; all else is run from the images.
@@ -179,16 +179,16 @@ class PrefixCache:
                     bar.update(len(found))
 
 
-def prefix_cache(
+def forward_from(
     model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime
-) -> PrefixCache:
+) -> Forward:
     """A cache of what arrives at `part`, modules of `model` that alone will change; one that keeps
     nothing where none pays.
 
     The model may be changed inside `part` afterwards, also replaced there, but nowhere else.
     """
     examples = Populations(data, options, runtime)
-    nothing = PrefixCache(model, examples, runtime)
+    nothing = Forward(model, examples, runtime)
     if options.caching.cache == "never":
         return nothing
     name, images = next(iter(examples.populations.items()))
@@ -216,7 +216,7 @@ def prefix_cache(
         for view in range(wanted[name].views)
     }
     return (
-        PrefixCache(
+        Forward(
             model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device, sizes)
         )
         if kept
