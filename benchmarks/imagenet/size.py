@@ -61,6 +61,7 @@ from timm_repair.models.tracing import trace
 from timm_repair.pipeline import case
 from timm_repair.pipeline.measuring import measure
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.populations import Populations
 from timm_repair.training.prefix import forward as forward_module
 from timm_repair.training.prefix.costs import Costs, demands, worthwhile
@@ -137,10 +138,8 @@ def whole_run(
 def preferring(block: str) -> Callable:
     """The default score, but the worst block is `block`."""
 
-    def score(
-        model: nn.Module, candidates: list, data: RepairData, runtime: Runtime
-    ) -> BlockScores:
-        found = rgn(model, candidates, data, runtime)
+    def score(job: Job, candidates: list) -> BlockScores:
+        found = rgn(job, candidates)
         return replace(
             found, suspiciousness={name: float(name == block) for name in found.suspiciousness}
         )

@@ -307,7 +307,7 @@ def test_own_method_scorer_and_strategy(classifier, given):
         report.method == "nudge" and report.notes == ("nudged",) and report.options["size"] == 3.0
     )
 
-    def narrowest(model, blocks, data, runtime):
+    def narrowest(job, blocks):
         return {b.name: 1 / b.num_params for b in blocks}
 
     @dataclasses.dataclass(frozen=True)

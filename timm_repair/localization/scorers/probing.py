@@ -22,6 +22,7 @@ from timm_repair.models.weights import names_in, snapshot
 from timm_repair.runtime.memory import out_of_memory_explained
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.losses import repair_loss
 from timm_repair.training.options import Training
 
@@ -131,14 +132,7 @@ class Verdict:
         )
 
 
-def probe(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    *,
-    training: Training,
-) -> BlockScores:
+def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """Try it: how much a short repair of a block lowers the expected loss in production, on
     examples that it did not see.
 
@@ -149,14 +143,16 @@ def probe(
     norm together; the others score 0, as if left alone, or less where all that were tried do.
 
     Args:
-        training: learning rate and loss; steps, batch size and augmentation are the probe's own.
+        job: learning rate and loss are those of its training; steps, batch size and augmentation
+            are the probe's own.
 
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
         MemoryExceededError: a training step does not fit in memory, or judging a single image.
     """
-    tried = _promising(model, blocks, data, runtime, training)
+    model, data, training, runtime = job.model, job.data, job.training, job.runtime
+    tried = _promising(job, blocks)
     examples, weight = Halves(data, runtime), training.wrong_class_weight_for(data.num_classes)
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
@@ -195,17 +191,11 @@ def probe(
     )
 
 
-def _promising(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    training: Training,
-) -> list[Block]:
+def _promising(job: Job, blocks: Sequence[Block]) -> list[Block]:
     if len(blocks) <= WIDTH:
         return list(blocks)
     ranks = {block.name: 0 for block in blocks}
-    for scores in gain_and_rgn(model, blocks, data, runtime, training):
+    for scores in gain_and_rgn(job, blocks):
         for rank, name in enumerate(
             sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)
         ):
