@@ -49,7 +49,7 @@ def batch_losses(batches: Batches, forward: Forward) -> Iterator[Tensor]:
         with accelerator.autocast():
             logits = forward.logits(piece.parts, piece.views)
             loss = repair_loss(logits, piece.labels, piece.answers, batches.wrong_class_weight)
-        yield loss * share_of_batch(len(piece.labels), batches.options.batch_size, accelerator)
+        yield loss * share_of_batch(len(piece.labels), batches.training.batch_size, accelerator)
 
 
 def batch_loss(batches: Batches, forward: Forward) -> Tensor:
@@ -57,9 +57,11 @@ def batch_loss(batches: Batches, forward: Forward) -> Tensor:
     return torch.stack(list(batch_losses(batches, forward))).sum()
 
 
-def anchor_strength(options: Training, data: RepairData) -> float:
+def anchor_strength(training: Training, data: RepairData) -> float:
     """λ of `Training.anchor`."""
-    return (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
+    return (
+        (0.0 if data.retained is not None else 0.1) if training.anchor is None else training.anchor
+    )
 
 
 def anchor_penalty(

@@ -157,7 +157,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )
-    options = replace(training, steps=steps, batch_size=BATCH)
+    training = replace(training, steps=steps, batch_size=BATCH)
     working = deepcopy(model).to(runtime.device)
     for module in working.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -174,7 +174,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
         _require_failures(working, examples, runtime)
         before = _losses(next(iter(ways.values())), examples, weight, runtime)
         for block in tried:
-            after = _repaired_losses(ways[block.name], examples, options, weight, runtime)
+            after = _repaired_losses(ways[block.name], examples, training, weight, runtime)
             gone = (old - new for old, new in zip(before, after, strict=True))
             verdicts[block.name] = Verdict(
                 *gone, 0.5 if data.error_rate is None else data.error_rate
@@ -218,20 +218,20 @@ def _require_failures(model: nn.Module, examples: Halves, runtime: Runtime) -> N
 
 
 def _repaired_losses(
-    entrance: Entrance, examples: Halves, options: Training, weight: float, runtime: Runtime
+    entrance: Entrance, examples: Halves, training: Training, weight: float, runtime: Runtime
 ) -> tuple[Tensor, Tensor]:
     """Losses of the judging examples after a short repair of the block; the model is then as it
     was.
     """
     model = entrance.model
     part = nn.ModuleList(model.get_submodule(path) for path in entrance.block.paths)
-    original, descent = snapshot(part), Descent(part.parameters(), options, runtime)
+    original, descent = snapshot(part), Descent(part.parameters(), training, runtime)
     with entrance.entered() as logits_of:
         with (
             only_trainable(model, names_in(model, part)),
-            training_mode(model, part, batch_norm=options.batch_norm),
+            training_mode(model, part, batch_norm=training.batch_norm),
         ):
-            for step in range(options.steps):
+            for step in range(training.steps):
                 rows = examples.batch(step)
                 with out_of_memory_explained(f"a probe's step on {BATCH} images", SMALLER_PROBE):
                     descent.step(

@@ -180,16 +180,16 @@ class Forward:
 
 
 def forward_from(
-    model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime
+    model: nn.Module, part: nn.Module, data: RepairData, training: Training, runtime: Runtime
 ) -> Forward:
     """A cache of what arrives at `part`, modules of `model` that alone will change; one that keeps
     nothing where none pays.
 
     The model may be changed inside `part` afterwards, also replaced there, but nowhere else.
     """
-    examples = Populations(data, options, runtime)
+    examples = Populations(data, training, runtime)
     nothing = Forward(model, examples, runtime)
-    if options.caching.cache == "never":
+    if training.caching.cache == "never":
         return nothing
     name, images = next(iter(examples.populations.items()))
     sample = examples.images(Sample(name, torch.arange(min(2, len(images))), None, None))
@@ -197,18 +197,18 @@ def forward_from(
     if found is None:
         return nothing
     place, layout, flops = found
-    if options.caching.cache_precision != "same":
+    if training.caching.cache_precision != "same":
         layout = replace(
             layout,
-            kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.caching.cache_precision],
+            kept={"bf16": torch.bfloat16, "fp16": torch.float16}[training.caching.cache_precision],
         )
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
     memory, disk = (
-        round(gib * GIB) for gib in (options.caching.cache_memory, options.caching.cache_disk)
+        round(gib * GIB) for gib in (training.caching.cache_memory, training.caching.cache_disk)
     )
-    wanted = {demand.name: demand for demand in demands(examples, data, options, costs)}
+    wanted = {demand.name: demand for demand in demands(examples, data, training, costs)}
     kept = worthwhile(
-        wanted.values(), costs, memory + disk, always=options.caching.cache == "always"
+        wanted.values(), costs, memory + disk, always=training.caching.cache == "always"
     )
     sizes = {
         (name, view): rows * costs.bytes
