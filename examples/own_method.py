@@ -20,7 +20,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.methods import named
 from timm_repair.methods.method import Outcome
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training import Training, tune
+from timm_repair.training import Job, Training, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class LastLayer:
     name: ClassVar[str] = "last layer"
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        job = Job(model, data, self.training, runtime)
         with runtime.stage("finetune"):  # what happens in here is timed for the report
-            history, notes = tune(model, model.get_classifier(), data, self.training, runtime)
+            history, notes = tune(job, model.get_classifier())
         return Outcome(model, history=history, notes=notes)
 
 

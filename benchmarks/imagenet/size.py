@@ -61,8 +61,9 @@ from timm_repair.models.tracing import trace
 from timm_repair.pipeline import case
 from timm_repair.pipeline.measuring import measure
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.populations import Populations
-from timm_repair.training.prefix import cache as cache_module
+from timm_repair.training.prefix import forward as forward_module
 from timm_repair.training.prefix.costs import Costs, demands, worthwhile
 
 RESULT = Path(__file__).parents[1] / "results" / "imagenet_size.json"
@@ -137,10 +138,8 @@ def whole_run(
 def preferring(block: str) -> Callable:
     """The default score, but the worst block is `block`."""
 
-    def score(
-        model: nn.Module, candidates: list, data: RepairData, runtime: Runtime
-    ) -> BlockScores:
-        found = rgn(model, candidates, data, runtime)
+    def score(job: Job, candidates: list) -> BlockScores:
+        found = rgn(job, candidates)
         return replace(
             found, suspiciousness={name: float(name == block) for name in found.suspiciousness}
         )
@@ -171,7 +170,7 @@ def count(block: str, views: int | None) -> dict:
     failures = made("failures", FAILURES, model, runtime)
     retained = made("retained", RETAINED, model)
     costs = costs_of(timm.create_model("resnet50"), block)
-    with mock.patch.object(cache_module, "Costs", lambda *_: costs):
+    with mock.patch.object(forward_module, "Costs", lambda *_: costs):
         data, passes = whole_run(
             model, failures, retained, runtime, score=preferring(block), views=views
         )

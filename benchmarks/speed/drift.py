@@ -27,7 +27,7 @@ from timm_repair.models.weights import part_of
 from timm_repair.pipeline import case
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import prefix_cache
+from timm_repair.training.prefix.forward import forward_from
 
 RESULT = Path(__file__).parents[1] / "results" / "drift.json"
 
@@ -43,7 +43,7 @@ def rows_of(name: str, pairs: list, runtime: Runtime) -> list[dict]:
     for block in (block for block in blocks(model) if block.repairable):
         found = {}
         for precision in ("same", "fp16", "bf16"):
-            cache = prefix_cache(
+            cache = forward_from(
                 model,
                 part_of(model, block),
                 data,

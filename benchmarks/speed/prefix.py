@@ -51,10 +51,11 @@ from timm_repair.runtime.batch_norms import sharded
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.losses import batch_losses
 from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
 from timm_repair.training.prefix.costs import BYTE_FLOPS, Costs
+from timm_repair.training.prefix.forward import Forward
 
 RESULT = Path(__file__).parents[1] / "results" / "prefix.json"
 # stages, and of DenseNet-121 two of the paper's blocks from its last third
@@ -78,6 +79,9 @@ class Case:
     data: RepairData
     options: Training
     runtime: Runtime
+
+    def job(self, model: nn.Module) -> Job:
+        return Job(model, self.data, self.options, self.runtime)
 
     def copy(self) -> nn.Module:
         return deepcopy(self.model).to(memory_format=torch.channels_last)
@@ -110,9 +114,7 @@ def make_case(name: str, batch_size: int, precision: str) -> Case:
     )
 
 
-def step_of(
-    case: Case, model: nn.Module, part: nn.Module, cache: PrefixCache | None
-) -> Callable[[], None]:
+def step_of(case: Case, model: nn.Module, part: nn.Module, forward: Forward) -> Callable[[], None]:
     """One step of fine-tuning `part`, on data that were read before. The model stays prepared for
     it, as within a loop of steps.
     """
@@ -126,7 +128,7 @@ def step_of(
     ):
         prepared.enter_context(each)
     # which would be undone if nobody held it
-    return lambda prepared=prepared: descent.step(batch_losses(batches, model, cache))
+    return lambda prepared=prepared: descent.step(batch_losses(batches, forward))
 
 
 def relaxed_in(case: Case, model: nn.Module, block: Block) -> RelaxedBlock:
@@ -146,11 +148,9 @@ def relaxed_in(case: Case, model: nn.Module, block: Block) -> RelaxedBlock:
 def pair_of(case: Case, block: Block) -> Callable[[], None]:
     """Two steps of a search, one for the architecture and one for the weights."""
     model = case.copy()
-    cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
+    forward = case.job(model).forward(part_of(model, block))
     relaxed = relaxed_in(case, model, block)
-    return lambda: search(
-        model, [relaxed], case.data, case.options, case.runtime, steps=2, cache=cache
-    )
+    return lambda: search(case.job(model), [relaxed], steps=2, forward=forward)
 
 
 def ratios(
@@ -175,12 +175,11 @@ def ratios(
 def measure_block(case: Case, block: Block, repeats: int) -> dict:
     models = [case.copy() for _ in range(3)]
     parts = [models[0], *(part_of(model, block) for model in models[1:])]
-    cache = prefix_cache(models[2], parts[2], case.data, case.options, case.runtime)
+    forwards = [case.job(model).forward() for model in models[:2]]
+    forwards.append(case.job(models[2]).forward(parts[2]))
     whole, plain, cached = (
         step_of(case, model, part, each)
-        for model, part, each in zip(
-            models, parts, (None, None, cache if cache.kept else None), strict=True
-        )
+        for model, part, each in zip(models, parts, forwards, strict=True)
     )
     return ratios(
         {"plain": plain, "cached": cached, "search_pair": pair_of(case, block)}, whole, repeats
@@ -200,7 +199,7 @@ def derived(case: Case, block: Block, measured: dict) -> dict:
     expects.
     """
     model, total = case.copy(), flops(case, case.model)
-    cache = prefix_cache(model, part_of(model, block), case.data, case.options, case.runtime)
+    cache = case.job(model).forward(part_of(model, block))
     calls = trace(case.model)
     prefix = Place.at(block.paths[0], calls).flops
     kept = torch.Size(cache.layout.shape).numel() * cache.layout.kept.itemsize if cache.kept else 0

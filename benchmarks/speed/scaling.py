@@ -29,6 +29,7 @@ from timm_repair.localization.localizing import localize
 from timm_repair.models.partition import blocks
 from timm_repair.models.weights import part_of
 from timm_repair.pipeline.case import versions
+from timm_repair.training.job import Job
 
 RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
 MODEL, BATCH_SIZE, STEPS = "resnet18" + CIFAR, 32, 3
@@ -62,7 +63,7 @@ def worker() -> None:
         step = step_of(case, model, part, None)
         works[name] = lambda step=step: [step() for _ in range(STEPS)]
     works["search, layer3"] = lambda: search(
-        searched, [relaxed], case.data, case.options, case.runtime, steps=STEPS
+        Job(searched, case.data, case.options, case.runtime), [relaxed], steps=STEPS
     )
     seconds = {}
     for name, work in works.items():

@@ -32,6 +32,7 @@ from timm_repair.pipeline import case
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import batch_loss
 from timm_repair.training.options import Training
@@ -104,9 +105,10 @@ def train_only(
     copy = deepcopy(model)
     batches = Batches(data, training, runtime, "epoch")
     descent = Descent(copy.parameters(), training, runtime)
+    forward = Job(copy, data, training, runtime).forward()
     with training_mode(copy, copy):
         fit(
-            lambda _: descent.step(batch_loss(batches, copy)),
+            lambda _: descent.step(batch_loss(batches, forward)),
             steps=training.steps,
             stage="epoch",
             runtime=runtime,

@@ -17,6 +17,7 @@ from timm_repair.models.partition import blocks
 from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 OPTIONS = Training(**BUDGET | {"steps": 20})
@@ -63,7 +64,7 @@ def watched(monkeypatch, classifier, data, runtime):
         k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")
     }
     modes = {name: m.training for name, m in classifier.named_modules()}
-    history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     return classifier, relaxed, seen, parts, outside, modes, history, trained
 
 
@@ -118,7 +119,7 @@ def test_nothing_outside_the_block_changes(watched):
 def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data, names=("layer1", "layer3"))
     before = {k: v.clone() for k, v in classifier.state_dict().items()}
-    history, trained = search(classifier, relaxed, data, OPTIONS, runtime, steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), relaxed, steps=STEPS)
     turns = [row.get("architecture", False) for row in history]
     assert len(history) == STEPS and trained == turns.count(False)
     assert history[-1]["edges"] == [len(each.alpha) for each in relaxed]
@@ -149,11 +150,8 @@ def test_same_seed_same_search(deployed, data, strategy):
         relaxed = relaxed_in(model, data, strategy)
         torch.manual_seed(seed)  # the search may depend on the runtime's seed alone
         search(
-            model,
+            Job(model, data, OPTIONS, Runtime(seed=0 if seed == 0 else 5, progress=False)),
             [relaxed],
-            data,
-            OPTIONS,
-            Runtime(seed=0 if seed == 0 else 5, progress=False),
             steps=5,
         )
         results.append({k: v.clone() for k, v in model.state_dict().items()})
@@ -163,9 +161,9 @@ def test_same_seed_same_search(deployed, data, strategy):
 
 def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data)
-    history, trained = search(classifier, [relaxed], data, OPTIONS, runtime, steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
         OPTIONS.learning_rate
     )
-    assert search(classifier, [relaxed], data, OPTIONS, runtime, steps=0) == ([], 0)
+    assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0)

@@ -307,7 +307,7 @@ def test_own_method_scorer_and_strategy(classifier, given):
         report.method == "nudge" and report.notes == ("nudged",) and report.options["size"] == 3.0
     )
 
-    def narrowest(model, blocks, data, runtime):
+    def narrowest(job, blocks):
         return {b.name: 1 / b.num_params for b in blocks}
 
     @dataclasses.dataclass(frozen=True)
@@ -498,10 +498,12 @@ def test_blocks_searched_together_are_saved_and_loaded(
 def test_each_block_keeps_the_raw_architecture_if_that_is_better(
     kept, classifier, given, monkeypatch
 ):
-    def objective(model, data, runtime, cache):
+    def objective(forward, data):
         """Higher for the wanted choice, block by block."""
         added = {
-            name.partition(".")[0] for name, _ in model.named_parameters() if ".gains." in name
+            name.partition(".")[0]
+            for name, _ in forward.model.named_parameters()
+            if ".gains." in name
         }
         return float(sum((block in added) == (block not in kept) for block in ("layer1", "layer3")))
 

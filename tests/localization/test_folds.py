@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from timm_repair.localization.folds import FOLDS, agreed_norm, folded_gradients, jackknife
 from timm_repair.localization.scorers.gain import gain
 from timm_repair.models.partition import blocks
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 
@@ -52,9 +53,7 @@ def test_the_gain_is_what_a_small_step_does_to_the_loss_of_other_failures(failin
     model, examples = failing
     rate = 1e-4
     training = Training(learning_rate=rate, wrong_class_weight=1.0)
-    found = gain(
-        model, blocks(model), repair_data(model, examples, None), quiet(), training=training
-    )
+    found = gain(Job(model, repair_data(model, examples, None), training, quiet()), blocks(model))
     block = next(block for block in blocks(model) if block.name == "layer2")
     parts = [
         mean_gradient(model, examples[part::FOLDS], block.parameters, F.cross_entropy)
@@ -106,11 +105,8 @@ def test_noise_counts_for_nothing():
 def test_few_failures(failing, count):
     model, examples = failing
     found = gain(
-        model,
+        Job(model, repair_data(model, examples[:count], None), Training(), quiet()),
         blocks(model)[1:3],
-        repair_data(model, examples[:count], None),
-        quiet(),
-        training=Training(),
     )
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
     assert set(found.errors.values()) == {0.0} or count == 3

@@ -200,16 +200,14 @@ def test_without_retained_examples_the_spectrum_says_that_it_is_blind(faulty):
 
 def test_own_scorers(faulty):
     model, data = faulty
-    own = run(
-        model, data, lambda model, blocks, data, runtime: {b.name: b.num_params for b in blocks}
-    )
+    own = run(model, data, lambda job, blocks: {b.name: b.num_params for b in blocks})
     assert own.worst == "layer4"
     with pytest.raises(OptionError, match="one number for each of layer1"):
         run(model, data, lambda *_: {"layer1": 1.0})
 
-    def told(model, blocks, data, runtime, training):
+    def told(job, blocks):
         return {
-            block.name: training.optimizing.learning_rate * block.num_params for block in blocks
+            block.name: job.training.optimizing.learning_rate * block.num_params for block in blocks
         }
 
     one, other = (

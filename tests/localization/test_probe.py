@@ -15,6 +15,7 @@ from timm_repair.localization.scorers import probing
 from timm_repair.localization.scorers.probing import probe
 from timm_repair.models.entering import entrances
 from timm_repair.models.partition import blocks
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 
@@ -36,14 +37,10 @@ def test_a_block_that_cannot_learn_brings_nothing(case):
     """
     model, data = case
     idle = probe(
-        model,
-        body(model),
-        data,
-        quiet(),
-        training=Training(learning_rate=1e-12, batch_norm="frozen"),
+        Job(model, data, Training(learning_rate=1e-12, batch_norm="frozen"), quiet()), body(model)
     )
     assert list(idle.gains.values()) == pytest.approx([0.0] * len(idle.gains), abs=1e-6)
-    active = probe(model, body(model), data, quiet(), training=Training())
+    active = probe(Job(model, data, Training(), quiet()), body(model))
     assert max(active.gains.values()) > 0.01
 
 
@@ -52,9 +49,9 @@ def test_the_gain_is_that_of_the_repaired_model_on_unseen_failures(case, monkeyp
     is entered late or not.
     """
     model, data = case
-    entered = probe(model, body(model), data, quiet(), training=Training())
+    entered = probe(Job(model, data, Training(), quiet()), body(model))
     monkeypatch.setattr(probing, "entrances", partial(entrances, budget=0))
-    whole = probe(model, body(model), data, quiet(), training=Training())
+    whole = probe(Job(model, data, Training(), quiet()), body(model))
     assert entered.gains == pytest.approx(whole.gains, rel=1e-4)
     assert entered.suspiciousness == pytest.approx(whole.suspiciousness, rel=1e-4)
 
@@ -80,7 +77,7 @@ def test_training_and_judging_examples_are_disjoint(case):
 def test_many_blocks_are_sifted_first(case, monkeypatch):
     model, data = case
     monkeypatch.setattr(probing, "WIDTH", 2)
-    found = probe(model, body(model), data, quiet(), training=Training())
+    found = probe(Job(model, data, Training(), quiet()), body(model))
     assert len(found.details["tried"]) == 2
     assert max(found.suspiciousness, key=found.suspiciousness.get) in found.details["tried"]
     untried = [
@@ -106,14 +103,14 @@ def test_few_failures_and_no_retained_examples(case, count):
         data.failing.subset(range(count)), None, {}, {}, data.preprocessing, 10, None, None, {}
     )
     with unchanged(model):
-        found = probe(model, body(model), few, quiet(), training=Training())
+        found = probe(Job(model, few, Training(), quiet()), body(model))
     assert all(torch.tensor(list(found.suspiciousness.values())).isfinite())
 
 
 def test_planted_fault():
     """The last stage is mostly dead: no other stage can make up for it as well in a few steps."""
     model, data = digits.with_fault("layer4")
-    scores = probe(model, body(model), data, quiet(), training=Training()).suspiciousness
+    scores = probe(Job(model, data, Training(), quiet()), body(model)).suspiciousness
     assert max(scores, key=scores.get) == "layer4"
     # The ratio is 2.8, and 2.7 with weights disturbed by 0.1 % or rounded to bfloat16.
     best, second, *_ = sorted(scores.values(), reverse=True)

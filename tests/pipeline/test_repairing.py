@@ -175,8 +175,8 @@ def test_half_precision(deployed, failures, pictures, monkeypatch):
 def test_the_training_options_reach_a_scorer_that_asks_for_them(deployed, failures):
     seen = []
 
-    def curious(model, blocks, data, runtime, *, training):
-        seen.append(training.steps)
+    def curious(job, blocks):
+        seen.append(job.training.steps)
         return {block.name: 0.0 for block in blocks}
 
     assert localize(deployed, failures, score=curious, steps=8, progress=False).scorer == "curious"

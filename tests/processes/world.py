@@ -37,6 +37,7 @@ from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import anchor_penalty, batch_losses
 from timm_repair.training.options import Training
@@ -93,12 +94,14 @@ def trained(
     """The whole of `model` after so many steps without any choosing, and the history."""
     options = Training(**PLAIN | options)
     batches, parameters = Batches(data, options, runtime, "test"), dict(model.named_parameters())
+    forward = Job(model, data, options, runtime).forward()
     origin = {name: p.detach().clone() for name, p in parameters.items()}
     descent = Descent(parameters.values(), options, runtime)
 
     def step(_: int) -> dict:
         return descent.step(
-            batch_losses(batches, model), anchor_penalty(parameters, origin, options.anchor or 0.0)
+            batch_losses(batches, forward),
+            anchor_penalty(parameters, origin, options.anchor or 0.0),
         )
 
     with training_mode(model, model), sharded(model, runtime, "test"):
@@ -117,7 +120,7 @@ def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
         raw, skeleton_of(raw, block.in_shape), strategy, runtime.generator("architecture")
     )
     swap(model, block, relaxed)
-    history, _ = search(model, [relaxed], data, Training(**PLAIN), runtime, steps=STEPS)
+    history, _ = search(Job(model, data, Training(**PLAIN), runtime), [relaxed], steps=STEPS)
     return {
         "state": relaxed.state_dict(),
         "history": history,
@@ -178,7 +181,7 @@ def found_in(folder: Path) -> dict:
     found["dropout"], _ = trained(model(drop_rate=0.3), data, runtime, 2)
     found["random"] = torch.get_rng_state()
     renewed = model()
-    recalibrate(renewed, renewed, data, Training(**PLAIN), runtime, batches=3)
+    recalibrate(Job(renewed, data, Training(**PLAIN), runtime), renewed, batches=3)
     found["recalibrated"] = renewed.state_dict()
 
     for name, options in REPAIRS.items():

@@ -22,8 +22,7 @@ from timm_repair.models.weights import part_of
 from timm_repair.training.batches import Batches
 from timm_repair.training.options import Training
 from timm_repair.training.populations import SELECTION, Populations, Sample
-from timm_repair.training.prefix import cache as cache_module
-from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.prefix import forward as forward_module
 from timm_repair.training.prefix.costs import (
     BYTE_FLOPS,
     LEAST_GAIN,
@@ -32,6 +31,7 @@ from timm_repair.training.prefix.costs import (
     demands,
     worthwhile,
 )
+from timm_repair.training.prefix.forward import Forward, forward_from
 from timm_repair.training.prefix.room import Room
 
 FAMILIES = {
@@ -69,8 +69,8 @@ def last_block(model: nn.Module):
     return [block for block in blocks(model) if block.repairable][-1]
 
 
-def cached(model, data, runtime, block=None, **given) -> PrefixCache:
-    return prefix_cache(
+def cached(model, data, runtime, block=None, **given) -> Forward:
+    return forward_from(
         model, part_of(model, block or last_block(model)), data, options(**given), runtime
     )
 
@@ -296,13 +296,13 @@ def test_gain_is_a_share_of_the_whole_run():
 
 def test_a_repair_reads_what_it_is_said_to_read(data, monkeypatch):
     reads, model, runtime = {}, planted.network(), quiet()
-    arrived = PrefixCache.arrived
+    arrived = Forward.arrived
 
     def counted(self, part: Sample):
         reads[part.name] = reads.get(part.name, 0) + len(part.rows)
         return arrived(self, part)
 
-    monkeypatch.setattr(PrefixCache, "arrived", counted)
+    monkeypatch.setattr(Forward, "arrived", counted)
     chosen = options(steps=12, evaluations=3)
     method = replace(named("finetune", level="block", block="layer4"), training=chosen)
     method.repair(model, data, runtime)
@@ -330,15 +330,15 @@ def test_it_can_be_switched_off(data, given):
 
 def test_the_whole_network_has_no_prefix(data):
     model = planted.network()
-    assert not prefix_cache(model, model, data, options(), quiet()).kept
-    assert not prefix_cache(model, model.conv1, data, options(), quiet()).kept
+    assert not forward_from(model, model, data, options(), quiet()).kept
+    assert not forward_from(model, model.conv1, data, options(), quiet()).kept
 
 
 def test_a_layer_beside_a_shortcut_is_entered_with_its_unit(data):
     model = planted.network()
-    cache = prefix_cache(model, model.layer3[0].conv2, data, options(), quiet())
+    cache = forward_from(model, model.layer3[0].conv2, data, options(), quiet())
     assert cache.place.path == "layer3.0"
-    head = prefix_cache(model, model.get_classifier(), data, options(), quiet())
+    head = forward_from(model, model.get_classifier(), data, options(), quiet())
     assert head.place.path == "fc" and len(head.layout.shape) == 1
 
 
@@ -403,7 +403,7 @@ class Together(Asserting):
 )
 def test_models_that_cannot_be_entered_are_run_from_the_images(data, kind, path):
     model, runtime = kind().eval(), quiet()
-    cache = prefix_cache(model, model.get_submodule(path), data, options(), runtime)
+    cache = forward_from(model, model.get_submodule(path), data, options(), runtime)
     supply = Batches(data, options(), runtime, "test")
     batch = supply.take(cache.keeps)
     assert not cache.kept
@@ -426,9 +426,9 @@ class Tied(nn.Module):
 
 def test_weights_that_come_before_the_part_too_are_not_cached(data):
     model = Tied().eval()
-    assert not prefix_cache(model, model.second, data, options(), quiet()).kept
+    assert not forward_from(model, model.second, data, options(), quiet()).kept
     model.second.weight = nn.Parameter(torch.ones(1, 1, 3, 3))
-    assert prefix_cache(model, model.second, data, options(), quiet()).kept
+    assert forward_from(model, model.second, data, options(), quiet()).kept
 
 
 def test_room_is_given_first_come_first_served_by_plan_not_by_request():
@@ -453,7 +453,7 @@ def test_a_view_is_filled_in_the_same_batches_whoever_asks(data, monkeypatch):
         sizes.append(len(batches[0]))
         return arriving(model, places, batches)
 
-    monkeypatch.setattr(cache_module, "arriving", noted)
+    monkeypatch.setattr(forward_module, "arriving", noted)
     for batch_size in (4, 16):
         model, runtime = planted.network(), quiet()
         batch = Batches(data, options(batch_size=batch_size), runtime, "test").take()

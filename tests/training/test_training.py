@@ -18,10 +18,12 @@ from timm_repair.models.temporary import training_mode
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.losses import batch_loss, batch_losses
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
+from timm_repair.training.prefix.forward import Forward
 
 PLAIN = Training(**BUDGET)
 
@@ -33,6 +35,11 @@ def batches(data, runtime, *, retained=True, purpose="test", **options) -> Batch
         runtime,
         purpose,
     )
+
+
+def plain(model, data, runtime) -> Forward:
+    """The model's answers from the images."""
+    return Job(model, data, PLAIN, runtime).forward()
 
 
 # ---- batches
@@ -97,7 +104,9 @@ def test_purposes_draw_independently(data, runtime):
 @pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
 def test_the_loss_by_hand(deployed, data, runtime, weight):
     with torch.no_grad():
-        found = batch_loss(batches(data, runtime, wrong_class_weight=weight), deployed).item()
+        found = batch_loss(
+            batches(data, runtime, wrong_class_weight=weight), plain(deployed, data, runtime)
+        ).item()
         images, labels, answers = batches(data, runtime).draw()
         logits = deployed(images).double().tolist()
     expected = 0.0
@@ -116,7 +125,7 @@ def test_weight_0_gives_the_wrong_class_no_gradient(classifier, data, runtime):
     )
     supply = batches(data, runtime, wrong_class_weight=0.0, failing_share=1.0)
     answers = batches(data, runtime, failing_share=1.0).draw()[2]
-    batch_loss(supply, classifier).backward()
+    batch_loss(supply, plain(classifier, data, runtime)).backward()
     gradient = logits["kept"].grad
     assert gradient.isfinite().all() and gradient.any()
     assert (gradient[torch.arange(len(answers)), answers].abs() < 1e-12).all()
@@ -139,7 +148,7 @@ def test_accumulated_gradients_are_those_of_the_batch(
         model = copy.deepcopy(deployed).eval()
         model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
         descent = Descent(model.parameters(), PLAIN, runtime)
-        row = descent.step(batch_losses(batches(data, runtime), model))
+        row = descent.step(batch_losses(batches(data, runtime), plain(model, data, runtime)))
         found.append((row["loss"], [parameter.grad.clone() for parameter in model.parameters()]))
     (loss, gradients), (sum_of_losses, accumulated) = found
     assert (
@@ -304,14 +313,13 @@ def test_selection_weighs_failures_by_how_often_they_happen(classifier, data, ru
         )
         share[name] = (expected == labels).double().mean().item()
     assert share["failing"] == (0 if answer is None else 0.5) != share["retained"] > 0
+    forward = plain(classifier, data, runtime)
     for rate in (0.0, 0.3, 1.0):
         expected = rate * share["failing"] + (1 - rate) * share["retained"]
-        found = objective(classifier, replace(data, error_rate=rate), runtime)
+        found = objective(forward, replace(data, error_rate=rate))
         least = expected - 0.5 / min(map(len, data.selection.values()))
         assert least < found <= expected, "less than half an example for the loss"
-    unknown, half = (
-        objective(classifier, replace(data, error_rate=rate), runtime) for rate in (None, 0.5)
-    )
+    unknown, half = (objective(forward, replace(data, error_rate=rate)) for rate in (None, 0.5))
     assert unknown == half
 
 

@@ -24,10 +24,10 @@ from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent, gradient_step
 from timm_repair.training.history import Row
+from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
-from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import PrefixCache
+from timm_repair.training.prefix.forward import Forward
 
 ARCHITECTURE_SHARE = 0.2  # of the repair data
 # how far α can move in a search when the strategy leaves its learning rate open; PC-DARTS's own on
@@ -36,28 +36,27 @@ ALPHA_REACH = 2.0
 
 
 def search(
-    model: nn.Module,
+    job: Job,
     relaxed: Sequence[RelaxedBlock],
-    data: RepairData,
-    options: Training,
-    runtime: Runtime,
     *,
     steps: int,
-    cache: PrefixCache | None = None,
+    forward: Forward | None = None,
 ) -> tuple[list[Row], int]:
-    """Train the blocks in `relaxed`, which are in place in `model`, for `steps` steps in all;
-    nothing else in the model changes.
+    """Train the blocks in `relaxed`, which are in place in the job's model, for `steps` steps in
+    all; nothing else in the model changes.
 
     Args:
         relaxed: blocks of one strategy.
-        cache: of what arrives at the first of them; None runs the model from the images.
+        forward: the model's answers while only these change; None runs it from the images.
 
     Returns:
         The history, and how many of the steps trained weights. The history's last row has α, the
         edges of one block after those of the other, and under "edges" how many each block has.
     """
+    model, data, training, runtime = job.model, job.data, job.training, job.runtime
+    forward = forward or job.forward()
     for_weights, for_architecture = (
-        Batches(data, options, runtime, f"search {purpose}", rows)
+        Batches(data, training, runtime, f"search {purpose}", rows)
         for purpose, rows in _parts(data, runtime).items()
     )
     strategy = relaxed[0].strategy
@@ -72,18 +71,18 @@ def search(
     arch_steps = sum(turns)
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
-    descent = Descent(trained, options, runtime, fresh=fresh, total=options.steps - arch_steps)
+    descent = Descent(trained, training, runtime, fresh=fresh, total=training.steps - arch_steps)
 
-    anchor = anchor_strength(options, data)
+    anchor = anchor_strength(training, data)
     weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
     origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
 
     def step(i: int) -> Row:
         for each in relaxed:
             each.progress = i / max(steps - 1, 1)
-        with out_of_memory_explained(f"batch_size={options.batch_size}"):
+        with out_of_memory_explained(f"batch_size={training.batch_size}"):
             batches = for_architecture if turns[i] else for_weights
-            losses = batch_losses(batches, model, cache)
+            losses = batch_losses(batches, forward)
             if not turns[i]:
                 return descent.step(losses, anchor_penalty(weights, origin, anchor))
             return {
@@ -93,7 +92,7 @@ def search(
             }
 
     part = nn.ModuleList(relaxed)
-    trains = training_mode(model, part, batch_norm=options.batch_norm)
+    trains = training_mode(model, part, batch_norm=training.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, "search"):
         state = {
             "part": part,

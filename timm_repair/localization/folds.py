@@ -19,8 +19,8 @@ from timm_repair.models.block import Block
 from timm_repair.models.temporary import evaluating_on, only_trainable
 from timm_repair.runtime.processes import all_processes, share_of
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.losses import repair_loss
-from timm_repair.training.options import Training
 
 FOLDS = 4
 
@@ -168,35 +168,21 @@ def rgn_scores(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients
     return BlockScores(scores, layers=layers, layer_scores=whole, errors=errors)
 
 
-def gain_and_rgn(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    training: Training,
-) -> tuple[BlockScores, BlockScores]:
+def gain_and_rgn(job: Job, blocks: Sequence[Block]) -> tuple[BlockScores, BlockScores]:
     """Both scores from one pass over the failures, with the loss that repairs train with."""
-    found = all_gradients(model, blocks, data, runtime, training)
-    return gain_scores(model, blocks, found, training.optimizing.learning_rate), rgn_scores(
-        model, blocks, found
-    )
+    found, rate = all_gradients(job, blocks), job.training.optimizing.learning_rate
+    return gain_scores(job.model, blocks, found, rate), rgn_scores(job.model, blocks, found)
 
 
-def all_gradients(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    training: Training,
-) -> FoldedGradients:
+def all_gradients(job: Job, blocks: Sequence[Block]) -> FoldedGradients:
     """Gradients of all parameters of the blocks, of the loss that repairs train with."""
     names = [name for block in blocks for name in block.parameters]
     return folded_gradients(
-        model,
+        job.model,
         names,
-        data,
-        runtime,
-        wrong_class_weight=training.wrong_class_weight_for(data.num_classes),
+        job.data,
+        job.runtime,
+        wrong_class_weight=job.training.wrong_class_weight_for(job.data.num_classes),
     )
 
 

@@ -1,7 +1,6 @@
 """localize(): score the blocks of a model by how suspicious they are. Scores are in scorers/."""
 
 from collections.abc import Sequence
-from inspect import signature
 from math import isfinite
 
 from torch import nn
@@ -16,6 +15,7 @@ from timm_repair.models.block import Block
 from timm_repair.options import by_name
 from timm_repair.runtime.processes import agreed
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 DEFAULT_SCORER = "rgn"
@@ -41,8 +41,8 @@ def localize(
         model: the model that fails.
         blocks: from `partition.blocks` on this model.
         data: its `failing` examples, and for the spectrum a sample of its `retained` ones.
-        score: a name from `SCORERS`, a `NeuronScorer`, or any function (model, blocks, data,
-            runtime) -> {block name: number}.
+        score: a name from `SCORERS`, a `NeuronScorer`, or any function (job, blocks) ->
+            {block name: number}.
         top: how many neurons of the network count as vulnerable (the paper's figures use 50).
         threshold: ε instead: neurons with a score above it are vulnerable.
         max_passing: retained examples to read at most; None reads twice as many as there are
@@ -76,14 +76,8 @@ def localize(
             name, scorer, model, candidates, data, runtime, top, threshold, max_passing
         )
     else:
-        options = (
-            {"training": training or Training()}
-            if "training" in signature(scorer).parameters
-            else {}
-        )
-        scores = require_scores(
-            scorer(model, candidates, data, runtime, **options), candidates, name
-        )
+        job = Job(model, data, training or Training(), runtime)
+        scores = require_scores(scorer(job, candidates), candidates, name)
         found = Localization(
             name,
             scores.suspiciousness,

@@ -1,5 +1,5 @@
-"""What a score is: a `NeuronScorer`, or a function of model, blocks, data and runtime; and what
-comes out, `BlockScores`.
+"""What a score is: a `NeuronScorer`, or a function of a job and its blocks; and what comes
+out, `BlockScores`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from torch import Tensor
 from timm_repair.errors import OptionError
 from timm_repair.localization.sweep import Evidence
 from timm_repair.models.block import Block
+from timm_repair.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,8 @@ class NeuronScorer:
     of_block: str = "count"
 
 
-# (model, blocks, data, runtime) -> scores; one with a parameter `training` gets the options that
-# the repair will train with
-BlockScorer = Callable[..., BlockScores | dict[str, float]]
+# yours have the same signature as ours; the job's training is what the repair will train with
+BlockScorer = Callable[[Job, Sequence[Block]], BlockScores | dict[str, float]]
 
 
 def require_scores(

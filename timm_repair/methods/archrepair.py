@@ -28,9 +28,10 @@ from timm_repair.models.surgery import extract, restore, swap
 from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.prefix.forward import Forward
 from timm_repair.training.recalibration import recalibrate
 from timm_repair.training.tuning import tune
 
@@ -78,10 +79,11 @@ class ArchRepair:
             raise OptionError(f"search_share is a share between 0 and 1, got {self.search_share}")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        job = Job(model, data, self.training, runtime)
         training, strategy = self.training, strategies.named(self.strategy)
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
-        cache = prefix_cache(model, part_of(model, *chosen), data, training, runtime)
+        forward = job.forward(part_of(model, *chosen))
         sites = [self._open(model, block, strategy) for block in chosen]
 
         history, trained, notes = [], 0, ()
@@ -94,12 +96,8 @@ class ArchRepair:
             _place(sites, relaxed)
             with runtime.stage("search"):
                 steps = round(self.search_share * training.steps)
-                history, trained = search(
-                    model, relaxed, data, training, runtime, steps=steps, cache=cache
-                )
-                notes = _install_best(
-                    model, sites, relaxed, data, training, runtime, self.recalibration, cache
-                )
+                history, trained = search(job, relaxed, steps=steps, forward=forward)
+                notes = _install_best(job, sites, relaxed, self.recalibration, forward)
         else:
             for index, site in enumerate(sites):
                 raw = replace(site.skeleton, edges=())
@@ -114,16 +112,13 @@ class ArchRepair:
         fresh = [p for cell in cells for p in added_parameters(cell)]
         with runtime.stage("finetune"):
             rows, more = tune(
-                model,
+                job,
                 cells,
-                data,
-                training,
-                runtime,
                 first=trained,
                 total=training.steps - (len(history) - trained),
                 original=_original_state(sites),
                 fresh=fresh,
-                cache=cache,
+                forward=forward,
             )
         for site, cell in zip(sites, cells, strict=True):
             if not cell.genotype.edges:  # nothing was added: give back the plain block
@@ -173,14 +168,11 @@ def _place(sites: Sequence[_Site], modules: Iterable[nn.Module]) -> None:
 
 
 def _install_best(
-    model: nn.Module,
+    job: Job,
     sites: Sequence[_Site],
     relaxed: Sequence[RelaxedBlock],
-    data: RepairData,
-    training: Training,
-    runtime: Runtime,
     batches: int,
-    cache: PrefixCache,
+    forward: Forward,
 ) -> tuple[str, ...]:
     """Put the discretized blocks in place; block by block, the raw one with its searched weights if
     the selection split prefers that.
@@ -189,14 +181,14 @@ def _install_best(
 
     def measured(genotypes: Sequence[Genotype]) -> tuple[float, list[Cell]]:
         cells = [
-            build(genotype, each.cell.unwrapped()).to(runtime.device)
+            build(genotype, each.cell.unwrapped()).to(job.runtime.device)
             for genotype, each in zip(genotypes, relaxed, strict=True)
         ]
         for cell, each, final in zip(cells, relaxed, weights, strict=True):
             inherit(cell, each, final)
         _place(sites, cells)
-        recalibrate(model, nn.ModuleList(cells), data, training, runtime, batches=batches)
-        return objective(model, data, runtime, cache), cells
+        recalibrate(job, nn.ModuleList(cells), batches=batches)
+        return objective(forward, job.data), cells
 
     genotypes = [discretize(each) for each in relaxed]
     best, cells = measured(genotypes)

@@ -14,6 +14,7 @@ from timm_repair.models.weights import snapshot
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.interpolation import interpolate
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 from timm_repair.training.recalibration import batch_norms, recalibrate
 
@@ -40,11 +41,11 @@ class BnRecalibration:
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         if not batch_norms(model):
             return Outcome(model, notes=("the model has no batch norm: nothing to recalibrate",))
-        original = snapshot(model)
+        job, original = Job(model, data, self.training, runtime), snapshot(model)
         with runtime.stage("recalibrate"):
             batches = self.batches or max(self.training.steps // 10, 1)
-            recalibrate(model, model, data, self.training, runtime, batches=batches)
-            share = interpolate(model, model, original, data, runtime)
+            recalibrate(job, model, batches=batches)
+            share = interpolate(job, model, original)
         return Outcome(
             model,
             notes=(

@@ -14,6 +14,7 @@ from timm_repair.methods.method import Outcome
 from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 from timm_repair.training.tuning import tune
 
@@ -48,6 +49,7 @@ class FineTune:
             raise OptionError(f"{given} needs level='block' or level='layer'")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        job = Job(model, data, self.training, runtime)
         found, chosen, localization, part = (), (), None, model
         if self.level != "network":
             target = (
@@ -57,5 +59,5 @@ class FineTune:
                 found, chosen, localization = target.choose(model, data, self.training, runtime)
             part = part_of(model, *chosen)
         with runtime.stage("finetune"):
-            history, notes = tune(model, part, data, self.training, runtime)
+            history, notes = tune(job, part)
         return Outcome(model, found, chosen, localization, history=history, notes=notes)

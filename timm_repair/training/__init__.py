@@ -6,6 +6,7 @@ For methods, yours too, this package promises the names below:
 - interpolation.py (`interpolate`): goes a share of the way from the original weights (WiSE-FT).
 - objective.py (`objective`): what selection maximizes.
 - options.py (`Training`): the options that all of them share.
+- job.py (`Job`): model, data, training and runtime, which all of them take.
 
 For a step of your own:
 - loop.py (`fit`): the only loop; `Monitor` keeps the best state, checkpoints make it resumable.
@@ -18,6 +19,7 @@ For a step of your own:
 """
 
 from timm_repair.training.interpolation import interpolate as interpolate
+from timm_repair.training.job import Job as Job
 from timm_repair.training.objective import objective as objective
 from timm_repair.training.options import Training as Training
 from timm_repair.training.recalibration import recalibrate as recalibrate

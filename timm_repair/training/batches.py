@@ -74,8 +74,8 @@ class Batch:
 
 
 class Batches:
-    """An endless supply of augmented batches, `options.failing_share` of each failures and the rest
-    retained examples.
+    """An endless supply of augmented batches, `training.failing_share` of each failures and the
+    rest retained examples.
 
     Each population is gone through in a fresh random order again and again. All processes draw the
     same global batch and keep their part of it, so the result does not depend on how many there
@@ -89,17 +89,17 @@ class Batches:
     def __init__(
         self,
         data: RepairData,
-        options: Training,
+        training: Training,
         runtime: Runtime,
         purpose: str,
         rows: Mapping[str, Tensor] | None = None,
     ):
-        require_shares(options.batch_size, runtime.accelerator)
-        self.options = options
+        require_shares(training.batch_size, runtime.accelerator)
+        self.training = training
         self.runtime = runtime
-        self.examples = Populations(data, options, runtime)
+        self.examples = Populations(data, training, runtime)
         self.generator = runtime.generator(purpose)
-        self.wrong_class_weight = options.wrong_class_weight_for(data.num_classes)
+        self.wrong_class_weight = training.wrong_class_weight_for(data.num_classes)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
             raise OptionError(
                 "with two classes wrong_class_weight=0 leaves failures nothing to teach: set it"
@@ -108,7 +108,7 @@ class Batches:
         # the next batch, and the state before it was drawn
         self._ahead: tuple[dict, Batch] | None = None
         self.supplies = []
-        for name, count in counts(options, data).items():
+        for name, count in counts(training, data).items():
             if count:
                 these = (
                     torch.arange(len(self.examples.populations[name]))
@@ -139,7 +139,7 @@ class Batches:
         decoded.
 
         Args:
-            keeps: which examples of a sample need no image, (n,) bool; see `PrefixCache.keeps`.
+            keeps: which examples of a sample need no image, (n,) bool; see `Forward.keeps`.
         """
         batch = self._next() if self._ahead is None else self._ahead[1]
         self._ahead = self._state(), self._next()
@@ -178,7 +178,7 @@ class Batches:
                 self.examples.view(name, these[places], rounds % self.examples.views)
                 for name, these, places, rounds in taken
             ]
-        examples, count = self.examples, self.options.batch_size
+        examples, count = self.examples, self.training.batch_size
         drawn = examples.augmentation.draw(count, examples.size, self.generator)
         stop, parts = 0, []
         for name, these, places, _ in taken:
@@ -194,12 +194,12 @@ class Batches:
         return self.examples.images(*batch.parts), batch.labels, batch.answers
 
 
-def counts(options: Training, data: RepairData) -> dict[str, int]:
+def counts(training: Training, data: RepairData) -> dict[str, int]:
     """How many examples of each population a batch has, over all processes."""
     if data.retained is None:
-        return {"failing": options.batch_size}
-    failing = round(options.failing_share * options.batch_size)
-    if 0 < options.failing_share < 1 < options.batch_size:
+        return {"failing": training.batch_size}
+    failing = round(training.failing_share * training.batch_size)
+    if 0 < training.failing_share < 1 < training.batch_size:
         # rounding must not silence either population
-        failing = min(max(failing, 1), options.batch_size - 1)
-    return {"failing": failing, "retained": options.batch_size - failing}
+        failing = min(max(failing, 1), training.batch_size - 1)
+    return {"failing": failing, "retained": training.batch_size - failing}

@@ -32,15 +32,15 @@ class Descent:
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        options: Training,
+        training: Training,
         runtime: Runtime,
         *,
         fresh: Iterable[nn.Parameter] = (),
         first: int = 0,
         total: int | None = None,
     ):
-        self.parameters, self.options, self.runtime = list(parameters), options, runtime
-        self.done, self.total = first, total or options.steps
+        self.parameters, self.training, self.runtime = list(parameters), training, runtime
+        self.done, self.total = first, total or training.steps
         new = {id(p) for p in fresh}
         groups = [
             {
@@ -49,25 +49,25 @@ class Descent:
                     for p in self.parameters
                     if (p.ndim > 1) == decays and (id(p) in new) == is_new
                 ],
-                "weight_decay": options.optimizing.weight_decay if decays else 0.0,
-                "factor": options.optimizing.fresh_rate if is_new else 1.0,
+                "weight_decay": training.optimizing.weight_decay if decays else 0.0,
+                "factor": training.optimizing.fresh_rate if is_new else 1.0,
             }
             for decays in (True, False)
             for is_new in (True, False)
         ]
         optimizer = torch.optim.SGD(
             [g for g in groups if g["params"]],
-            lr=options.optimizing.learning_rate,
-            momentum=options.optimizing.momentum,
+            lr=training.optimizing.learning_rate,
+            momentum=training.optimizing.momentum,
         )
         self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
 
     @property
     def learning_rate(self) -> float:
-        warm = max(round(self.options.optimizing.warmup * self.total), 1)
+        warm = max(round(self.training.optimizing.warmup * self.total), 1)
         rise = min((self.done + 1) / warm, 1.0)
         fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
-        return self.options.optimizing.learning_rate * rise * fall
+        return self.training.optimizing.learning_rate * rise * fall
 
     def state_dict(self) -> dict:
         """Momentum and place in the schedule, for `load_state_dict`."""
@@ -86,7 +86,11 @@ class Descent:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         value = gradient_step(
-            self.optimizer, self.parameters, losses, self.runtime, clip=self.options.optimizing.clip
+            self.optimizer,
+            self.parameters,
+            losses,
+            self.runtime,
+            clip=self.training.optimizing.clip,
         )
         self.done += 1
         return {"loss": value, "lr": rate}

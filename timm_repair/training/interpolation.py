@@ -2,22 +2,19 @@
 
 from torch import Tensor, nn
 
-from timm_repair.data.repair_data import RepairData
 from timm_repair.models.weights import between, snapshot
-from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.objective import objective
 from timm_repair.training.options import INTERPOLATIONS
-from timm_repair.training.prefix.cache import PrefixCache
+from timm_repair.training.prefix.forward import Forward
 
 
 def interpolate(
-    model: nn.Module,
+    job: Job,
     part: nn.Module,
     original: dict[str, Tensor],
-    data: RepairData,
-    runtime: Runtime,
     reached: float | None = None,
-    cache: PrefixCache | None = None,
+    forward: Forward | None = None,
 ) -> float:
     """WiSE-FT: put `part` at θ_original + a · (θ - θ_original) for the a that the selection split
     prefers; returns a.
@@ -28,16 +25,17 @@ def interpolate(
 
     Args:
         reached: the objective at a = 1, if it is known.
+        forward: the model's answers while only `part` changes; None makes it.
     """
-    repaired = snapshot(part)
+    repaired, forward = snapshot(part), forward or job.forward(part)
     values = {} if reached is None else {1.0: reached}
     for share in {0.0, *INTERPOLATIONS, 1.0} - values.keys():
         part.load_state_dict(between(original, repaired, share))
-        values[share] = objective(model, data, runtime, cache)
+        values[share] = objective(forward, job.data)
     best = max(values.values())
-    if data.retained is None:
+    if job.data.retained is None:
         share = min(max(best, 0.0), 1.0)  # the objective's tie-break can take it below zero
-        best -= (share * (1 - share) / len(data.selection["failing"])) ** 0.5
+        best -= (share * (1 - share) / len(job.data.selection["failing"])) ** 0.5
     # ties go to the smaller step away from the original
     chosen = min(share for share, value in values.items() if value >= best)
     part.load_state_dict(between(original, repaired, chosen))

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from timm_repair.data.repair_data import RepairData
 from timm_repair.runtime.processes import share_of_batch
 from timm_repair.training.batches import Batches
 from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import PrefixCache
+from timm_repair.training.prefix.forward import Forward
 
 
 def repair_loss(
@@ -35,37 +35,33 @@ def repair_loss(
     return F.cross_entropy(logits, labels, reduction=reduction)
 
 
-def batch_losses(
-    batches: Batches, model: nn.Module, cache: PrefixCache | None = None
-) -> Iterator[Tensor]:
-    """Cross-entropy of `model` on the next batch, see `Training.wrong_class_weight`; its mean over
-    processes is that over the batch.
+def batch_losses(batches: Batches, forward: Forward) -> Iterator[Tensor]:
+    """Cross-entropy of the model on the next batch, see `Training.wrong_class_weight`; its mean
+    over processes is that over the batch.
 
     In as many summands as the accelerator accumulates gradients over, each computed when it is
     asked for.
     """
     accelerator = batches.runtime.accelerator
-    batch = batches.take(None if cache is None else cache.keeps)
+    batch = batches.take(forward.keeps)
     pieces = accelerator.gradient_accumulation_steps
     for piece in (batch[i::pieces] for i in range(pieces)):
         with accelerator.autocast():
-            logits = (
-                model(batches.examples.images(*piece.parts))
-                if cache is None
-                else cache.logits(piece.parts, piece.views)
-            )
+            logits = forward.logits(piece.parts, piece.views)
             loss = repair_loss(logits, piece.labels, piece.answers, batches.wrong_class_weight)
-        yield loss * share_of_batch(len(piece.labels), batches.options.batch_size, accelerator)
+        yield loss * share_of_batch(len(piece.labels), batches.training.batch_size, accelerator)
 
 
-def batch_loss(batches: Batches, model: nn.Module, cache: PrefixCache | None = None) -> Tensor:
+def batch_loss(batches: Batches, forward: Forward) -> Tensor:
     """The sum of `batch_losses`."""
-    return torch.stack(list(batch_losses(batches, model, cache))).sum()
+    return torch.stack(list(batch_losses(batches, forward))).sum()
 
 
-def anchor_strength(options: Training, data: RepairData) -> float:
+def anchor_strength(training: Training, data: RepairData) -> float:
     """λ of `Training.anchor`."""
-    return (0.0 if data.retained is not None else 0.1) if options.anchor is None else options.anchor
+    return (
+        (0.0 if data.retained is not None else 0.1) if training.anchor is None else training.anchor
+    )
 
 
 def anchor_penalty(

@@ -1,17 +1,12 @@
 """Objective: what selection maximizes."""
 
-from torch import nn
-
-from timm_repair.data.predicting import Prediction, predict
+from timm_repair.data.predicting import Prediction
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
-from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.prefix.cache import PrefixCache
+from timm_repair.training.prefix.forward import Forward
 
 
-def objective(
-    model: nn.Module, data: RepairData, runtime: Runtime, cache: PrefixCache | None = None
-) -> float:
+def objective(forward: Forward, data: RepairData) -> float:
     """What selection maximizes: estimated accuracy in production, from the selection split; ties go
     to the lower loss.
 
@@ -19,14 +14,9 @@ def objective(
     (`collect_failures` knows it; 1/2 where it is unknown): fixing a failure of a model that is
     wrong 20 % of the time must not cost a quarter of an example it had right.
     """
-    values = {}
-    for name, images in data.selection.items():
-        found = (
-            predict(model, images, data.preprocessing, runtime)
-            if cache is None
-            else cache.predict(name)
-        )
-        values[name] = _accuracy(found, images)
+    values = {
+        name: _accuracy(forward.predict(name), images) for name, images in data.selection.items()
+    }
     if "retained" not in values:
         return values["failing"]
     rate = 0.5 if data.error_rate is None else data.error_rate

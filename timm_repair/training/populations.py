@@ -51,17 +51,17 @@ class Populations:
             time.
     """
 
-    def __init__(self, data: RepairData, options: Training, runtime: Runtime):
-        self.options, self.runtime, self.preprocessing = options, runtime, data.preprocessing
-        training = {"failing": data.failing} | (
+    def __init__(self, data: RepairData, training: Training, runtime: Runtime):
+        self.training, self.runtime, self.preprocessing = training, runtime, data.preprocessing
+        trained = {"failing": data.failing} | (
             {} if data.retained is None else {"retained": data.retained}
         )
-        self.populations: Mapping[str, Images] = training | {
+        self.populations: Mapping[str, Images] = trained | {
             SELECTION + name: images for name, images in data.selection.items()
         }
         self.size = data.preprocessing.input_size[1:]
-        self.augmentation = chosen(options.augmenting)
-        self.views = options.augmenting.views if self.augmentation.varies(self.size) else 1
+        self.augmentation = chosen(training.augmenting)
+        self.views = training.augmenting.views if self.augmentation.varies(self.size) else 1
         self._drawn: dict[tuple[str, int], Tensor] = {}
 
     def view(self, name: str, rows: Tensor, views: Tensor) -> Sample:

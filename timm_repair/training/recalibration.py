@@ -3,13 +3,11 @@
 import torch
 from torch import nn
 
-from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import evaluating
 from timm_repair.runtime.batch_norms import sharded
 from timm_repair.runtime.memory import out_of_memory_explained
-from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
-from timm_repair.training.options import Training
+from timm_repair.training.job import Job
 
 
 def batch_norms(part: nn.Module) -> list[nn.Module]:
@@ -22,35 +20,27 @@ def batch_norms(part: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def recalibrate(
-    model: nn.Module,
-    part: nn.Module,
-    data: RepairData,
-    options: Training,
-    runtime: Runtime,
-    *,
-    batches: int,
-) -> None:
+def recalibrate(job: Job, part: nn.Module, *, batches: int) -> None:
     """Renew the running statistics of `part`'s batch norms: plain averages over `batches` batches
     of the repair's own mixture.
     """
     norms = batch_norms(part)
     if not norms:
         return
-    supply = Batches(data, options, runtime, "recalibration")
+    supply = Batches(job.data, job.training, job.runtime, "recalibration")
     momenta = [m.momentum for m in norms]
     try:
-        with evaluating(model), sharded(part, runtime, "recalibration"):
+        with evaluating(job.model), sharded(part, job.runtime, "recalibration"):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # cumulative average
                 norm.train()
             for _ in range(batches):
                 with (
-                    runtime.accelerator.autocast(),
-                    out_of_memory_explained(f"batch_size={options.batch_size}"),
+                    job.runtime.accelerator.autocast(),
+                    out_of_memory_explained(f"batch_size={job.training.batch_size}"),
                 ):
-                    model(supply.draw()[0])
+                    job.model(supply.draw()[0])
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

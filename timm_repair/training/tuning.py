@@ -4,39 +4,34 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import only_trainable, training_mode
 from timm_repair.models.weights import names_in, snapshot
 from timm_repair.runtime.batch_norms import sharded
 from timm_repair.runtime.memory import out_of_memory_explained
-from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
 from timm_repair.training.history import Row
 from timm_repair.training.interpolation import interpolate
+from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
 from timm_repair.training.objective import objective
-from timm_repair.training.options import Training
-from timm_repair.training.prefix.cache import PrefixCache, prefix_cache
+from timm_repair.training.prefix.forward import Forward
 
 
 def tune(
-    model: nn.Module,
+    job: Job,
     part: nn.Module,
-    data: RepairData,
-    options: Training,
-    runtime: Runtime,
     *,
     stage: str = "finetune",
     first: int = 0,
     total: int | None = None,
     original: dict[str, Tensor] | None = None,
     fresh: Iterable[nn.Parameter] = (),
-    cache: PrefixCache | None = None,
+    forward: Forward | None = None,
 ) -> tuple[list[Row], tuple[str, ...]]:
-    """Train the weights of `part`, a submodule of `model` (or all of it), on all failing and
-    retained examples.
+    """Train the weights of `part`, a submodule of the job's model (or all of it), on all failing
+    and retained examples.
 
     What remains is the best state by the selection split: of those met on the way, the start
     included, and of those between the original and the repaired weights (WiSE-FT).
@@ -46,41 +41,40 @@ def tune(
         original: state dict of `part` that computes the original function; None means its present
             one.
         fresh: those of its parameters that start from nothing, see `Descent`.
-        cache: of what arrives at `part`; None makes one where it pays.
+        forward: the model's answers while only `part` changes; None makes it.
 
     Returns:
         The history, and notes for the user.
     """
-    total = total or options.steps
+    model, data, training, runtime = job.model, job.data, job.training, job.runtime
+    total = total or training.steps
     original = original or snapshot(part)
-    batches = Batches(data, options, runtime, stage)
-    cache = cache or prefix_cache(model, part, data, options, runtime)
-    anchor = anchor_strength(options, data)
+    batches = Batches(data, training, runtime, stage)
+    forward = forward or job.forward(part)
+    anchor = anchor_strength(training, data)
     parameters = dict(part.named_parameters())
-    descent = Descent(parameters.values(), options, runtime, fresh=fresh, first=first, total=total)
+    descent = Descent(parameters.values(), training, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
-        with out_of_memory_explained(f"batch_size={options.batch_size}"):
+        with out_of_memory_explained(f"batch_size={training.batch_size}"):
             return descent.step(
-                batch_losses(batches, model, cache), anchor_penalty(parameters, original, anchor)
+                batch_losses(batches, forward), anchor_penalty(parameters, original, anchor)
             )
 
-    trains = training_mode(model, part, batch_norm=options.batch_norm)
+    trains = training_mode(model, part, batch_norm=training.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
         monitor = Monitor(
             part,
-            lambda: objective(model, data, runtime, cache),
+            lambda: objective(forward, data),
             total - first,
-            options.choosing.evaluations,
-            options.choosing.patience,
+            training.choosing.evaluations,
+            training.choosing.patience,
         )
         state = {"part": part, "descent": descent, "batches": batches}
         history = fit(
             step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state
         )
-        share = interpolate(
-            model, part, original, data, runtime, reached=monitor.restore(), cache=cache
-        )
+        share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
     return history, _notes(share)
 
 

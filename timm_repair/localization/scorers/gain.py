@@ -2,24 +2,13 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
-from timm_repair.data.repair_data import RepairData
 from timm_repair.localization.folds import all_gradients, gain_scores
 from timm_repair.localization.scores import BlockScores
 from timm_repair.models.block import Block
-from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.options import Training
+from timm_repair.training.job import Job
 
 
-def gain(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    *,
-    training: Training,
-) -> BlockScores:
+def gain(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """Predicted gain: how much the first gradient step on a block's weights lowers the failures'
     loss, to first order.
 
@@ -29,15 +18,11 @@ def gain(
     loss is the one that repairs train with. Reads the failures alone, forward and backward.
 
     Args:
-        training: its learning rate and `wrong_class_weight`.
+        job: of its training, learning rate and `wrong_class_weight` are read.
 
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
     """
-    return gain_scores(
-        model,
-        blocks,
-        all_gradients(model, blocks, data, runtime, training),
-        training.optimizing.learning_rate,
-    )
+    rate = job.training.optimizing.learning_rate
+    return gain_scores(job.model, blocks, all_gradients(job, blocks), rate)

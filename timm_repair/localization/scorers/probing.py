@@ -22,6 +22,7 @@ from timm_repair.models.weights import names_in, snapshot
 from timm_repair.runtime.memory import out_of_memory_explained
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.descent import Descent
+from timm_repair.training.job import Job
 from timm_repair.training.losses import repair_loss
 from timm_repair.training.options import Training
 
@@ -131,14 +132,7 @@ class Verdict:
         )
 
 
-def probe(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    *,
-    training: Training,
-) -> BlockScores:
+def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """Try it: how much a short repair of a block lowers the expected loss in production, on
     examples that it did not see.
 
@@ -149,19 +143,21 @@ def probe(
     norm together; the others score 0, as if left alone, or less where all that were tried do.
 
     Args:
-        training: learning rate and loss; steps, batch size and augmentation are the probe's own.
+        job: learning rate and loss are those of its training; steps, batch size and augmentation
+            are the probe's own.
 
     Raises:
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
         MemoryExceededError: a training step does not fit in memory, or judging a single image.
     """
-    tried = _promising(model, blocks, data, runtime, training)
+    model, data, training, runtime = job.model, job.data, job.training, job.runtime
+    tried = _promising(job, blocks)
     examples, weight = Halves(data, runtime), training.wrong_class_weight_for(data.num_classes)
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )
-    options = replace(training, steps=steps, batch_size=BATCH)
+    training = replace(training, steps=steps, batch_size=BATCH)
     working = deepcopy(model).to(runtime.device)
     for module in working.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -178,7 +174,7 @@ def probe(
         _require_failures(working, examples, runtime)
         before = _losses(next(iter(ways.values())), examples, weight, runtime)
         for block in tried:
-            after = _repaired_losses(ways[block.name], examples, options, weight, runtime)
+            after = _repaired_losses(ways[block.name], examples, training, weight, runtime)
             gone = (old - new for old, new in zip(before, after, strict=True))
             verdicts[block.name] = Verdict(
                 *gone, 0.5 if data.error_rate is None else data.error_rate
@@ -195,17 +191,11 @@ def probe(
     )
 
 
-def _promising(
-    model: nn.Module,
-    blocks: Sequence[Block],
-    data: RepairData,
-    runtime: Runtime,
-    training: Training,
-) -> list[Block]:
+def _promising(job: Job, blocks: Sequence[Block]) -> list[Block]:
     if len(blocks) <= WIDTH:
         return list(blocks)
     ranks = {block.name: 0 for block in blocks}
-    for scores in gain_and_rgn(model, blocks, data, runtime, training):
+    for scores in gain_and_rgn(job, blocks):
         for rank, name in enumerate(
             sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)
         ):
@@ -228,20 +218,20 @@ def _require_failures(model: nn.Module, examples: Halves, runtime: Runtime) -> N
 
 
 def _repaired_losses(
-    entrance: Entrance, examples: Halves, options: Training, weight: float, runtime: Runtime
+    entrance: Entrance, examples: Halves, training: Training, weight: float, runtime: Runtime
 ) -> tuple[Tensor, Tensor]:
     """Losses of the judging examples after a short repair of the block; the model is then as it
     was.
     """
     model = entrance.model
     part = nn.ModuleList(model.get_submodule(path) for path in entrance.block.paths)
-    original, descent = snapshot(part), Descent(part.parameters(), options, runtime)
+    original, descent = snapshot(part), Descent(part.parameters(), training, runtime)
     with entrance.entered() as logits_of:
         with (
             only_trainable(model, names_in(model, part)),
-            training_mode(model, part, batch_norm=options.batch_norm),
+            training_mode(model, part, batch_norm=training.batch_norm),
         ):
-            for step in range(options.steps):
+            for step in range(training.steps):
                 rows = examples.batch(step)
                 with out_of_memory_explained(f"a probe's step on {BATCH} images", SMALLER_PROBE):
                     descent.step(

@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
-from timm_repair.data.repair_data import RepairData
 from timm_repair.localization.folds import folded_gradients, rgn_scores
 from timm_repair.localization.scores import BlockScores
 from timm_repair.localization.taps import layers_of
 from timm_repair.models.block import Block
-from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 
 
-def rgn(
-    model: nn.Module, blocks: Sequence[Block], data: RepairData, runtime: Runtime
-) -> BlockScores:
+def rgn(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """Relative gradient norm: the mean over a block's weights of ||dL/dw|| / ||w||, L the mean
     cross-entropy of the failures.
 
@@ -27,7 +22,6 @@ def rgn(
         NoFailuresError: the model classifies every failure correctly.
         NonFiniteError: the logits are NaN or infinite.
     """
-    names = [f"{layer}.weight" for layer in layers_of(model, blocks)]
-    return rgn_scores(
-        model, blocks, folded_gradients(model, names, data, runtime, wrong_class_weight=1.0)
-    )
+    names = [f"{layer}.weight" for layer in layers_of(job.model, blocks)]
+    found = folded_gradients(job.model, names, job.data, job.runtime, wrong_class_weight=1.0)
+    return rgn_scores(job.model, blocks, found)

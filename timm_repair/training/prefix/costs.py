@@ -68,12 +68,12 @@ class Costs:
 
 
 def demands(
-    examples: Populations, data: RepairData, options: Training, costs: Costs
+    examples: Populations, data: RepairData, training: Training, costs: Costs
 ) -> list[Demand]:
-    """What a repair of `options.steps` steps reads."""
+    """What a repair of `training.steps` steps reads."""
     found = []
-    for name, count in counts(options, data).items():
-        rows, reads = len(examples.populations[name]), count * options.steps
+    for name, count in counts(training, data).items():
+        rows, reads = len(examples.populations[name]), count * training.steps
         if count:
             found.append(
                 Demand(name, rows, min(examples.views or 0, ceil(reads / rows)), reads, costs.step)
@@ -86,7 +86,7 @@ def demands(
                     name,
                     len(images),
                     1,
-                    len(images) * (options.choosing.evaluations + 2 + len(INTERPOLATIONS)),
+                    len(images) * (training.choosing.evaluations + 2 + len(INTERPOLATIONS)),
                     costs.measurement,
                 )
             )

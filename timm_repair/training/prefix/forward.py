@@ -1,5 +1,5 @@
-"""The prefix cache: while a part of a model is repaired, what arrives there is computed once per
-example and view, and then read.
+"""Forward: a model's answers while a part of it is repaired. What arrives at the part (its prefix)
+is computed once per example and view, and then read; where nothing is kept, it is the plain model.
 
 Nothing before the part changes, from the first step of the search to the last measurement of the
 selection split, so one cache serves all stages. It is filled view by view, always in the same
@@ -49,9 +49,9 @@ class _Layout:
         return (*self.shape[1:], self.shape[0]) if len(self.shape) == 3 else self.shape
 
 
-class PrefixCache:
+class Forward:
     """Runs a model for examples of `examples`, from where its repaired part begins as far as that
-    is kept; made by `prefix_cache`.
+    is kept; made by `forward_from`.
 
     Args:
         kept: population -> number of its first rows that are kept; all else is run from the images.
@@ -177,17 +177,17 @@ class PrefixCache:
                     bar.update(len(found))
 
 
-def prefix_cache(
-    model: nn.Module, part: nn.Module, data: RepairData, options: Training, runtime: Runtime
-) -> PrefixCache:
+def forward_from(
+    model: nn.Module, part: nn.Module, data: RepairData, training: Training, runtime: Runtime
+) -> Forward:
     """A cache of what arrives at `part`, modules of `model` that alone will change; one that keeps
     nothing where none pays.
 
     The model may be changed inside `part` afterwards, also replaced there, but nowhere else.
     """
-    examples = Populations(data, options, runtime)
-    nothing = PrefixCache(model, examples, runtime)
-    if options.caching.cache == "never":
+    examples = Populations(data, training, runtime)
+    nothing = Forward(model, examples, runtime)
+    if training.caching.cache == "never":
         return nothing
     name, images = next(iter(examples.populations.items()))
     sample = examples.images(Sample(name, torch.arange(min(2, len(images))), None, None))
@@ -195,18 +195,18 @@ def prefix_cache(
     if found is None:
         return nothing
     place, layout, flops = found
-    if options.caching.cache_precision != "same":
+    if training.caching.cache_precision != "same":
         layout = replace(
             layout,
-            kept={"bf16": torch.bfloat16, "fp16": torch.float16}[options.caching.cache_precision],
+            kept={"bf16": torch.bfloat16, "fp16": torch.float16}[training.caching.cache_precision],
         )
     costs = Costs(*flops, prod(layout.shape) * layout.kept.itemsize)
     memory, disk = (
-        round(gib * GIB) for gib in (options.caching.cache_memory, options.caching.cache_disk)
+        round(gib * GIB) for gib in (training.caching.cache_memory, training.caching.cache_disk)
     )
-    wanted = {demand.name: demand for demand in demands(examples, data, options, costs)}
+    wanted = {demand.name: demand for demand in demands(examples, data, training, costs)}
     kept = worthwhile(
-        wanted.values(), costs, memory + disk, always=options.caching.cache == "always"
+        wanted.values(), costs, memory + disk, always=training.caching.cache == "always"
     )
     sizes = {
         (name, view): rows * costs.bytes
@@ -214,7 +214,7 @@ def prefix_cache(
         for view in range(wanted[name].views)
     }
     return (
-        PrefixCache(
+        Forward(
             model, examples, runtime, kept, place, layout, Room(memory, disk, runtime.device, sizes)
         )
         if kept
