@@ -164,6 +164,6 @@ def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
-        OPTIONS.learning_rate
+        OPTIONS.optimizing.learning_rate
     )
     assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0)

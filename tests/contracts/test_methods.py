@@ -455,7 +455,7 @@ def test_blocks_searched_together_are_saved_and_loaded(
     monkeypatch.setattr(*EVERY_EDGE)
     monkeypatch.setattr(
         "timm_repair.methods.archrepair.objective",
-        lambda model, *_: float(sum(p.numel() for p in model.parameters())),
+        lambda forward, _: float(sum(p.numel() for p in forward.model.parameters())),
     )
     repaired = repair(
         classifier, **given, score="rgn", blocks=2, genotype=genotype, **GENTLE | {"steps": 12}

@@ -558,7 +558,7 @@ for streaming in (True, False):  # in this order: what is in the cache of datase
             assert fix in str(error) and not any(each in shown for each in (token, other, "hf_wrong")), shown
     images = read(revision="v1")
     assert (red(images), images.labels.tolist(), images.origin["source"]) == ([0, 1], [2, 1], "me/private@v1"), images.origin
-    assert red(read()) == [0, 1, 2] and token not in repr((images, images.describe(), vars(images._pool.reader)))
+    assert red(read()) == [0, 1, 2] and token not in repr((images, images.describe(), vars(images.pool.reader)))
 """
 
 
