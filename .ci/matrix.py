@@ -70,8 +70,9 @@ ROWS = {
     "threads-1": Row(environment={"OMP_NUM_THREADS": "1"}, expected={"threads": (1,)}),
     "threads-2": Row(environment={"OMP_NUM_THREADS": "2"}, expected={"threads": (2,)}),
     # MKL gives torch no more threads than there are cores, unless told
-    "threads-4": Row(environment={"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE"},
-                     expected={"threads": (4,)}),
+    "threads-4": Row(
+        environment={"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE"}, expected={"threads": (4,)}
+    ),
     "newest-python": Row(python=NEWEST_PYTHON),
     "numpy-1": Row(constraints=NUMPY_1),
     "planted-seed": Row(environment={"PLANTED_SEED": "7"}),

@@ -18,6 +18,7 @@ from timm_repair.models.temporary import training_mode
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.interpolation import interpolate
 from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.losses import batch_loss, batch_losses
@@ -384,3 +385,19 @@ def test_a_misspelt_option_gets_a_suggestion(method, option, meant):
         match=f"has no option {option!r}" + (f"; did you mean {meant!r}" if meant else ""),
     ):
         methods.named(method, **{option: 1})
+
+
+# ---- interpolation
+
+
+def test_equally_good_steps_away_from_the_original_end_at_the_smallest(
+    classifier, data, runtime, monkeypatch
+):
+    monkeypatch.setattr("timm_repair.training.interpolation.objective", lambda *_: 0.5)
+    part = classifier.layer1
+    original = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(0.1)
+    assert interpolate(Job(classifier, data, PLAIN, runtime), part, original) == 0
+    assert all(torch.equal(part.state_dict()[name], tensor) for name, tensor in original.items())
