@@ -17,6 +17,7 @@ from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.pipeline.case import read_data, working_copy
+from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
@@ -70,7 +71,7 @@ def localize(
         >>> timm_repair.localize("resnet50", failures, train, score="spectrum_gradient").ranking
     """
     asked = option_groups.make(_Asked, options, "localize")
-    runtime = Runtime(accelerator, seed, progress)
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     _, model = load(model)
     with own_randomness(seed):
         model = working_copy(model, runtime)

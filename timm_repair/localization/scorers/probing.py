@@ -197,10 +197,10 @@ def _promising(job: Job, blocks: Sequence[Block]) -> list[Block]:
     ranks = {block.name: 0 for block in blocks}
     for scores in gain_and_rgn(job, blocks):
         for rank, name in enumerate(
-            sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)
+            sorted(scores.suspiciousness, key=scores.suspiciousness.__getitem__, reverse=True)
         ):
             ranks[name] += rank
-    best = sorted(ranks, key=ranks.get)[:WIDTH]
+    best = sorted(ranks, key=ranks.__getitem__)[:WIDTH]
     return [block for block in blocks if block.name in best]
 
 
