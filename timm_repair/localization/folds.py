@@ -104,7 +104,7 @@ def _gradients(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     wrong_class_weight: float,
     runtime: Runtime,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:

@@ -77,7 +77,9 @@ def localize(
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, None, data, runtime)
         target = replace(asked.target, block=None, blocks=1)
-        return target.choose(model, prepared, asked.training, runtime)[2]
+        found = target.choose(model, prepared, asked.training, runtime)[2]
+        assert found is not None, "no block is given"
+        return found
 
 
 def collect_failures(

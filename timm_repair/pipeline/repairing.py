@@ -105,10 +105,11 @@ def repair(
         try:
             repaired.save_pretrained(target)
         except (RepairError, OSError) as error:
-            error.repaired = repaired
+            vars(error)["repaired"] = repaired
             error.add_note("the repair itself is done: it is this error's attribute `repaired`")
             raise
-        runtime.journal.close()
+        if runtime.journal is not None:
+            runtime.journal.close()
     return repaired
 
 
