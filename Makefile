@@ -1,5 +1,5 @@
 # make demo: repair a small classifier that fails on corrupted digits, end to end, offline (about 3 minutes after installation)
-# make test: the whole test suite, the linter and the direction of imports, on two cores
+# make test: the whole test suite, the linter, the direction of imports and the types, on two cores
 # make test-matrix: the tests under other versions, kernels, numbers of threads and interpreters (hours);
 #     MATRIX='--rows oldest --tests tests/hub' for a part
 # make test-mutations: would the tests notice a wrong answer?
@@ -17,6 +17,7 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-matrix: $(VENV)/installed

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (describe, run) in COMMANDS.items():
-        help = describe.__doc__.strip()
+        help = str(describe.__doc__).strip()
         command = commands.add_parser(name, help=help[0].lower() + help[1:].rstrip("."))
         describe(command)
         command.set_defaults(run=run)

@@ -15,14 +15,32 @@ from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from pathlib import PurePath
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from torch import Tensor
 
 from timm_repair.errors import OptionError, did_you_mean
 
-T = TypeVar("T")
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+T = TypeVar("T", bound=Dataclass)
+C = TypeVar("C")  # what is a dataclass, which a decorator of it cannot tell yet
 _PLAIN = (bool, int, float, str)
 
 
@@ -38,7 +56,7 @@ def groups_of(kind: type) -> dict[str, type]:
     return {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
 
 
-def grouped(kind: type[T]) -> type[T]:
+def grouped(kind: type[C]) -> type[C]:
     """A decorator for a dataclass with option groups: it can be made, and `dataclasses.replace`d,
     with the fields of its groups given flat.
 
@@ -58,7 +76,7 @@ def grouped(kind: type[T]) -> type[T]:
             given.setdefault(owner[name], {})[name] = values.pop(name)
         for group, changes in given.items():
             values[group] = replace(values.get(group) or groups[group](), **changes)
-        known = [f.name for f in fields(kind)]
+        known = [f.name for f in fields(cast(type[Dataclass], kind))]
         for name in values.keys() - known:
             raise OptionError(
                 f"{kind.__name__} has no option {name!r}{did_you_mean(name, known + list(owner))}"
@@ -83,7 +101,7 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
         >>> make(ArchRepair, {"block": "layer1", "level": "layer", "steps": 500})
     """
     groups = groups_of(kind)
-    owner = {f.name: None for f in fields(kind)}
+    owner: dict[str, str | None] = {f.name: None for f in fields(kind)}
     owner |= {name: group for group, each in groups.items() for name in flat_names(each)}
     own: dict[str, Any] = {}
     given: dict[str, dict[str, Any]] = {}
@@ -91,7 +109,8 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
         if name not in owner:
             known = did_you_mean(name, owner)
             raise OptionError(f"{what or kind.__name__} has no option {name!r}{known}")
-        (own if owner[name] is None else given.setdefault(owner[name], {}))[name] = value
+        group = owner[name]
+        (own if group is None else given.setdefault(group, {}))[name] = value
     for group, options in given.items():
         if group in own:
             raise OptionError(f"give either {group}= or {', '.join(options)}, not both")

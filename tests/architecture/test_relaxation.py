@@ -108,7 +108,8 @@ def test_step_0_is_the_original_and_open_gates_are_not(name, granularity, block,
         before = reference(image())
         assert torch.equal(model(image()), before)
         assert torch.equal(loss(model.train()), loss(reference.train()))
-        model.eval(), reference.eval()
+        model.eval()
+        reference.eval()
         assert torch.equal(model(image()), reference(image())), (
             "and so are the statistics that the training pass renewed"
         )

@@ -247,7 +247,7 @@ def test_hostile_repositories_are_refused(
 class Huge(File):
     """Says that it has a gigabyte."""
 
-    size = 10**9
+    size = property(lambda self: 10**9)
 
 
 def test_what_the_hub_lists_is_believed_only_where_it_is_harmless(

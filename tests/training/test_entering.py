@@ -33,7 +33,7 @@ def test_every_block_of_the_four_families_can_be_entered(name, options):
     with torch.no_grad():
         whole = model(images)
         for block in found:
-            assert ways[block.name].maps.shape == (4, *block.in_shape)
+            assert ways[block.name].maps.shape == (4, *(block.in_shape or ()))
             with ways[block.name].entered() as logits_of:
                 assert torch.equal(logits_of(torch.arange(4)), whole), block.name
     assert [path for path, _ in model.named_parameters()] == before

@@ -5,7 +5,7 @@ Raw layers are wrapped so that they see, and may be fed by, what arrived at earl
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,9 @@ def make_operation(name: str, genotype: Genotype, source: int, target: int) -> n
             channel_slice(target, b.channels, genotype.partial),
         )
     )
-    return OPERATIONS[name](c_in, c_out, b.scale // a.scale)
+    operation = OPERATIONS[name]
+    assert operation is not None, "a genotype has no edges of 'none'"
+    return operation(c_in, c_out, b.scale // a.scale)
 
 
 class Tape:
@@ -90,6 +92,11 @@ class Anchored(nn.Module):
         return self.layer(z, *args, **kwargs)
 
 
+def anchored(raw: nn.Module, layer: str) -> Anchored:
+    """The layer of that name in a block whose nodes are anchored."""
+    return cast(Anchored, raw.get_submodule(layer))
+
+
 class AddedPaths(nn.Module):
     """Σ_i gain_i · o_i(X_i) over the kept edges of one node. Gains are vectors over the node's
     channel slice, zero at first.
@@ -111,7 +118,8 @@ class AddedPaths(nn.Module):
 
     def forward(self, tape: Tape) -> Tensor:
         paths = zip(self.sources, self.slices, self.operations, self.gains, strict=True)
-        return sum(gain.view(1, -1, 1, 1) * op(tape.arrived[i][:, c]) for i, c, op, gain in paths)
+        added = (gain.view(1, -1, 1, 1) * op(tape.arrived[i][:, c]) for i, c, op, gain in paths)
+        return cast(Tensor, sum(added))  # there is a path, or there were no AddedPaths
 
 
 class Cell(nn.Module):
@@ -130,7 +138,7 @@ class Cell(nn.Module):
         for module in raw.modules():
             if getattr(module, "inplace", False):
                 # later layers read what arrived here: nothing may overwrite it
-                module.inplace = False
+                cast(Any, module).inplace = False
         for index, node in enumerate(genotype.nodes):
             try:
                 layer = raw.get_submodule(node.layer)
@@ -155,7 +163,7 @@ class Cell(nn.Module):
         """
         raw = deepcopy(self.raw)
         for node in self.genotype.nodes:
-            raw.set_submodule(node.layer, raw.get_submodule(node.layer).layer)
+            raw.set_submodule(node.layer, anchored(raw, node.layer).layer)
         return raw
 
 
@@ -163,7 +171,7 @@ def added_parameters(cell: Cell) -> list[nn.Parameter]:
     """Parameters of the paths that `cell` adds to its raw layers; those of an earlier repair inside
     it are not among them.
     """
-    layers = [cell.raw.get_submodule(node.layer) for node in cell.genotype.nodes]
+    layers = [anchored(cell.raw, node.layer) for node in cell.genotype.nodes]
     return [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
 
 

@@ -29,7 +29,9 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 def _skip(c_in: int, c_out: int, stride: int) -> nn.Module:
     if c_in == c_out and stride == 1:
         return nn.Identity()
-    layers = OrderedDict({"0": _identity_conv(c_in, c_out), "1": _norm(c_out)})
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        {"0": _identity_conv(c_in, c_out), "1": _norm(c_out)}
+    )
     # not the convolution's own stride: its weight gradient (oneDNN 3.13, AVX2) writes beyond the
     # end of fewer than 8 channels
     return nn.Sequential(

@@ -8,11 +8,12 @@ starts there.
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from timm_repair.architecture.cell import Cell, Tape, make_operation
+from timm_repair.architecture.cell import AddedPaths, Cell, Tape, anchored, make_operation
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.architecture.operations import CANDIDATES, channel_slice
 from timm_repair.architecture.strategies.strategy import Strategy
@@ -62,7 +63,8 @@ class MixedPaths(nn.Module):
             self.rows, self.sources, self.slices, self.operations, strict=True
         ):
             x, weights = tape.arrived[source][:, channels], tape.mixture.operations[row]
-            mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in operations.items())
+            candidates = cast(nn.ModuleDict, operations).items()
+            mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in candidates)
             total = total + tape.mixture.edges[row] * mixed
         return self.gate.view(1, -1, 1, 1) * total
 
@@ -78,6 +80,9 @@ class RelaxedBlock(nn.Module):
         generator: draws α's initial values and the strategy's samples; the global random state is
             left alone.
     """
+
+    targets: Tensor
+    contested: Tensor
 
     def __init__(
         self, raw: nn.Module, skeleton: Genotype, strategy: Strategy, generator: torch.Generator
@@ -192,12 +197,13 @@ def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) ->
     operations = relaxed.final_weights() if weights is None else weights
     edge_weights = relaxed.edge_weights()
     for index, node in enumerate(skeleton.nodes):
-        old, new = raw.get_submodule(node.layer), cell.raw.get_submodule(node.layer)
-        if new.added is None:
+        old, new = anchored(raw, node.layer).added, anchored(cell.raw, node.layer).added
+        if new is None:
             continue
+        old, new = cast(MixedPaths, old), cast(AddedPaths, new)
         for path, edge in enumerate(e for e in cell.genotype.edges if e.target == index):
             row = rows[edge.source, index]
-            trained = old.added.operations[old.added.rows.index(row)]
-            new.added.operations[path].load_state_dict(trained[edge.operation].state_dict())
+            trained = cast(nn.ModuleDict, old.operations[old.rows.index(row)])
+            new.operations[path].load_state_dict(trained[edge.operation].state_dict())
             strength = edge_weights[row] * operations[row, CANDIDATES.index(edge.operation)]
-            new.added.gains[path].copy_(old.added.gate * strength)
+            new.gains[path].copy_(old.gate * strength)

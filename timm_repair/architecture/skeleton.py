@@ -75,12 +75,12 @@ def skeleton_of(
             f"no operation layer found at level {level!r}: try another level or another block"
         )
     # not the first layer's: in a DLA that one reads a pooled map
-    top = _feature_shape(calls[""][0].inputs[0])[1]
+    top = _height_and_width(calls[""][0].inputs[0])[0]
     nodes = tuple(
         Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes
     )
     true = trace(raw, in_shape)
-    sizes = [_feature_shape(true[node.layer][0].inputs[0])[1:] for node in nodes]
+    sizes = [_height_and_width(true[node.layer][0].inputs[0]) for node in nodes]
 
     def fits(i: int, j: int) -> bool:
         # operations halve with rounding up; a raw layer may round down on an odd map
@@ -109,10 +109,17 @@ def _feature_shape(x: object) -> tuple[int, int, int] | None:
     """(C, H, W) of a feature map, or of a sequence of maps that will be concatenated; None for
     anything else.
     """
-    maps = x if isinstance(x, tuple) else (x,)
-    if not maps or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+    given = x if isinstance(x, tuple) else (x,)
+    maps = [m for m in given if isinstance(m, Tensor) and m.ndim == 4]
+    if not maps or len(maps) < len(given):
         return None
-    return sum(m.shape[1] for m in maps), *maps[0].shape[2:]
+    return sum(m.shape[1] for m in maps), maps[0].shape[2], maps[0].shape[3]
+
+
+def _height_and_width(x: object) -> tuple[int, int]:
+    shape = _feature_shape(x)
+    assert shape is not None, "a block that may be repaired, and its nodes, take feature maps"
+    return shape[1:]
 
 
 def _units(raw: nn.Module, calls: Trace) -> list[str]:

@@ -68,6 +68,7 @@ def failures_of_stream(
         DataError: as `as_images`.
     """
     stream = find(source, reading, name, {"revision": revision, "token": token})
+    assert isinstance(stream, Stream), "a source that is read as a stream"
     labels = _Labels(Classes.of(model), stream, reading.label_map, reading.on_unknown)
     limits = [limit for limit in (max_failures, reading.max_examples) if limit is not None]
     found = _Found(stream, labels, Preprocessing.of(model), reading.on_unreadable, cache_bytes)
@@ -129,9 +130,9 @@ class _Found:
 
     def _readable(self, images: Images) -> Images:
         good = images.readable()
-        if good.all():
-            return images
         error = images.first_unreadable()
+        if error is None:
+            return images
         if self.on_unreadable == "stop":
             raise DataError(
                 f"{images.name}: {error} (example {self.read + error.row} of the stream)"
@@ -243,6 +244,6 @@ class _Labels:
 
     def finished(self) -> dict:
         """How they were mapped, as plain JSON; raises LabelError if none was known."""
-        if not self.mapping:
+        if not self.mapping and self.refused is not None:
             raise self.refused
         return self.mapping

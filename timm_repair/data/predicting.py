@@ -76,11 +76,11 @@ def predict(
             logits.isfinite().all(1),
         )
 
-    with evaluating_on(model, runtime.device), bar:
+    with evaluating_on(model, runtime.device), bar as shown:
         for found in runtime.in_batches(ask, mine):
             answers.append(found)
-            if total > BAR_FROM:
-                bar.update(len(found[0]))
+            if shown is not None:
+                shown.update(len(found[0]))
     if not answers:
         return Prediction(torch.zeros(0, dtype=torch.long), torch.zeros(0))
     # gathered before it is judged: a process that raised alone would leave the others waiting

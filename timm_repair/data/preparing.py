@@ -5,7 +5,7 @@ anything is looked at.
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import DatasetDict, IterableDatasetDict
 from torch import nn
@@ -61,7 +61,7 @@ def prepare(
     several = isinstance(holdout, Mapping) and not isinstance(
         holdout, DatasetDict | IterableDatasetDict
     )
-    named = holdout if several else {"retained": holdout}
+    named = cast(Mapping[str, Any], holdout if several else {"retained": holdout})
     measured = {
         name: _read(h, model, options, "holdout", name)
         for name, h in named.items()

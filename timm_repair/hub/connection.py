@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from json import JSONDecodeError
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, errors, get_token
@@ -23,7 +24,14 @@ TRANSPORT = tuple(
     }
 )
 # KeyError: the answer lacks something
-_RAISED = (OSError, RuntimeError, ValueError, KeyError, errors.EntryNotFoundError, *TRANSPORT)
+_RAISED: tuple[type[BaseException], ...] = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    errors.EntryNotFoundError,
+    *TRANSPORT,
+)
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
 # queries: signed URLs have keys there
 _WORDY = re.compile(r"For more information check: \S+|(?<=\w)\?[\w-]+=[^\s'\"]*")
@@ -141,7 +149,7 @@ def reaching(what: str) -> Iterator[None]:
     except RepairError:
         raise
     except _RAISED as error:
-        chain = [error]
+        chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
         told, hint = next(
@@ -188,7 +196,7 @@ def _hint(error: BaseException) -> str | None:
 
 def _committing(error: BaseException) -> bool:
     try:
-        return "/commit/" in getattr(error, "response", error).request.url.path
+        return "/commit/" in cast(Any, getattr(error, "response", error)).request.url.path
     except (AttributeError, RuntimeError):  # none is known
         return False
 

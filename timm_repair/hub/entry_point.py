@@ -5,7 +5,7 @@ itself builds it once timm_repair is imported.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -78,6 +78,7 @@ def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs
     base = check_base(kwargs.get("base"))
     if not pretrained_cfg:  # transformers passes none
         own = get_pretrained_cfg(base)
+        assert own is not None, "check_base knows it"
         pretrained_cfg = dataclasses.replace(
             own, architecture=ARCHITECTURE, url=None, file=None, hf_hub_id=None, tag=None
         ).to_dict()
@@ -123,8 +124,9 @@ def mark(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> None:
     arguments["base"] = arguments.get("base", config["architecture"])
     arguments["edits"] = [*arguments.get("edits", []), *edits]
     config["architecture"] = ARCHITECTURE
-    model.pretrained_cfg = model.default_cfg = config
-    model._model_args = arguments
+    named = cast(Any, model)  # a module's own attributes, which torch's hints do not know
+    named.pretrained_cfg = named.default_cfg = config
+    named._model_args = arguments
 
 
 def created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -134,10 +136,11 @@ def created(folder: Path, kwargs: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: it cannot.
     """
+    options: dict[str, Any] = {"pretrained": True} | dict(kwargs)
     try:
         # building a model draws weights that are thrown away
         with torch.random.fork_rng(devices=[]):
-            return timm.create_model(f"local-dir:{folder}", **({"pretrained": True} | dict(kwargs)))
+            return timm.create_model(f"local-dir:{folder}", **options)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001  whatever timm makes of a stranger's first_conv, label_offset and the like

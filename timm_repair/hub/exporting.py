@@ -42,7 +42,8 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
     path = _checked(Path(path).expanduser(), format)
     model = (
         deepcopy(unwrapped(model))
-        .to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        .to("cpu", torch.float32)
+        .to(memory_format=torch.contiguous_format)
         .eval()
     )
     images = torch.randn(

@@ -177,7 +177,7 @@ def check_sums(found: Snapshot, listed: Mapping[str, Any], names: Sequence[str] 
             expected = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         else:
             expected = link.readlink().name if link.is_symlink() else None
-        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected or ""):
+        if not expected or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
             continue
         git = b"blob %d\0" % path.stat().st_size
         digest = (

@@ -51,6 +51,12 @@ class Snapshot:
             )
         return real
 
+    def required(self, name: str) -> Path:
+        """`file(name)` of one that was found to be there."""
+        path = self.file(name)
+        assert path is not None, f"{name} was there before"
+        return path
+
     @property
     def source(self) -> str:
         """What to give timm to load it again."""

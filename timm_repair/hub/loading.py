@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import timm
@@ -102,7 +102,7 @@ def from_pretrained(
     """
     download = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     found = fetch(name_or_path, revision=revision, force_download=force_download, **download)
-    config = read_config(found.file(CONFIG))
+    config = read_config(found.required(CONFIG))
     origin, report = config.pop("patch", None), found.file(REPORT)
     if (found.file(PATCH) is None) != (origin is None) or None not in (
         found.file(PATCH),
@@ -118,17 +118,18 @@ def from_pretrained(
         else:
             base = _base(origin, download)
             model = _patched(found, config, base, Path(sandbox), kwargs)
+            known = cast(Any, base).pretrained_cfg
             described = Base(
                 origin["base"],
                 origin["base"],
                 origin["revision"],
-                base.pretrained_cfg.get("architecture"),
-                base.pretrained_cfg.get("license"),
+                known.get("architecture"),
+                known.get("license"),
                 origin["sha256"],
             )
             lineage = Lineage.between(described, base, model, edits_since(base, model), report)
             # another head or input: not the model that the patch made
-            if kwargs and not _as_saved(model, base, found.file(PATCH)):
+            if kwargs and not _as_saved(model, base, found.required(PATCH)):
                 lineage = Lineage(described, (), {}, frozenset(), report=report)
     if not kwargs.get("features_only"):
         lineage.attach(model)
@@ -178,9 +179,10 @@ def load_base(
     except (HubError, ModelError) as error:
         error.add_note("this is the base model of a patch, without which it is nothing")
         raise
-    config = read_config(found.file(CONFIG))
+    config = read_config(found.required(CONFIG))
     if config.pop("patch", None):
         raise ConfigError(f"{repo_id}, the base of a patch, is a patch itself: refused")
+    assert found.revision is not None, "fetched from the Hub"
     with tempfile.TemporaryDirectory(prefix="timm_repair-") as sandbox:
         return _at_home(_whole(found, config, Path(sandbox), {}), found), found.revision
 
@@ -202,7 +204,7 @@ def _patched(
     sandbox: Path,
     kwargs: Mapping[str, Any],
 ) -> nn.Module:
-    patch, known = found.file(PATCH), base.state_dict()
+    patch, known = found.required(PATCH), base.state_dict()
     (sandbox / CONFIG).write_text(json.dumps(config))
     expected = outline(sandbox, 20 * (tensor_count(patch) + len(known)) + 1000).state_dict()
     check_weights(patch, expected, part=True)
@@ -225,8 +227,9 @@ def _at_home(model: nn.Module, found: Snapshot) -> nn.Module:
         if found.repo_id
         else {"source": "local-dir", "file": str(found.folder.resolve())}
     )
+    named = cast(Any, model)  # a module's own attributes, which torch's hints do not know
     config = {
-        k: v for k, v in model.pretrained_cfg.items() if k not in ("source", "file", "hf_hub_id")
+        k: v for k, v in named.pretrained_cfg.items() if k not in ("source", "file", "hf_hub_id")
     }
-    model.pretrained_cfg = model.default_cfg = config | place
+    named.pretrained_cfg = named.default_cfg = config | place
     return model

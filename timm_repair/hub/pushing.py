@@ -186,7 +186,7 @@ def opened(
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
     except RevisionNotFoundError:  # a repository without any commit
         return repo_id, None, None
-    listed = {sibling.rfilename: sibling for sibling in info.siblings}
+    listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     if "README.md" not in listed:
         return repo_id, info.sha, None
     path = Path(api.hf_hub_download(repo_id, "README.md", revision=info.sha))
@@ -272,7 +272,7 @@ def save_pretrained(
     model, base_model = unwrapped(model), hub_id(base_model)
     report = report or saving.report_of(model)
     given = {"patch": patch, "base_model": base_model, "license": license}
-    if patch and push_to_hub:
+    if patch and push_to_hub and repo_id:
         model, report = _with_known_base(model, report, base_model, push.get("token"), repo_id)
     path = saving.save(
         model,
@@ -282,7 +282,7 @@ def save_pretrained(
         repo_id=repo_id if repo_id and "/" in repo_id else None,
         **given,
     )
-    if push_to_hub:
+    if push_to_hub and repo_id:
         readme = (path / "README.md").read_text(encoding="utf-8")
         _push(
             model,

@@ -13,7 +13,7 @@ import socket
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import safetensors.torch
@@ -238,7 +238,7 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     # timm restores it from the top level; transformers passes it a second time and would fail
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
-    names = model.pretrained_cfg.get("label_names")
+    names = cast(Any, model).pretrained_cfg.get("label_names")
     # timm drops them where it thinks that the head was replaced
     if names and len(names) == model.num_classes:
         config["label_names"] = list(names)
@@ -247,7 +247,9 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
 
 def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
     if patch:
-        name, tensors = PATCH, lineage(model).patch(model)
+        origin = lineage(model)
+        assert origin is not None, "whoever asks for a patch has checked it"
+        name, tensors = PATCH, origin.patch(model)
     else:
         name = WEIGHTS
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}

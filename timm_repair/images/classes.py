@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import timm.data
 import torch
@@ -43,7 +44,10 @@ class Classes:
         subset = timm.data.infer_imagenet_subset({"num_classes": count})
         if not names and subset and _IMAGENET_TAG.search(config.get("tag") or ""):
             info = timm.data.ImageNetInfo(subset)
-            names, descriptions = info.label_names(), info.label_descriptions(as_dict=True)
+            names, descriptions = (
+                info.label_names(),
+                cast(dict, info.label_descriptions(as_dict=True)),
+            )
         if not names:
             return cls(count)
         if len(names) != count:
@@ -60,7 +64,7 @@ class Classes:
     @property
     def readable(self) -> tuple[str, ...] | None:
         """What to show a person: the description where there is one, else the name."""
-        if self.descriptions is None:
+        if self.descriptions is None or self.names is None:
             return self.names
         return tuple(text or name for name, text in zip(self.names, self.descriptions, strict=True))
 

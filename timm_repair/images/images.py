@@ -174,7 +174,7 @@ class Images(torch.utils.data.Dataset):
         """
         chunks = torch.arange(len(self)).split(CHUNK)
         return [
-            hashlib.sha256(image.numpy()).digest()
+            hashlib.sha256(image.numpy().data).digest()
             for chunk in chunks
             for image in self.pixels(chunk)
         ]

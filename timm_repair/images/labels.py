@@ -98,7 +98,9 @@ def map_labels(
         how,
         "\n".join(f"  {k!r:30} -> {v}" for k, v in list(table.items())[:50]),
     )
-    mapped = torch.tensor([table.get(label, -1) for label in labels], dtype=torch.long)
+    mapped = torch.tensor(
+        [-1 if label is None else table.get(label, -1) for label in labels], dtype=torch.long
+    )
     return mapped, {
         "label_mapping": {"by": how, "table": {str(k): v for k, v in table.items()}},
         "unknown": skipped,
@@ -140,15 +142,14 @@ def _table(
             " label_map="
         )
     table = {}
-    for label in texts if classes.names else ():
+    named, readable = classes.names or (), classes.readable or ()
+    for label in texts if named else ():
         found = classes.find(label)
-        if len(found) > 1 and len(names or ()) == classes.count and names.index(label) in found:
+        if len(found) > 1 and names and len(names) == classes.count and names.index(label) in found:
             # the whole list of ImageNet's names: two "crane", each in its place
             found = [names.index(label)]
         if len(found) > 1:
-            candidates = ", ".join(
-                f"{i} ({classes.names[i]}: {classes.readable[i]})" for i in found
-            )
+            candidates = ", ".join(f"{i} ({named[i]}: {readable[i]})" for i in found)
             raise LabelError(
                 f"{what}: the label {label!r} may mean any of {candidates}; say which with"
                 " label_map="

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-import datasets
+import datasets.exceptions
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 

@@ -142,7 +142,9 @@ def _from_folder(folder: Path, split: str | None, columns: tuple, name: str) -> 
             data_files={"train": [str(folder / "**")]},
             split="train",
         )
-        return _from_dataset(table, None, columns, name)
+        found = _from_dataset(table, None, columns, name)
+        assert isinstance(found, Source), "a table that was loaded whole"
+        return found
     endings = Image.registered_extensions()
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in endings and f.is_file())
     loose = [f for f in files if f.parent == folder]

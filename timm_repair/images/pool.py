@@ -45,6 +45,7 @@ class Reader(Protocol):
 
     def read(self, rows: list[int]) -> list:
         """For each row something `preprocessing.open_image` takes, or the exception met."""
+        ...
 
 
 class UnreadableError(DataError):
@@ -70,7 +71,8 @@ class Pool:
         self.unreadable: dict[int, UnreadableError] = {}
         self.expected: dict[int, Future] = {}
         self.process = os.getpid()
-        self.cache = self.slot = None
+        self.cache: Tensor | None = None
+        self.slot: Tensor | None = None  # row -> place in the cache, -1 where absent
 
     def __getstate__(self) -> dict:
         # the other process decodes again
@@ -81,12 +83,11 @@ class Pool:
         _, height, width = self.preprocessing.input_size
         if height * width < _THREADED_PIXELS:
             return
-        if self.slot is None:
-            self._allocate()
+        _, slot = self._allocated()
         self._own()
         missing = [
             row
-            for row in rows[self.slot[rows] < 0].unique().tolist()
+            for row in rows[slot[rows] < 0].unique().tolist()
             if row not in self.unreadable and row not in self.expected
         ]
         raws = self.reader.read(missing) if missing else []  # here: a reader need not stand threads
@@ -105,25 +106,27 @@ class Pool:
         if self.process != os.getpid():
             self.process, self.expected = os.getpid(), {}
 
-    def _allocate(self) -> None:
-        channels, height, width = self.preprocessing.input_size
-        rows = min(len(self.ids), self.budget // (channels * height * width))
-        self.cache = torch.empty((rows, channels, height, width), dtype=torch.uint8)
-        self.slot = torch.full((len(self.ids),), -1)  # row -> place in the cache, -1 where absent
-        self.used = 0
+    def _allocated(self) -> tuple[Tensor, Tensor]:
+        """The cache (places, C, H, W) and its slots (rows,), made when first needed."""
+        if self.cache is None or self.slot is None:
+            channels, height, width = self.preprocessing.input_size
+            rows = min(len(self.ids), self.budget // (channels * height * width))
+            self.cache = torch.empty((rows, channels, height, width), dtype=torch.uint8)
+            self.slot = torch.full((len(self.ids),), -1)
+            self.used = 0
+        return self.cache, self.slot
 
     def fetch(self, rows: Tensor) -> Tensor:
         """Uint8 (n, C, H, W) of `rows` (n,); raises UnreadableError for the first that cannot be
         decoded.
         """
-        if self.slot is None:
-            self._allocate()
-        slots = self.slot[rows]
+        cache, slot = self._allocated()
+        slots = slot[rows]
         if (slots >= 0).all():
-            return self.cache.index_select(0, slots)  # ten times faster than cache[slots]
-        pixels = torch.empty((len(rows), *self.cache.shape[1:]), dtype=torch.uint8)
+            return cache.index_select(0, slots)  # ten times faster than cache[slots]
+        pixels = torch.empty((len(rows), *cache.shape[1:]), dtype=torch.uint8)
         known = slots >= 0
-        pixels[known] = self.cache.index_select(0, slots[known])
+        pixels[known] = cache.index_select(0, slots[known])
         for places in (~known).nonzero().flatten().split(CHUNK):
             chunk = rows[places].tolist()
             images = self._decode(chunk)
@@ -137,9 +140,10 @@ class Pool:
         return pixels
 
     def _keep(self, row: int, image: Tensor) -> None:
-        if self.used < len(self.cache) and self.slot[row] < 0:
-            self.cache[self.used] = image
-            self.slot[row] = self.used
+        cache, slot = self._allocated()
+        if self.used < len(cache) and slot[row] < 0:
+            cache[self.used] = image
+            slot[row] = self.used
             self.used += 1
 
     def _decode(self, rows: list[int]) -> list[Tensor | None]:

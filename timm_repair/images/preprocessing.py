@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm.data
@@ -62,7 +62,8 @@ class Preprocessing:
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """timm's evaluation transform without the normalisation: PIL image to uint8 (C, H, W)."""
-        return timm.data.create_transform(**self.config, is_training=False, use_prefetcher=True)
+        made = timm.data.create_transform(**self.config, is_training=False, use_prefetcher=True)
+        return cast(Callable[[Image.Image], Tensor], made)  # only if asked to, it makes three
 
     def decode(self, raw: Any) -> Tensor:
         """Uint8 (C, H, W) from whatever `open_image` takes. Raises DataError, or what PIL raises on

@@ -176,8 +176,11 @@ def from_examples(examples: Any, columns: tuple[str | None, str | None], name: s
             open_image(first)  # refuses it and says why
         # torchvision's: spares decoding every image for its label
         targets = getattr(examples, "targets", None)
-        usable = targets is not None and len(targets) == len(examples) and np.ndim(targets[0]) == 0
-        if usable and targets[0] == label and getattr(examples, "target_transform", None) is None:
+        if (
+            (targets is not None and len(targets) == len(examples) and np.ndim(targets[0]) == 0)
+            and targets[0] == label
+            and getattr(examples, "target_transform", None) is None
+        ):
             return Source(reader, list(targets), names, None, origin)
         pairs = [reader.pair(row) for row in range(len(examples))]
     except UNREADABLE as error:  # DataError among them

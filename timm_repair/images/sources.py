@@ -109,9 +109,9 @@ def require_token(token: str | bool | None) -> None:
 def _readable(images: Images, on_unreadable: str) -> Images:
     good = images.readable()
     bad = int((~good).sum())
-    if not bad:
-        return images
     error = images.first_unreadable()
+    if error is None:
+        return images
     if on_unreadable == "stop" or bad == len(images):
         where = f" (example {error.row} of the stream)" if "stream" in images.origin else ""
         raise DataError(

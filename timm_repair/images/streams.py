@@ -58,8 +58,7 @@ class Stream:
         features = self.dataset.features
         if features is None:  # after a map(), or of a generator: the first example will tell
             return
-        self._settle(features)
-        image, label = self.columns
+        image, label = self._settle(features)
         self.names = (
             features[label].names if isinstance(features[label], datasets.ClassLabel) else None
         )
@@ -67,9 +66,10 @@ class Stream:
         if isinstance(features[image], datasets.Image):
             self.dataset = self.dataset.cast_column(image, datasets.Image(decode=False))
 
-    def _settle(self, features: Mapping) -> None:
-        self.columns = choose_columns(self.columns, features, self.name)
-        self.origin["columns"] = dict(zip(("image", "label"), self.columns, strict=True))
+    def _settle(self, features: Mapping) -> tuple[str, str]:
+        found = self.columns = choose_columns(self.columns, features, self.name)
+        self.origin["columns"] = dict(zip(("image", "label"), found, strict=True))
+        return found
 
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """(encoded image, path or the error met; label as it is there) of each example, in order.

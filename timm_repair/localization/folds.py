@@ -104,7 +104,7 @@ def _gradients(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     wrong_class_weight: float,
     runtime: Runtime,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
@@ -162,7 +162,7 @@ def rgn_scores(model: nn.Module, blocks: Sequence[Block], found: FoldedGradients
 
     whole = ratios()
     scores, parts = of_blocks(whole), len(found.counts)
-    worst = max(scores, key=scores.get)
+    worst = max(scores, key=scores.__getitem__)
     without = [of_blocks(ratios(part)) for part in range(parts)] if parts > 2 else []
     errors = {name: spread([each[worst] - each[name] for each in without]) for name in scores}
     return BlockScores(scores, layers=layers, layer_scores=whole, errors=errors)
@@ -204,7 +204,7 @@ def gain_scores(
                 found.grams[name]
             )
     gains = {name: rate * agreed_norm(gram) for name, gram in grams.items()}
-    worst = max(gains, key=gains.get)
+    worst = max(gains, key=gains.__getitem__)
     errors = {name: rate * jackknife(grams[worst] - gram) for name, gram in grams.items()}
     return BlockScores(gains, layers=layers, layer_scores=layer_scores, errors=errors, gains=gains)
 

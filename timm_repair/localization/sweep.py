@@ -87,6 +87,7 @@ def sweep(
         return recorder.sums
 
     def others(batch: Tensor) -> Tensor:
+        assert data.retained is not None, "no batch is drawn from none"
         recorder.forward(model, *inputs_of(data.retained, batch, data, runtime))
         return recorder.sums
 
@@ -134,7 +135,7 @@ class _Recorder:
 
     def _hook(self, tap: Tap) -> Callable:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | None = None) -> None:
-            tensor = inputs[0] if tap.before else output
+            tensor = inputs[0] if tap.before or output is None else output
             if self.seen is not None:  # None while gradient checkpointing runs a part a second time
                 self.seen.setdefault(tap.layer, []).append(tap.mean(tensor.detach()))
             if tensor.requires_grad:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +88,11 @@ def find_taps(
     taps = []
     for layer, block in layers_of(model, blocks).items():
         if layer not in calls or (
-            wide[block] and _positions(calls[layer][0].output, modules[layer]) == 1
+            wide[block] and _positions(cast(Tensor, calls[layer][0].output), modules[layer]) == 1
         ):
             continue
-        followers = arrivals.get(calls[layer][0].left, [])
+        left = calls[layer][0].left
+        followers = [] if left is None else arrivals.get(left, [])
         norm = next((path for path in followers if _is_norm(modules[path])), None)
         act = f"{norm}.act"
         fused = norm is not None and act in calls and not isinstance(modules[act], nn.Identity)
@@ -102,7 +104,7 @@ def find_taps(
                 block,
                 act if fused else norm or layer,
                 fused,
-                channels,
+                cast(int, channels),
                 1 if convolution else -1,
             )
         )

@@ -8,7 +8,7 @@ together, for the steps of one.
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -108,8 +108,9 @@ class ArchRepair:
                 )
                 site.present = build(genotype, site.present).to(runtime.device)
 
-        cells = nn.ModuleList(site.present for site in sites)
-        fresh = [p for cell in cells for p in added_parameters(cell)]
+        built = [cast(Cell, site.present) for site in sites]
+        cells = nn.ModuleList(built)
+        fresh = [p for cell in built for p in added_parameters(cell)]
         with runtime.stage("finetune"):
             rows, more = tune(
                 job,
@@ -120,22 +121,28 @@ class ArchRepair:
                 fresh=fresh,
                 forward=forward,
             )
-        for site, cell in zip(sites, cells, strict=True):
+        for site, cell in zip(sites, built, strict=True):
             if not cell.genotype.edges:  # nothing was added: give back the plain block
                 restore(model, site.block, cell.unwrapped())
         genotypes = {
-            site.block.name: cell.genotype for site, cell in zip(sites, cells, strict=True)
+            site.block.name: cell.genotype for site, cell in zip(sites, built, strict=True)
         }
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
 
     def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
         raw = extract(model, block)
         skeleton = skeleton_of(
-            raw, block.in_shape, level=self.level, partial=strategy.partial, max_span=self.max_span
+            raw,
+            cast(tuple[int, int, int], block.in_shape),
+            level=self.level,
+            partial=strategy.partial,
+            max_span=self.max_span,
         )
         original = deepcopy(raw)
         swap(model, block, raw)
-        return _Site(block, skeleton, original, model.get_submodule(block.paths[0]))
+        return _Site(
+            block, skeleton, original, cast(nn.Sequential, model.get_submodule(block.paths[0]))
+        )
 
 
 @dataclass
@@ -216,7 +223,7 @@ def _original_state(sites: Sequence[_Site]) -> dict[str, Tensor]:
     """
     state = {}
     for index, site in enumerate(sites):
-        cell = site.present
+        cell = cast(Cell, site.present)
         reference = (
             build(cell.genotype, deepcopy(site.original))
             .to(next(cell.parameters()).device)

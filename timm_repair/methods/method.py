@@ -62,3 +62,4 @@ class Method(Protocol):
         """Repair `model` in place (it is the pipeline's own copy), choosing on `data.selection`;
         `data.holdout` is out of bounds.
         """
+        ...

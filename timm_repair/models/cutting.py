@@ -9,6 +9,7 @@ dense block by its layers.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Any, cast
 
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class Grouping:
         call = self.calls[path][0] if path in self.calls else None
         arrived = call.inputs[0] if call and call.inputs else None
         return (
-            isinstance(arrived, Tensor)
+            call is not None
+            and isinstance(arrived, Tensor)
             and isinstance(call.output, Tensor)
             and arrived.shape[2:] == call.output.shape[2:]
         )
@@ -91,8 +93,9 @@ def group_parameters(model: nn.Module, calls: Trace, granularity: str) -> Groupi
     matcher = _matcher(model, level)
     # a name that no matcher knows gets the ordinal of what belongs to no group: the head
     unmatched = ("-", None)
-    ordinals = group_with_matcher(
-        chain(model.named_parameters(), [unmatched]), matcher, reverse=True
+    ordinals = cast(
+        dict[str, int],
+        group_with_matcher(chain(model.named_parameters(), [unmatched]), matcher, reverse=True),
     )
     head = ordinals.pop("-")
     if matcher is _FALLBACK[level] and set(ordinals.values()) <= {0, head}:
@@ -110,14 +113,16 @@ def group_parameters(model: nn.Module, calls: Trace, granularity: str) -> Groupi
 def _matcher(model: nn.Module, level: str) -> dict | Callable:
     def own(coarse: bool) -> dict | Callable | None:
         try:
-            return model.group_matcher(coarse=coarse)
+            return cast(Any, model).group_matcher(coarse=coarse)
         except (AttributeError, AssertionError):
             # no such method; or "coarse grouping is not implemented"
             return None
 
     matcher = own(coarse=level == "stage") or _FALLBACK[level]
     groups = matcher.get("blocks") if isinstance(matcher, dict) else None
-    if level == "unit" and groups and matcher == own(coarse=True):  # no finer groups were drawn
+    if (
+        isinstance(matcher, dict) and level == "unit" and groups and matcher == own(coarse=True)
+    ):  # no finer groups were drawn
         return matcher | {
             "blocks": [_UNITS, *([(groups, None)] if isinstance(groups, str) else groups)]
         }
@@ -161,7 +166,7 @@ def cut(path: str, module: nn.Module, plan: Grouping) -> list[Piece]:
         joins = isinstance(module, nn.Sequential) and is_layer(child) and plan.head not in groups
         whole = len(groups) < 2 or (_bare_convolutions(child) == 1 and plan.head not in groups)
         if plan.granularity != "stage" and plan.grows(child_path, child):
-            pieces += _cut_dense(child_path, child, plan.granularity)
+            pieces += _cut_dense(child_path, cast(nn.ModuleDict, child), plan.granularity)
         elif not whole and not joins:
             pieces += cut(child_path, child, plan)
         elif run and joins and (plan.granularity == "stage" or not _starts_unit(child)):

@@ -180,7 +180,7 @@ def _close(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
     # rounding, also that of bfloat16
-    return (one - other).float().norm() <= 1e-2 * other.float().norm()
+    return bool((one - other).float().norm() <= 1e-2 * other.float().norm())
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,12 @@ class Entrance:
         """Row numbers (n,) to logits (n, classes), with gradients where the mode of the caller has
         them.
         """
-        if self.maps is None:
+        maps = self.maps
+        if maps is None:
             yield lambda rows: self.model(self.images(rows))
             return
         with starting_at(self.model, self.place):
-            yield lambda rows: self.model(self.maps[rows])
+            yield lambda rows: self.model(maps[rows])
 
 
 def entrances(

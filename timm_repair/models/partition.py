@@ -116,7 +116,7 @@ def _describe(piece: Piece, given: _Given) -> Block:
     # a shared one counts under one name
     owned = tuple(name for name in piece.parameters if name in given.sizes)
     in_shape, out_shape, reason = _interface(piece, given)
-    if not reason and not given.weights_only:
+    if in_shape is not None and out_shape is not None and not given.weights_only and not reason:
         reason = _objection(piece, in_shape, out_shape, given)
     if (
         reason != UNCALLED
@@ -203,10 +203,11 @@ def _interface(piece: Piece, given: _Given) -> tuple[tuple | None, tuple | None,
         return None, None, UNCALLED
     arrived, left = made[0][0].inputs, [member[0].output for member in made]
     if is_dense(given.parent(piece)):
-        if len(arrived) != 1 or not all(isinstance(new, Tensor) for new in left):
+        maps = [new for new in left if isinstance(new, Tensor)]
+        if len(arrived) != 1 or len(maps) < len(left):
             return None, None, "not a list of tensors in, one tensor out"
         features = arrived[0] if isinstance(arrived[0], tuple) else (arrived[0],)
-        return _joined(features), _joined(left), ""
+        return _joined(features), _joined(maps), ""
     if len(arrived) != 1 or not isinstance(arrived[0], Tensor) or not isinstance(left[-1], Tensor):
         return None, None, SEVERAL
     return tuple(arrived[0].shape[1:]), tuple(left[-1].shape[1:]), ""

@@ -65,9 +65,9 @@ def extract(model: nn.Module, block: Block) -> nn.Module:
         _owns_parameters(parent._modules.get(key)) for key in keys[1:]
     ):
         return first[0]
-    members = [parent._modules[key] for key in keys]
+    members = [member for key in keys if (member := parent._modules[key]) is not None]
     if len(members) == 1:
-        return first
+        return members[0]
     return DenseRun(members) if is_dense(parent) else nn.Sequential(*members)
 
 
@@ -86,7 +86,7 @@ def swap(model: nn.Module, block: Block, new: nn.Module) -> None:
     _require(block, parent, keys)
     swapped = Swapped(new)
     replaced = parent._modules[keys[0]]
-    swapped.replaces_layers = is_layer(replaced)
+    swapped.replaces_layers = replaced is not None and is_layer(replaced)
     swapped.replaces_swapped = isinstance(replaced, Swapped)
     parent._modules[keys[0]] = swapped
     for key in keys[1:]:

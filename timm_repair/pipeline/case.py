@@ -73,7 +73,7 @@ def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> 
 def working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
     # channels last: convolutions of small maps run several times faster on CPUs, and no slower
     # elsewhere
-    return deepcopy(model).to(runtime.device, torch.float32, memory_format=torch.channels_last)
+    return deepcopy(model).to(runtime.device, torch.float32).to(memory_format=torch.channels_last)
 
 
 def run_method(
@@ -149,7 +149,7 @@ def context(
     except (RepairError, RuntimeError) as error:
         error.add_note(f"while repairing {name} with {method.name}")
         if finished:
-            error.finished = Comparison(finished)
+            vars(error)["finished"] = Comparison(finished)
             error.add_note(
                 f"done before: {', '.join(finished)}; their reports are this error's attribute"
                 " `finished`"

@@ -9,6 +9,7 @@ measured on digits nobody has seen, saved, loaded back through timm, and shown t
 
 import argparse
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -48,9 +49,11 @@ def digits(seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
         raise ConfigError(
             "the demo needs scikit-learn, which has the digits: pip install 'timm_repair[demo]'"
         ) from error
-    bunch = load_digits()
+    bunch = cast(Any, load_digits())  # by its own hints a pair
     images = [
-        Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC)
+        Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize(
+            (SIDE, SIDE), Image.Resampling.BICUBIC
+        )
         for pixels in bunch.images
     ]
     pairs = list(zip(images, bunch.target.tolist(), strict=True))

@@ -17,6 +17,7 @@ from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.pipeline.case import read_data, working_copy
+from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
@@ -70,13 +71,15 @@ def localize(
         >>> timm_repair.localize("resnet50", failures, train, score="spectrum_gradient").ranking
     """
     asked = option_groups.make(_Asked, options, "localize")
-    runtime = Runtime(accelerator, seed, progress)
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     _, model = load(model)
     with own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, None, data, runtime)
         target = replace(asked.target, block=None, blocks=1)
-        return target.choose(model, prepared, asked.training, runtime)[2]
+        found = target.choose(model, prepared, asked.training, runtime)[2]
+        assert found is not None, "no block is given"
+        return found
 
 
 def collect_failures(

@@ -25,6 +25,7 @@ from timm_repair.pipeline.case import context, identity, read_data, run_method, 
 from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
+from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
@@ -78,7 +79,7 @@ def repair(
     """
     chosen = methods.named(method, **options)
     target = None if output_dir is None else saving.check_output(output_dir)
-    runtime = Runtime(accelerator, seed, progress)
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     require_shares(chosen.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)
     name, model = load(model)
@@ -104,10 +105,11 @@ def repair(
         try:
             repaired.save_pretrained(target)
         except (RepairError, OSError) as error:
-            error.repaired = repaired
+            vars(error)["repaired"] = repaired
             error.add_note("the repair itself is done: it is this error's attribute `repaired`")
             raise
-        runtime.journal.close()
+        if runtime.journal is not None:
+            runtime.journal.close()
     return repaired
 
 
@@ -138,7 +140,7 @@ def compare(
         RepairError: as `repair`; or two methods under one label.
     """
     rows = _labelled(methods, options)
-    runtime = Runtime(accelerator, seed, progress)
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     for method in rows.values():
         require_shares(method.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
@@ -52,7 +53,7 @@ class Report:
     blocks: tuple[dict, ...] = ()
     localization: dict | None = None
     genotypes: dict = dataclasses.field(default_factory=dict)
-    history: tuple[dict, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
     cost: dict = dataclasses.field(default_factory=dict)
     stages: tuple[dict, ...] = ()
     seed: int = 0

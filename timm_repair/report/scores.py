@@ -68,9 +68,11 @@ class Scores:
         from.
         """
         before, after = self.before == self.labels, self.after == self.labels
-        return tuple(
-            int(each.sum())
-            for each in (before & after, before & ~after, ~before & after, ~before & ~after)
+        return (
+            int((before & after).sum()),
+            int((before & ~after).sum()),
+            int((~before & after).sum()),
+            int((~before & ~after).sum()),
         )
 
     @property

@@ -85,7 +85,7 @@ def markdown(found: Mapping | None, repaired: Sequence[str], blocks: Sequence[Ma
     return "\n\n".join(filter(None, parts))
 
 
-def ties(localization: dict) -> tuple[str, ...]:
+def ties(localization: Mapping) -> tuple[str, ...]:
     """The blocks that cannot be told from the most suspicious one, with it; empty if it stands
     alone.
     """
@@ -94,7 +94,7 @@ def ties(localization: dict) -> tuple[str, ...]:
 
 
 def tie(
-    localization: dict, repaired: Collection[str] = (), shown: Callable[[str], str] = clean
+    localization: Mapping, repaired: Collection[str] = (), shown: Callable[[str], str] = clean
 ) -> str:
     """One sentence on `ties`, and what can be done about them; empty if there are none.
 
@@ -136,20 +136,20 @@ def number(value: float | None, error: float | None = None) -> str:
     )
 
 
-def _legend(localization: dict) -> list[str]:
+def _legend(localization: Mapping) -> list[str]:
     return [ERROR] * any((localization.get("errors") or {}).values()) + [GAIN] * bool(
         localization.get("gains")
     )
 
 
-def _scores(localization: dict) -> list[str]:
+def _scores(localization: Mapping) -> list[str]:
     errors = localization.get("errors") or {}
     return [
         number(value, errors.get(name)) for name, value in localization["suspiciousness"].items()
     ]
 
 
-def _neurons(localization: dict, shown: Callable[[str, int], str]) -> list[list[str]]:
+def _neurons(localization: Mapping, shown: Callable[[str, int], str]) -> list[list[str]]:
     """Head and rows of the table of the top neurons; empty where the scorer knows none."""
     details = localization.get("details") or {}
     neurons = details.get("top_neurons") or []

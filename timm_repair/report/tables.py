@@ -100,7 +100,7 @@ def architectures(genotypes: Mapping[str, Mapping]) -> list[list[str]]:
     ]
 
 
-def _architecture(genotype: dict, where: str) -> list[str]:
+def _architecture(genotype: Mapping, where: str) -> list[str]:
     layers = [clean(node["layer"], 30) for node in genotype["nodes"]]
     lines = [
         f"Architecture found{where} ({genotype['level']} level)",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from timm_repair.runtime.processes import gathered
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 
@@ -100,9 +101,8 @@ def _moments(x: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor, Tenso
     x = _wide(x)
     var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
     count = torch.full_like(mean, x.numel() // len(mean))
-    counts, means, squares = accelerator.gather(
-        torch.stack([count, mean, var * count])[None]
-    ).unbind(1)
+    everyone = gathered(torch.stack([count, mean, var * count])[None], accelerator)
+    counts, means, squares = everyone.unbind(1)
     mean = (counts * means).sum(0) / counts.sum(0)
     # as distances from the common mean: a difference of squares would cancel
     return mean, (squares + counts * (means - mean).square()).sum(0), counts.sum(0)[0]

@@ -7,7 +7,7 @@ so the same code runs on CPUs and on accelerators.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -49,9 +49,21 @@ def share_of(indices: Tensor, accelerator: Accelerator) -> Tensor:
     return indices[accelerator.process_index :: accelerator.num_processes]
 
 
+def gathered(tensor: Tensor, accelerator: Accelerator) -> Tensor:
+    """The tensors (n, …) of all processes, one after the other."""
+    return cast(
+        Tensor, accelerator.gather(tensor)
+    )  # of a tensor a tensor, which accelerate's hints leave open
+
+
+def reduced(tensor: Tensor, how: str, accelerator: Accelerator) -> Tensor:
+    """The "sum" or "mean" of a tensor over all processes."""
+    return cast(Tensor, accelerator.reduce(tensor, how))
+
+
 def all_processes(sums: Tensor, accelerator: Accelerator) -> Tensor:
     """The sum over processes."""
-    return accelerator.reduce(sums, reduction="sum") if accelerator.num_processes > 1 else sums
+    return reduced(sums, "sum", accelerator) if accelerator.num_processes > 1 else sums
 
 
 @torch.no_grad()
@@ -65,9 +77,8 @@ def average(parameters: Sequence[nn.Parameter], loss: Tensor, accelerator: Accel
     if accelerator.num_processes == 1:
         return loss.item()
     gradients = [p.grad for p in parameters if p.grad is not None]
-    *means, loss = accelerator.reduce(
-        torch.cat([g.flatten() for g in (*gradients, loss.detach())]), "mean"
-    ).split([g.numel() for g in gradients] + [1])
+    flat = torch.cat([g.flatten() for g in (*gradients, loss.detach())])
+    *means, loss = reduced(flat, "mean", accelerator).split([g.numel() for g in gradients] + [1])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view(gradient.shape))  # keeps its memory format
     return loss.item()

@@ -33,7 +33,7 @@ class Runtime:
     """What every stage of a run shares.
 
     Args:
-        accelerator: device, precision and processes; None makes a plain `Accelerator()`.
+        accelerator: device, precision and processes; a plain `Accelerator()` where none is given.
         seed: every random choice of the run follows from it.
         progress: show progress bars (on the main process, on standard error).
         eval_batch_size: images per forward pass where no gradient is taken, if as many fit in
@@ -49,7 +49,7 @@ class Runtime:
             repair does not do.
     """
 
-    accelerator: Accelerator | None = None
+    accelerator: Accelerator = field(default_factory=make_accelerator)
     seed: int = 0
     progress: bool = True
     eval_batch_size: int = 256
@@ -59,8 +59,6 @@ class Runtime:
     fitting: dict[bool, int] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.accelerator is None:
-            self.accelerator = make_accelerator()
         refuse_unfit(self.accelerator)
 
     @property

@@ -159,8 +159,8 @@ class Batches:
             [
                 (
                     torch.full_like(part.rows, -1)
-                    if populations[part.name].answers is None
-                    else populations[part.name].answers[part.rows]
+                    if (known := populations[part.name].answers) is None
+                    else known[part.rows]
                 )
                 for part in parts
             ]

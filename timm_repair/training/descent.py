@@ -119,6 +119,7 @@ def gradient_step(
         # accelerate divides by it, for losses that are means of their parts
         accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
         total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None, "a step has a loss"
     value = average(parameters, total, accelerator)
     if clip is not None:
         accelerator.clip_grad_norm_(parameters, clip)

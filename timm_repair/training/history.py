@@ -1,6 +1,6 @@
 """History: what one step of a loop leaves."""
 
-from typing import TypedDict
+from typing import Required, TypedDict
 
 
 class Row(TypedDict, total=False):
@@ -18,8 +18,8 @@ class Row(TypedDict, total=False):
 
     stage: str
     step: int
-    loss: float
-    lr: float
+    loss: Required[float]
+    lr: Required[float]
     objective: float
     architecture: bool
     alpha: list[list[float]]

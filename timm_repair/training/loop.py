@@ -64,6 +64,7 @@ class Monitor:
 
     def restore(self) -> float:
         """Bring the best state back; returns its objective."""
+        assert self.state is not None, "something was measured"
         self.part.load_state_dict(self.state)
         return self.best
 
@@ -99,7 +100,7 @@ def fit(
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
         for i in range(len(history), 0 if ended else steps):
-            row = {"stage": stage, "step": i} | step(i)
+            row: Row = {"stage": stage, "step": i, **step(i)}
             if not math.isfinite(row["loss"]):
                 raise NonFiniteError(
                     f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate"
@@ -113,7 +114,8 @@ def fit(
             ended = i + 1 == steps or bool(
                 monitor and monitor.patience is not None and monitor.stale >= monitor.patience
             )
-            if state is not None and (ended or (i + 1) % every == 0):
+            due = ended or (i + 1) % every == 0
+            if state is not None and runtime.journal is not None and due:
                 parts = {name: part.state_dict() for name, part in state.items()}
                 runtime.journal.checkpoint(
                     stage, {"history": history, "ended": ended, "parts": parts}
@@ -129,8 +131,7 @@ def _resumed(
     """History of a loop that was begun in an earlier run, whether it had ended, and everything in
     `state` as it was then.
     """
-    kept = None if state is None else runtime.journal.state(stage)
-    if kept is None:
+    if state is None or runtime.journal is None or (kept := runtime.journal.state(stage)) is None:
         return [], False
     for name, part in state.items():
         part.load_state_dict(kept["parts"][name])

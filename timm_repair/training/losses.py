@@ -4,6 +4,7 @@ retained examples close to the original.
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -68,8 +69,7 @@ def anchor_penalty(
     parameters: Mapping[str, Tensor], origin: Mapping[str, Tensor], strength: float
 ) -> list[Tensor]:
     """λ/2 · ||θ - θ_original||² (L2-SP), as a summand of the loss; none where λ is 0."""
-    return (
-        [0.5 * strength * sum((p - origin[name]).square().sum() for name, p in parameters.items())]
-        if strength
-        else []
-    )
+    if not strength:
+        return []
+    distances = ((p - origin[name]).square().sum() for name, p in parameters.items())
+    return [cast(Tensor, 0.5 * strength * sum(distances))]  # of no parameters there is no repair

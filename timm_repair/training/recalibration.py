@@ -10,7 +10,7 @@ from timm_repair.training.batches import Batches
 from timm_repair.training.job import Job
 
 
-def batch_norms(part: nn.Module) -> list[nn.Module]:
+def batch_norms(part: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """The batch norms of `part` that keep running statistics."""
     return [
         m

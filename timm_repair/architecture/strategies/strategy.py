@@ -26,3 +26,4 @@ class Strategy(Protocol):
         """Operation weights (E, 6) from α (E, 6); `progress` runs from 0 to 1 through the
         search.
         """
+        ...

@@ -8,12 +8,13 @@ arithmetic for every example, whatever else is in the batch.
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from PIL import Image
 
 # of one example -> stacked over the batch
-Draw = Callable[[Callable[[np.random.Generator], np.ndarray]], np.ndarray]
+Draw = Callable[[Callable[[np.random.Generator], np.ndarray | float]], np.ndarray]
 
 
 def grey(x: np.ndarray) -> np.ndarray:
@@ -94,10 +95,11 @@ def correlate(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     taps = np.argwhere(kernel)
     padded = x[..., _fold(np.arange(-reach, height + reach), height, "mirror"), :]
     padded = padded[..., _fold(np.arange(-reach, width + reach), width, "mirror")]
-    return sum(
+    parts = (
         kernel[top, left] * padded[..., top : top + height, left : left + width]
         for top, left in taps
     )
+    return cast(np.ndarray, sum(parts))  # a kernel has a tap
 
 
 def copied_from(steps: np.ndarray, reach: int, height: int, width: int) -> np.ndarray:
@@ -243,7 +245,7 @@ def distance_to(places: np.ndarray, most: float) -> np.ndarray:
         nearer = distance
         for i, j in steps:
             there = padded[:, 2 + i : 2 + i + height, 2 + j : 2 + j + width]
-            nearer = np.minimum(nearer, there + lengths[tuple(sorted((abs(i), abs(j))))])
+            nearer = np.minimum(nearer, there + lengths[min(abs(i), abs(j)), max(abs(i), abs(j))])
         if np.array_equal(nearer, distance):
             return distance
         distance = nearer

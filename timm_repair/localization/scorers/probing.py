@@ -175,9 +175,9 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
         before = _losses(next(iter(ways.values())), examples, weight, runtime)
         for block in tried:
             after = _repaired_losses(ways[block.name], examples, training, weight, runtime)
-            gone = (old - new for old, new in zip(before, after, strict=True))
+            failing, retained = (old - new for old, new in zip(before, after, strict=True))
             verdicts[block.name] = Verdict(
-                *gone, 0.5 if data.error_rate is None else data.error_rate
+                failing, retained, 0.5 if data.error_rate is None else data.error_rate
             )
             bar.update()
     worst = max(verdicts.values(), key=lambda verdict: verdict.value)
@@ -197,10 +197,10 @@ def _promising(job: Job, blocks: Sequence[Block]) -> list[Block]:
     ranks = {block.name: 0 for block in blocks}
     for scores in gain_and_rgn(job, blocks):
         for rank, name in enumerate(
-            sorted(scores.suspiciousness, key=scores.suspiciousness.get, reverse=True)
+            sorted(scores.suspiciousness, key=scores.suspiciousness.__getitem__, reverse=True)
         ):
             ranks[name] += rank
-    best = sorted(ranks, key=ranks.get)[:WIDTH]
+    best = sorted(ranks, key=ranks.__getitem__)[:WIDTH]
     return [block for block in blocks if block.name in best]
 
 

@@ -1,5 +1,7 @@
 """What was built: the raw layers as a chain, the searched paths as arcs over it."""
 
+from collections.abc import Mapping
+
 from timm_repair.report.figures.drawing import (
     BLUE,
     GREEN,
@@ -38,7 +40,7 @@ def architecture(report: Report) -> Figure:
     return figure
 
 
-def stacked(genotype: dict | None) -> tuple[list[tuple[dict, float, float, int]], int]:
+def stacked(genotype: Mapping | None) -> tuple[list[tuple[dict, float, float, int]], int]:
     """(edge, start, end, level) per searched path, and how many levels; arcs that would meet
     differ.
 
@@ -77,7 +79,7 @@ def plans_of(report: Report) -> list[tuple[str | None, dict | None]]:
 def draw_architecture(ax: Axes, report: Report, block: str | None, genotype: dict | None) -> None:
     """One block: its raw layers as a chain, its searched paths as arcs."""
     ax.set_axis_off()
-    if genotype is None:
+    if genotype is None or block is None:
         title(ax, "Architecture")
         words = f"unchanged: the method changes\nweights only ({clean(report.method, 30)})"
         write(ax, 0.5, 0.5, words, color=GREY)

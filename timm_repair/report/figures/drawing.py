@@ -2,12 +2,13 @@
 the figures is decided here.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from timm_repair.errors import RepairError
 
 # what is drawn on; matplotlib is an optional extra, so that its own types cannot be named here
-Axes = Figure = Any
+Axes: TypeAlias = Any
+Figure: TypeAlias = Any
 
 # Okabe and Ito's palette: told apart with every common kind of colour vision
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (

@@ -73,7 +73,7 @@ def draw_blocks(ax: Axes, report: Report, *, most: int = 24, brief: bool = True)
         most: of many blocks, draw so many: the most suspicious.
         brief: leave out the predicted gains, and the beginnings of long names.
     """
-    found = report.localization
+    found = report.localization or {}
     values, errors = found["suspiciousness"], found.get("errors") or {}
     title(ax, "Where the fault is suspected")
     first = sorted(
@@ -134,8 +134,9 @@ def draw_layers(ax: Axes, report: Report) -> None:
     """A bar per layer, in network order, in the colour of its block; where there are many, only
     some are labelled.
     """
-    values, what = layer_scores(report.localization)
-    layers, colors = report.localization["layers"], _colors(report)
+    found = report.localization or {}
+    values, what = layer_scores(found)
+    layers, colors = found["layers"], _colors(report)
     title(ax, "Layer by layer, in network order")
     positions, groups = [], []
     for block, members in groupby(values, key=layers.get):
@@ -183,22 +184,17 @@ def draw_layers(ax: Axes, report: Report) -> None:
 
 
 def _words(report: Report, name: str, brief: bool) -> str:
-    errors, gains = report.localization.get("errors") or {}, report.localization.get("gains") or {}
-    score = number(report.localization["suspiciousness"][name], None if brief else errors.get(name))
+    found = report.localization or {}
+    errors, gains = found.get("errors") or {}, found.get("gains") or {}
+    score = number(found["suspiciousness"][name], None if brief else errors.get(name))
     gain = "" if brief or gains.get(name) is None else f"gain {gains[name]:.2g}"
-    mark = (
-        "repaired"
-        if name in report.repaired_blocks
-        else "tied"
-        if name in ties(report.localization)
-        else ""
-    )
+    mark = "repaired" if name in report.repaired_blocks else "tied" if name in ties(found) else ""
     return "  ".join(filter(None, [score, gain, mark]))
 
 
 def _colors(report: Report) -> dict[str, str]:
     """Red for repaired blocks; the others in turns, so that neighbours differ."""
-    names = report.localization["suspiciousness"]
+    names = (report.localization or {})["suspiciousness"]
     return {
         name: RED if name in report.repaired_blocks else (MUTED, DIM)[index % 2]
         for index, name in enumerate(names)

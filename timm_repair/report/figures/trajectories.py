@@ -1,8 +1,9 @@
 """How training and search went, step by step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
+from typing import Any
 
 from timm_repair.errors import RepairError
 from timm_repair.report.figures.drawing import (
@@ -56,7 +57,7 @@ def trajectories(report: Report) -> Figure:
     return figure
 
 
-def _draw_curve(ax: Axes, history: tuple[dict, ...], key: str) -> None:
+def _draw_curve(ax: Axes, history: Sequence[Mapping[str, Any]], key: str) -> None:
     title(ax, {"loss": "Training loss", "objective": "Selection objective"}[key])
     offset = 0
     colors = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)

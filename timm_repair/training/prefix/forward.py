@@ -21,6 +21,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import PartitionError
 from timm_repair.models.entering import AT_ONCE, Entered, Place, arriving, resumes_exactly
 from timm_repair.models.tracing import trace
+from timm_repair.runtime.processes import gathered
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 from timm_repair.training.populations import SELECTION, Populations, Sample
@@ -87,6 +88,7 @@ class Forward:
         for name, needed in views.items():
             for view in needed:
                 self._fill(name, view)
+        assert self.entered is not None, "what is kept has a place"
         return self.entered(torch.cat([self.arrived(part) for part in parts if len(part.rows)]))
 
     def predict(self, population: str) -> Prediction:
@@ -96,6 +98,7 @@ class Forward:
         if name not in self.kept:
             return predict(self.model, images, preprocessing, self.runtime)
         self._fill(name, 0)
+        assert self.entered is not None, "what is kept has a place"
         return predict(
             self.entered,
             images,
@@ -115,13 +118,14 @@ class Forward:
         """What arrives for the examples of `part`, (n, …) on the device: read where it was kept,
         else computed.
         """
-        places, found, read = [], [], self.keeps(part)
-        for view in part.views[read].unique().tolist() if read.any() else ():
-            these = (read & (part.views == view)).nonzero().flatten()
+        places, found, read, views = [], [], self.keeps(part), part.views
+        for view in views[read].unique().tolist() if views is not None and read.any() else ():
+            these = (read & (views == view)).nonzero().flatten()
             kept = self.views[part.name, view]
             if kept is None:
                 read[these] = False
                 continue
+            assert self.layout is not None, "what is kept has a layout"
             places.append(these)
             rows = kept.index_select(0, part.rows[these].to(kept.device))
             found.append(self.layout.unpack(rows.to(self.runtime.device, non_blocking=True)))
@@ -135,6 +139,7 @@ class Forward:
         )
 
     def _computed(self, part: Sample) -> Tensor:
+        assert self.place is not None and self.layout is not None, "only where some are kept"
         with self.runtime.accelerator.autocast():
             return arriving(self.model, [self.place], [self.examples.images(part)])[
                 self.place.path
@@ -148,13 +153,15 @@ class Forward:
         if (name, view) in self.views or name not in self.kept:
             return
         rows, runtime, accelerator = self.kept[name], self.runtime, self.runtime.accelerator
-        kept = self.room.empty((name, view), (rows, *self.layout.packed), self.layout.kept)
+        layout, room = self.layout, self.room
+        assert layout is not None and room is not None, "only where some are kept"
+        kept = room.empty((name, view), (rows, *layout.packed), layout.kept)
         # a disk may be full for one process and not for another
         fits = all(gather_object([kept is not None]))
         self.views[name, view] = kept if fits else None
 
         def computed(these: Tensor) -> Tensor:
-            return self.layout.pack(
+            return layout.pack(
                 self._computed(self.examples.view(name, these, torch.full_like(these, view)))
             ).contiguous()
 
@@ -169,9 +176,10 @@ class Forward:
                 mine = (start + accelerator.process_index * share + torch.arange(share)).clamp(
                     max=rows - 1
                 )
-                found = accelerator.gather(torch.cat(list(runtime.in_batches(computed, mine))))[
+                found = gathered(torch.cat(list(runtime.in_batches(computed, mine))), accelerator)[
                     : rows - start
                 ]
+                assert kept is not None, "as it fits"
                 kept[start : start + len(found)] = found
                 if bar is not None:
                     bar.update(len(found))

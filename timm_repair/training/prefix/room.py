@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -28,7 +29,7 @@ class Room:
         sizes: bytes of all that will be asked for, the most wanted first.
     """
 
-    def __init__(self, memory: int, disk: int, device: torch.device, sizes: Mapping[Hashable, int]):
+    def __init__(self, memory: int, disk: int, device: torch.device, sizes: Mapping[Any, int]):
         self.device, self.left, self.places = device, {"memory": memory, "disk": disk}, {}
         for key, size in sizes.items():
             place = next((place for place, left in self.left.items() if size <= left), None)
