@@ -127,7 +127,7 @@ def lower_bounds() -> list[str]:
     lines = "\n".join(
         [config["options"]["install_requires"], *config["options.extras_require"].values()]
     ).split("\n")
-    bounds = [re.fullmatch(r"([\w-]+)>=([\d.]+)", line) for line in lines if line]
+    bounds = [re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line) for line in lines if line]
     assert all(bounds), f"a requirement that is no lower bound: {lines}"
     return sorted({f"{bound[1]}=={bound[2]}.*" for bound in bounds})
 
