@@ -61,7 +61,8 @@ def search(
     )
     strategy = relaxed[0].strategy
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
-    warm = round(strategy.warmup * steps)
+    # gates start shut, where α has no gradient: one step of weights first, however short the search
+    warm = max(round(strategy.warmup * steps), 1) if strategy.warmup else 0
     turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
     rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
     # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
