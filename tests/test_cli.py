@@ -106,6 +106,7 @@ def test_several_blocks(given, tmp_path, capsys):
     assert main([*arguments, "--set=blocks=2"]) == 0
     chosen = json.loads((output / "repair.json").read_text())["repaired_blocks"]
     assert len(chosen) == 2 and f"Repaired blocks: {', '.join(chosen)}" in capsys.readouterr().out
+    arguments[arguments.index(f"--output={output}")] = f"--output={tmp_path / 'another'}"
     assert main([*arguments, "--set=blocks=5"]) == 2
     assert "blocks=5, but the model has 4" in capsys.readouterr().err
     assert main([*arguments, "--set=block=['layer1', 'layer9']"]) == 2

@@ -63,6 +63,12 @@ class HubError(RepairError, OSError):
     """
 
 
+class UnexpectedError(RepairError, RuntimeError):
+    """Something was raised that nobody foresaw, by the model, the data or a package; it is the
+    `__cause__`.
+    """
+
+
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from timm_repair.architecture.cell import build
 from timm_repair.architecture.genotype import Genotype
+from timm_repair.boundary import public
 from timm_repair.errors import ConfigError
 from timm_repair.hub.trust.build import bounded, check_buffers, sketching
 from timm_repair.hub.trust.config import check_arguments, check_base, shown
@@ -26,6 +27,7 @@ MAX_EDITS, MAX_PATHS = 64, 512
 MAX_GROWTH = 8
 
 
+@public
 def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Give `model` the architecture of a repair, in place; the added paths start at zero, so it
     still computes what it did.

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from timm_repair.boundary import public
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError, did_you_mean
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.models.weights import unwrapped
@@ -18,6 +19,7 @@ from timm_repair.models.weights import unwrapped
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
+@public
 def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
     """Write `model`, in eval mode and float32, for any batch size, and compare what was written
     with it.

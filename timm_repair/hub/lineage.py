@@ -17,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from timm_repair.architecture.cell import Cell
+from timm_repair.boundary import public
 from timm_repair.errors import ConfigError
 from timm_repair.models.block import Block
 from timm_repair.models.surgery import extract, restore
@@ -167,6 +168,7 @@ def lineage(model: nn.Module) -> Lineage | None:
     return getattr(model, ATTRIBUTE, None)
 
 
+@public
 def revert(model: nn.Module) -> nn.Module:
     """The model as it was before its last repair, bit for bit, as a new one; `model` is not
     changed.

@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import nn
 
+from timm_repair.boundary import public
 from timm_repair.errors import ConfigError, HubError, ModelError, RepairError, did_you_mean
 from timm_repair.hub.entry_point import created
 from timm_repair.hub.fetching import fetch
@@ -68,6 +69,7 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
 
 
+@public
 def from_pretrained(
     name_or_path: str | Path,
     *,

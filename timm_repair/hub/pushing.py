@@ -17,6 +17,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 from torch import nn
 
+from timm_repair.boundary import public
 from timm_repair.errors import ConfigError, OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.connection import check_repo_id, client, hub_id, reaching
@@ -31,6 +32,7 @@ from timm_repair.report.report import Report
 logger = logging.getLogger(__name__)
 
 
+@public
 def push_to_hub(
     model: nn.Module,
     repo_id: str,
@@ -234,6 +236,7 @@ def _with_known_base(
     return model, replace(report, base=base.to_dict())
 
 
+@public
 def save_pretrained(
     model: nn.Module,
     save_directory: str | Path,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from timm_repair.boundary import public
 from timm_repair.errors import DataError, OptionError
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
@@ -25,6 +26,7 @@ ACCESS = ("check_readable", "revision", "token", "cache_bytes")
 logger = logging.getLogger(__name__)
 
 
+@public
 def as_images(
     source: Any,
     model: nn.Module,

@@ -17,12 +17,11 @@ from timm_repair import methods
 from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
-from timm_repair.errors import NoEffectWarning, RepairError
+from timm_repair.errors import NoEffectWarning
 from timm_repair.hub import entry_point
 from timm_repair.hub.lineage import Base
 from timm_repair.methods.method import Method
 from timm_repair.models.weights import fingerprint
-from timm_repair.options import plain
 from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
@@ -50,23 +49,42 @@ def read_data(
         )
 
 
-def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
-    """What makes a run the same run: only then may it continue where another was killed, and be
-    answered from where it was finished.
+def identity(base: Base, method: Method, runtime: Runtime) -> dict[str, Any]:
+    """What makes a run the same run, but for its data: only then may it continue where another was
+    killed, and be answered from where it was finished.
     """
-    options = methods.options_of(method)
-    training = options.get("training")
-    if isinstance(training, dict) and training.get("augmentation") == "flips":
-        del training["augmentation"]  # runs from before it was an option go on
     return {
         "model": base.sha256,
-        "data": plain(data.provenance),
         "method": method.name,
-        "options": options,
+        "options": _compared(methods.options_of(method)),
         "seed": runtime.seed,
         "versions": versions(),
         **environment(runtime),
     }
+
+
+def run_of(report: Report) -> dict[str, Any]:
+    """The `identity` of the run that a report is of, and its "data"; of older reports as far as
+    they tell it.
+    """
+    return {
+        "model": report.base.get("sha256"),
+        "data": report.provenance,
+        "method": report.method,
+        "options": _compared(report.options),
+        "seed": report.seed,
+        "versions": report.versions,
+        **report.environment,
+    }
+
+
+def _compared(options: dict[str, Any]) -> dict[str, Any]:
+    training = options.get("training")
+    if isinstance(training, dict) and training.get("augmentation") == "flips":
+        # runs from before it was an option go on
+        without = {name: value for name, value in training.items() if name != "augmentation"}
+        return options | {"training": without}
+    return options
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
@@ -163,7 +181,7 @@ def context(
     """Add the setting to an error once, and the reports of the methods that were done before it."""
     try:
         yield
-    except (RepairError, RuntimeError) as error:
+    except Exception as error:
         error.add_note(f"while repairing {name} with {method.name}")
         if finished:
             vars(error)["finished"] = Comparison(finished)

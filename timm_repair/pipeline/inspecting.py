@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_repair import options as option_groups
+from timm_repair.boundary import public
 from timm_repair.data import collecting
 from timm_repair.data.options import DataOptions
 from timm_repair.hub.loading import load
@@ -23,6 +24,7 @@ from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 
 
+@public
 def blocks(
     model: str | nn.Module,
     *,
@@ -50,6 +52,7 @@ class _Asked:
     training: Training = field(default_factory=Training)
 
 
+@public
 def localize(
     model: str | nn.Module,
     failures: Any,
@@ -82,6 +85,7 @@ def localize(
         return found
 
 
+@public
 def collect_failures(
     model: str | nn.Module,
     dataset: Any,

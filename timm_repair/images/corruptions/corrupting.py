@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from timm_repair.boundary import public
 from timm_repair.errors import DataError, OptionError, did_you_mean
 from timm_repair.images.corruptions import kernels
 from timm_repair.images.corruptions.parameters import CORRUPTIONS, LARGEST_SIDES, PARAMETERS
@@ -26,6 +27,7 @@ _SMALLEST = 8
 _CHUNK = 2**20  # values corrupted at once
 
 
+@public
 def corrupt(
     images: Any,
     name: str,
