@@ -30,7 +30,9 @@ class NoFailuresError(DataError):
 
 
 class ModelError(RepairError, ValueError):
-    """The model cannot be loaded: no such name, folder or repository."""
+    """The model cannot be loaded (no such name, folder or repository), copied or run, or does not
+    say how its images are prepared.
+    """
 
 
 class PartitionError(RepairError, ValueError):
@@ -65,6 +67,12 @@ class HubError(RepairError, OSError):
 
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+class AssumptionWarning(UserWarning):
+    """Something was assumed that the model or the data do not say; the message says how to say
+    it.
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

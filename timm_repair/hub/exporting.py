@@ -13,7 +13,7 @@ from torch import nn
 
 from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError, did_you_mean
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.models.weights import unwrapped
+from timm_repair.models.wrapping import unwrapped
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
