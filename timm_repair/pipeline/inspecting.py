@@ -16,13 +16,16 @@ from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.fence import fenced
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 
 
+@fenced()
 def blocks(
     model: str | nn.Module,
     *,
@@ -39,6 +42,7 @@ def blocks(
     """
     if isinstance(model, str):
         _, model = load(model, pretrained=False)
+    model = unwrapped(model)
     return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
 
 
@@ -50,6 +54,7 @@ class _Asked:
     training: Training = field(default_factory=Training)
 
 
+@fenced()
 def localize(
     model: str | nn.Module,
     failures: Any,
@@ -82,6 +87,7 @@ def localize(
         return found
 
 
+@fenced()
 def collect_failures(
     model: str | nn.Module,
     dataset: Any,

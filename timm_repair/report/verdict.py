@@ -57,6 +57,8 @@ class Verdict:
                 labels of what was not to be forgotten.
             names: readable names of the classes, where known.
         """
+        if not scores:
+            return cls(UNCLEAR, ("Unclear: the repaired model was not measured.",))
         changes = {each.population: each.intervals(seed=seed).change for each in scores}
         # examples that the original had wrong, all of them: nothing could get worse there
         failing = [each for each in scores if each.accuracy_before == 0]
