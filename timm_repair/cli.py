@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from timm_repair.boundary import of_the_family
 from timm_repair.commands import COMMANDS
 from timm_repair.data.options import DataOptions
 from timm_repair.errors import RepairError
 from timm_repair.methods import METHODS
 from timm_repair.options import flat_names
+from timm_repair.runtime.boundary import of_the_family
 from timm_repair.runtime.journal import FOLDER
 
 PROGRAM = "timm-repair"

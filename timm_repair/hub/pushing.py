@@ -17,7 +17,6 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 from torch import nn
 
-from timm_repair.boundary import public
 from timm_repair.errors import ConfigError, OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.connection import check_repo_id, client, hub_id, reaching
@@ -26,8 +25,10 @@ from timm_repair.hub.folder import PATCH, WEIGHTS, Snapshot
 from timm_repair.hub.lineage import Base, Lineage, edits_since, lineage
 from timm_repair.hub.loading import load_base
 from timm_repair.hub.privacy import published
-from timm_repair.models.weights import fingerprint, unwrapped
+from timm_repair.models.weights import fingerprint
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
+from timm_repair.runtime.boundary import public
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import cast
 
 import timm.data
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from timm_repair.errors import DataError
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.models.temporary import evaluating_on
+from timm_repair.models.answering import logits, made_up
+from timm_repair.models.description import description
+from timm_repair.models.wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Classes:
         Raises:
             DataError: the model has no classifier, or not two classes.
         """
-        config = getattr(model, "pretrained_cfg", None) or {}
+        config = description(unwrapped(model))
         count = _count(model)
         names, descriptions = config.get("label_names"), config.get("label_descriptions")
         subset = timm.data.infer_imagenet_subset({"num_classes": count})
@@ -88,18 +89,9 @@ class Classes:
 
 
 def _count(model: nn.Module) -> int:
-    count = getattr(model, "num_classes", None)
-    if not isinstance(count, int):
-        parameter = next(model.parameters(), torch.zeros(()))
-        with evaluating_on(model, parameter.device), torch.no_grad():
-            logits = model(
-                torch.zeros(1, *Preprocessing.of(model).input_size, device=parameter.device)
-            )
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise DataError(
-                "the model must return logits of shape (N, classes); is it an image classifier?"
-            )
-        count = logits.shape[1]
+    # not `model.num_classes`: that stays as it was where somebody replaced the head
+    images = made_up(Preprocessing.of(model).input_size, model)[:1]
+    count = logits(model, images).shape[1]
     if count < 2:
         raise DataError(
             f"the model has {count} classes: a classifier with at least two is needed to be"

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from timm_repair.boundary import public
 from timm_repair.errors import DataError, OptionError
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
@@ -20,6 +19,7 @@ from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.reading import Reading
 from timm_repair.options import make
+from timm_repair.runtime.boundary import public
 
 ACCESS = ("check_readable", "revision", "token", "cache_bytes")
 

@@ -4,9 +4,9 @@ method on it.
 
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,8 +20,12 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoEffectWarning
 from timm_repair.hub import entry_point
 from timm_repair.hub.lineage import Base
-from timm_repair.methods.method import Method
+from timm_repair.images.preprocessing import told
+from timm_repair.methods.method import Method, Outcome
+from timm_repair.models.copying import as_given, copied, in_working_form, require_real
+from timm_repair.models.temporary import in_float32
 from timm_repair.models.weights import fingerprint
+from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
@@ -99,9 +103,17 @@ def environment(runtime: Runtime) -> dict[str, Any]:
 
 
 def working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """A copy to work on.
+
+    Raises:
+        ModelError: it cannot be copied, or has parameters that cannot be trained.
+    """
+    require_real(model)
+    copy = copied(model)
+    told(model, copy)
     # channels last: convolutions of small maps run several times faster on CPUs, and no slower
     # elsewhere
-    return deepcopy(model).to(runtime.device, torch.float32).to(memory_format=torch.channels_last)
+    return in_working_form(copy, runtime.device, torch.channels_last)
 
 
 def run_method(
@@ -123,49 +135,94 @@ def run_method(
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
-    with runtime.stage("evaluate"):
-        after = measure(model, data, runtime)
-        timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
+    as_given(model, original)  # what is measured is what is given back
+    done = _Done(base, model, data, before, method, outcome, runtime)
+    where = runtime.journal.folder.parent if runtime.journal else None
+    with (
+        kept(lambda: done.reported(None), "measuring the repaired model", where),
+        in_float32(model),
+    ):
+        with runtime.stage("evaluate"):
+            after = measure(model, data, runtime)
+            timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
-    scores = tuple(
-        Scores(p, images.labels, before.answers[p], after.answers[p])
-        for p, images in data.holdout.items()
-    )
-    notes = (*outcome.notes, *dict.fromkeys((*before.notes, *after.notes, *untimed)))
-    if not data.holdout.keys() - {"failing"}:
-        unknown = "what the repair made the model forget is not known; pass retain= or holdout="
-        notes += (f"only failures were measured: {unknown}",)
-    costs = {"before": before.cost, "after": after.cost}
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3
         )
-    report = Report(
-        method=method.name,
-        options=methods.options_of(method),
-        model=base.name,
-        base=base.to_dict(),
-        weights=fingerprint(model.state_dict()),
-        scores=scores,
-        repaired_blocks=tuple(b.name for b in outcome.repaired),
-        blocks=tuple(b.to_dict() for b in outcome.blocks),
-        localization=outcome.localization.to_dict() if outcome.localization else None,
-        genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()},
-        history=tuple(outcome.history),
-        cost={name: costs.get(name, {}) | timed.get(name, {}) for name in costs | timed},
-        stages=tuple(
-            {"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory}
-            for s in runtime.stages
-        ),
-        seed=runtime.seed,
-        versions=versions(),
-        provenance=data.provenance,
-        original=before.agreement,
-        label_names=data.label_names or (),
-        environment=environment(runtime),
-        notes=tuple(notes),
-    )
-    return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)
+    return done.reported(after, timed, untimed)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A repair that is done, but for its measurement and its report."""
+
+    base: Base
+    model: nn.Module
+    data: RepairData
+    before: Measured
+    method: Method
+    outcome: Outcome
+    runtime: Runtime
+
+    def reported(
+        self,
+        after: Measured | None = None,
+        timed: Mapping[str, Mapping[str, Any]] | None = None,
+        untimed: Sequence[str] = (),
+    ) -> Repaired:
+        """The model and its report; None is that of a model that could not be measured."""
+        outcome, data, before, runtime = self.outcome, self.data, self.before, self.runtime
+        measured = {} if after is None else data.holdout
+        costs = {"before": before.cost} | ({} if after is None else {"after": after.cost})
+        timed = timed or {}
+        report = Report(
+            method=self.method.name,
+            options=methods.options_of(self.method),
+            model=self.base.name,
+            base=self.base.to_dict(),
+            weights=fingerprint(self.model.state_dict()),
+            scores=tuple(
+                Scores(p, images.labels, before.answers[p], after.answers[p])
+                for p, images in measured.items()
+                if after is not None
+            ),
+            repaired_blocks=tuple(b.name for b in outcome.repaired),
+            blocks=tuple(b.to_dict() for b in outcome.blocks),
+            localization=outcome.localization.to_dict() if outcome.localization else None,
+            genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()},
+            history=tuple(outcome.history),
+            cost={name: costs.get(name, {}) | timed.get(name, {}) for name in costs | timed},
+            stages=tuple(
+                {"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory}
+                for s in runtime.stages
+            ),
+            seed=runtime.seed,
+            versions=versions(),
+            provenance=data.provenance,
+            original=before.agreement,
+            label_names=data.label_names or (),
+            environment=environment(runtime),
+            notes=(*outcome.notes, *self._notes(after, untimed)),
+        )
+        main = runtime.accelerator.is_main_process
+        return Repaired(self.model, report, tuple(outcome.edits), main)
+
+    def _notes(self, after: Measured | None, untimed: Sequence[str]) -> list[str]:
+        measured = self.before.notes if after is None else (*self.before.notes, *after.notes)
+        notes = list(dict.fromkeys((*measured, *untimed)))
+        kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        if kinds - {torch.float32}:
+            names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+            notes.append(
+                f"computed in float32; what was repaired was rounded to {names} at the end"
+            )
+        if after is None:
+            notes.append("the repaired model was not measured: an error came first")
+        if not self.data.holdout.keys() - {"failing"}:
+            unknown = "what the repair made the model forget is not known; pass retain= or holdout="
+            notes.append(f"only failures were measured: {unknown}")
+        return notes
 
 
 def versions() -> dict[str, str]:

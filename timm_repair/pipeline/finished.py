@@ -87,6 +87,7 @@ def answered(
     logger.warning(
         "%s holds this repair already: it is answered from there, nothing was computed", directory
     )
+    model.to(next(original.parameters()).device)
     edits = tuple(edits_since(original, model))
     Lineage.between(base, original, model, edits, report).attach(model)
     return Repaired(model, report, edits, runtime.accelerator.is_main_process)

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_repair import options as option_groups
-from timm_repair.boundary import public
 from timm_repair.data import collecting
 from timm_repair.data.options import DataOptions
 from timm_repair.hub.loading import load
@@ -17,8 +16,10 @@ from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.boundary import public
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
@@ -41,6 +42,7 @@ def blocks(
     """
     if isinstance(model, str):
         _, model = load(model, pretrained=False)
+    model = unwrapped(model)
     return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
 
 

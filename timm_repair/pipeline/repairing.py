@@ -5,7 +5,6 @@ This is the one place where the Runtime is made and the global random state is f
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_repair import methods
-from timm_repair.boundary import public
 from timm_repair.data.options import DataOptions
 from timm_repair.errors import OptionError
 from timm_repair.hub import saving
@@ -22,13 +20,16 @@ from timm_repair.hub.lineage import Base, Lineage
 from timm_repair.hub.loading import load
 from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
+from timm_repair.models.copying import copied
 from timm_repair.options import plain
 from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
 from timm_repair.pipeline.finished import answered, finished, refuse_another
+from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, measure_original
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.boundary import public
 from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
@@ -113,27 +114,17 @@ def repair(
                 **runtime.once("before", lambda: vars(measure_original(model, prepared, runtime)))
             )
         repaired = run_method(base, original, model, prepared, before, chosen, runtime)
-    repaired.model.to(home)
-    Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
-        repaired.model
-    )
+    with kept(lambda: repaired, "giving back the repaired model", target):
+        repaired.model.to(home)
+        Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
+            repaired.model
+        )
     if target is not None and runtime.accelerator.is_main_process:
-        _save(repaired, target)
+        with kept(lambda: repaired, f"saving to {str(target)!r}", target):
+            repaired.save_pretrained(target)
         if runtime.journal is not None:
             runtime.journal.close()
     return repaired
-
-
-def _save(repaired: Repaired, target: Path) -> None:
-    try:
-        repaired.save_pretrained(target)
-    except Exception as error:  # whatever it is: the work is done, and is not lost
-        vars(error)["repaired"] = repaired
-        error.add_note(
-            "the repair itself is done: it is this error's attribute `repaired`; the same call"
-            " again with output_dir mended goes on from its last checkpoint"
-        )
-        raise
 
 
 @public
@@ -179,7 +170,7 @@ def compare(
     for label, method in rows.items():
         with context(name, method, reports), own_randomness(seed):
             reports[label] = run_method(
-                base, model, deepcopy(model), prepared, before, method, replace(runtime, stages=[])
+                base, model, copied(model), prepared, before, method, replace(runtime, stages=[])
             ).report
     return Comparison(reports)
 

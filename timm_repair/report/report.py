@@ -74,7 +74,7 @@ class Report:
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
         names = [each.population for each in self.scores]
-        if not names or len(set(names)) < len(names):
+        if len(set(names)) < len(names):  # none: an error came before the measurement
             raise DataError(
                 f"a report needs one Scores per population, each under its own name; got {names}"
             )

@@ -57,6 +57,8 @@ class Verdict:
                 labels of what was not to be forgotten.
             names: readable names of the classes, where known.
         """
+        if not scores:
+            return cls(UNCLEAR, ("Unclear: the repaired model was not measured.",))
         changes = {each.population: each.intervals(seed=seed).change for each in scores}
         # examples that the original had wrong, all of them: nothing could get worse there
         failing = [each for each in scores if each.accuracy_before == 0]
@@ -75,12 +77,13 @@ class Verdict:
         elif better or (fixed and others):
             kind, first = HELPFUL, [f"Helpful: {'; '.join([*good, *level])}."]
         else:
-            kind, first = UNCLEAR, [f"Unclear: {'; '.join([*level, *good])}."]
+            said = "; ".join([*level, *good]) or "the repaired model could not be measured"
+            kind, first = UNCLEAR, [f"Unclear: {said}."]
         told = [_contradiction(role, found) for role, found in (original or {}).items()]
         contradicted = [sentence for sentence in told if sentence]
         kind = HARMFUL if contradicted else kind
         rest = [_worst_class(each, seed, names) for each in others]
-        if not others:
+        if failing and not others:
             rest.append("What it broke is not known: only failures were measured.")
         return cls(kind, (*contradicted, *first, *filter(None, rest)))
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from timm_repair.boundary import public
 from timm_repair.errors import DataError, OptionError, did_you_mean
 from timm_repair.images.corruptions import kernels
 from timm_repair.images.corruptions.parameters import CORRUPTIONS, LARGEST_SIDES, PARAMETERS
@@ -22,6 +21,7 @@ from timm_repair.images.opening import open_source
 from timm_repair.images.preprocessing import open_image, to_mode
 from timm_repair.images.readers import Source
 from timm_repair.images.reading import Reading
+from timm_repair.runtime.boundary import public
 
 _SMALLEST = 8
 _CHUNK = 2**20  # values corrupted at once

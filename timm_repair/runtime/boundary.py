@@ -2,7 +2,8 @@
 
 - A call that does not fit its signature is an OptionError that names the argument and says what is
   taken: hints are checked, so that no typo runs for minutes first.
-- Random states, warning filters and the inference mode of the caller are as they were afterwards.
+- Torch is as it comes inside (fence.py). Random states, warning filters and the modes of torch are
+  the caller's again afterwards.
 - Whatever else is raised comes out as one of the family.
 """
 
@@ -27,6 +28,7 @@ from timm_repair.errors import (
     UnexpectedError,
     did_you_mean,
 )
+from timm_repair.runtime.fence import fenced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,7 +77,7 @@ def as_it_was() -> Iterator[None]:
     mine, numbers = random.getstate(), np.random.get_state()
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        torch.inference_mode(False),
+        fenced(),
         warnings.catch_warnings(),
     ):
         try:
