@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from timm_repair.errors import DataError
 from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.readers import nfc
 from timm_repair.models.temporary import evaluating_on
 
 logger = logging.getLogger(__name__)
 
+_FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 _IMAGENET_TAG = re.compile(r"in(1|12|21|22)k|imagenet")
 
 
@@ -73,13 +75,13 @@ class Classes:
         a part of the comma-separated description.
         """
         exact, folded, parts = self._index
-        return exact.get(name) or folded.get(fold(name)) or parts.get(fold(name)) or []
+        return exact.get(nfc(name)) or folded.get(fold(name)) or parts.get(fold(name)) or []
 
     @cached_property
     def _index(self) -> tuple[dict, dict, dict]:
         exact, folded, parts = defaultdict(list), defaultdict(list), defaultdict(list)
         for i, name in enumerate(self.names or ()):
-            exact[name].append(i)
+            exact[nfc(name)].append(i)
             folded[fold(name)].append(i)
         for i, text in enumerate(self.descriptions or ()):
             for part in {fold(text or ""), *map(fold, (text or "").split(","))} - {""}:
@@ -88,25 +90,32 @@ class Classes:
 
 
 def _count(model: nn.Module) -> int:
-    count = getattr(model, "num_classes", None)
-    if not isinstance(count, int):
-        parameter = next(model.parameters(), torch.zeros(()))
+    """How many logits it gives: `num_classes` stays what it was where somebody replaced the head by
+    hand. Only what cannot be asked is believed.
+    """
+    said = getattr(model, "num_classes", None)
+    parameter = next(model.parameters(), torch.zeros(()))
+    size = Preprocessing.of(model).input_size
+    image = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
+    try:
         with evaluating_on(model, parameter.device), torch.no_grad():
-            logits = model(
-                torch.zeros(1, *Preprocessing.of(model).input_size, device=parameter.device)
-            )
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise DataError(
-                "the model must return logits of shape (N, classes); is it an image classifier?"
-            )
-        count = logits.shape[1]
-    if count < 2:
+            logits = model(image)
+    except _FORWARD_ERRORS:
+        if not isinstance(said, int):
+            raise
+        logits = torch.zeros(1, said)  # whoever runs it next says what is wrong
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise DataError(
-            f"the model has {count} classes: a classifier with at least two is needed to be"
-            " repaired"
+            "the model must return logits of shape (N, classes); is it an image classifier?"
+        )
+    count = logits.shape[1]
+    if count < 2 or said == 0:
+        raise DataError(
+            f"the model has {0 if said == 0 else count} classes: a classifier"
+            " with at least two is needed to be repaired"
         )
     return count
 
 
 def fold(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return " ".join(nfc(nfc(name).casefold()).replace("_", " ").replace("-", " ").split())

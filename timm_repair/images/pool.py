@@ -2,16 +2,18 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from timm_repair.errors import DataError
+from timm_repair.images.decoding import as_prepared, open_image, require_bounded, to_mode
 from timm_repair.images.preprocessing import Preprocessing
 
 CACHE_BYTES = 2 * 1024**3
@@ -23,6 +25,15 @@ UNREADABLE = (
     EOFError,
     struct.error,
     Image.DecompressionBombError,
+)
+# what a user's own dataset or transform may raise besides
+USERS_ERRORS = (
+    RuntimeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
 )
 CHUNK = 256  # images decoded at once
 EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
@@ -59,12 +70,20 @@ class UnreadableError(DataError):
 class Pool:
     """A source with its decoded pixels: each row is kept when first decoded, until the byte budget
     is full.
+
+    Args:
+        transform: the user's own, in place of timm's: a PIL image to one of the model's size.
     """
 
     def __init__(
-        self, reader: Reader, ids: Sequence, preprocessing: Preprocessing, budget: int = CACHE_BYTES
+        self,
+        reader: Reader,
+        ids: Sequence,
+        preprocessing: Preprocessing,
+        budget: int = CACHE_BYTES,
+        transform: Callable[[Image.Image], Any] | None = None,
     ):
-        self.reader = reader
+        self.reader, self.transform = reader, transform
         self.ids = tuple(ids)
         self.preprocessing = preprocessing
         self.budget = budget
@@ -163,13 +182,40 @@ class Pool:
         return [expected[row].result() if row in expected else next(decoded) for row in rows]
 
     def decode_one(self, row: int, raw: Any) -> Tensor | None:
+        """Uint8 (C, H, W), or None for what cannot be decoded, with the reason in `unreadable`."""
         try:
-            return self.preprocessing.decode(raw)
+            return self._decoded(raw)
         except DataError as error:
-            raise DataError(f"image {self.ids[row]!r}: {error}") from error
+            reason = str(error)
         except UNREADABLE as error:
-            reason = f"image {self.ids[row]!r} cannot be read ({type(error).__name__}: {error})"
-            self.unreadable[row] = UnreadableError(
-                f"{reason}; mend or remove it, or set on_unreadable='skip'", row
+            reason = f"{type(error).__name__}: {error}"
+        self.unreadable[row] = UnreadableError(
+            f"image {self.ids[row]!r} cannot be read ({reason}); mend or remove it, or set"
+            " on_unreadable='skip'",
+            row,
+        )
+        return None
+
+    def _decoded(self, raw: Any) -> Tensor:
+        size = self.preprocessing.input_size
+        if self.transform is None:
+            prepared = as_prepared(raw, size)
+            if prepared is not None:
+                return prepared
+            image = open_image(raw)
+            require_bounded(image, self.preprocessing.config)
+            return self.preprocessing.decode(image)
+        image = to_mode(open_image(raw), size[0])
+        try:
+            made = self.transform(image)
+        except USERS_ERRORS as error:
+            raise DataError(f"transform= raised {type(error).__name__}: {error}") from error
+        image = to_mode(open_image(made), size[0])
+        if image.size != (size[2], size[1]):
+            raise DataError(
+                f"transform= made {image.height} x {image.width} pixels of it, the model takes"
+                f" {size[1]} x {size[2]}; resize and crop in it"
             )
-            return None
+        return torch.from_numpy(np.asarray(image).reshape(*size[1:], size[0]).copy()).permute(
+            2, 0, 1
+        )

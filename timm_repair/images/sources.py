@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from timm_repair.errors import DataError, OptionError
@@ -81,11 +82,23 @@ def as_images(
         what=name,
     )
     known = (labels >= 0).nonzero().flatten()
-    pool = Pool(found.reader, found.ids or range(len(labels)), Preprocessing.of(model), cache_bytes)
-    skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0}
+    rows = torch.arange(len(labels)) if found.rows is None else torch.tensor(found.rows)
+    pool = Pool(
+        found.reader,
+        found.ids or range(len(labels)),
+        Preprocessing.of(model),
+        cache_bytes,
+        reading.transform,
+    )
+    skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0} | found.left_out
     origin = found.origin | mapping | {"skipped": skipped}
     images = Images(
-        pool, known, labels[known], name=name, origin=origin, on_unreadable=reading.on_unreadable
+        pool,
+        rows[known],
+        labels[known],
+        name=name,
+        origin=origin,
+        on_unreadable=reading.on_unreadable,
     )
     return _readable(images, reading.on_unreadable) if check_readable else images
 
@@ -119,5 +132,7 @@ def _readable(images: Images, on_unreadable: str) -> Images:
         ) from error
     logger.warning("%s: %d unreadable images left out, first: %s", images.name, bad, error)
     images = images.subset(good)
-    images.origin = images.origin | {"skipped": images.origin["skipped"] | {"unreadable": bad}}
+    skipped = images.origin["skipped"]
+    skipped = skipped | {"unreadable": skipped["unreadable"] + bad}
+    images.origin = images.origin | {"skipped": skipped}
     return images
