@@ -7,6 +7,7 @@ timm_repair catch them too.
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class RepairError(Exception):
@@ -30,7 +31,9 @@ class NoFailuresError(DataError):
 
 
 class ModelError(RepairError, ValueError):
-    """The model cannot be loaded: no such name, folder or repository."""
+    """The model cannot be loaded (no such name, folder or repository), copied or run, or does not
+    say how its images are prepared.
+    """
 
 
 class PartitionError(RepairError, ValueError):
@@ -63,8 +66,34 @@ class HubError(RepairError, OSError):
     """
 
 
+class MissingPackageError(RepairError, ImportError):
+    """What was asked for needs a package that timm_repair installs as an extra only."""
+
+
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+class AssumptionWarning(UserWarning):
+    """Something was assumed that the model or the data do not say; the message says how to say
+    it.
+    """
+
+
+def require_packages(extra: str, what: str, *packages: str) -> None:
+    """Check, before any work, that the packages (names to import) of an extra are installed;
+    `what` needs them.
+
+    Raises:
+        MissingPackageError: those that are not there, and the command that installs them.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(
+            f"{what} needs {', '.join(missing)}, not installed here: pip install"
+            f" 'timm_repair[{extra}]'",
+            name=missing[0],
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

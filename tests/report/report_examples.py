@@ -96,6 +96,7 @@ def report(**changes) -> Report:
         cost={
             "before": {"parameters": 11_173_962, "flops": 1_112_000_000, "latency_ms": 4.1},
             "after": {"parameters": 11_290_000, "flops": 1_151_000_000, "latency_ms": 4.6},
+            "change": {"latency": 0.122, "latency_range": [0.081, 0.15]},
         },
         stages=tuple(
             {"name": name, "seconds": seconds, "peak_memory": 2**30 + index * 2**28}

@@ -61,6 +61,7 @@ def render(
         "start": START,
         "end": END,
         "report": report,
+        "verdict": report.verdict,
         "escape": escape,
         "title": title,
         "name": name,

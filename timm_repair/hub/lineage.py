@@ -20,7 +20,8 @@ from timm_repair.architecture.cell import Cell
 from timm_repair.errors import ConfigError
 from timm_repair.models.block import Block
 from timm_repair.models.surgery import extract, restore
-from timm_repair.models.weights import fingerprint, unwrapped
+from timm_repair.models.weights import fingerprint
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
 
 ATTRIBUTE = "_timm_repair"  # on a repaired model; private, as timm's own _model_args

@@ -25,7 +25,8 @@ from timm_repair.hub.folder import PATCH, WEIGHTS, Snapshot
 from timm_repair.hub.lineage import Base, Lineage, edits_since, lineage
 from timm_repair.hub.loading import load_base
 from timm_repair.hub.privacy import published
-from timm_repair.models.weights import fingerprint, unwrapped
+from timm_repair.models.weights import fingerprint
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
 
 logger = logging.getLogger(__name__)

@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import cast
 
 import timm.data
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, ModelError
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.readers import nfc
-from timm_repair.models.temporary import evaluating_on
+from timm_repair.models.answering import logits, made_up
+from timm_repair.models.description import description
+from timm_repair.models.wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
-_FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 _IMAGENET_TAG = re.compile(r"in(1|12|21|22)k|imagenet")
 
 
@@ -40,7 +40,7 @@ class Classes:
         Raises:
             DataError: the model has no classifier, or not two classes.
         """
-        config = getattr(model, "pretrained_cfg", None) or {}
+        config = description(unwrapped(model))
         count = _count(model)
         names, descriptions = config.get("label_names"), config.get("label_descriptions")
         subset = timm.data.infer_imagenet_subset({"num_classes": count})
@@ -91,28 +91,20 @@ class Classes:
 
 def _count(model: nn.Module) -> int:
     """How many logits it gives: `num_classes` stays what it was where somebody replaced the head by
-    hand. Only what cannot be asked is believed.
+    hand, and is believed only of a model that cannot be asked.
     """
     said = getattr(model, "num_classes", None)
-    parameter = next(model.parameters(), torch.zeros(()))
-    size = Preprocessing.of(model).input_size
-    image = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
+    images = made_up(Preprocessing.of(model).input_size, model)[:1]
     try:
-        with evaluating_on(model, parameter.device), torch.no_grad():
-            logits = model(image)
-    except _FORWARD_ERRORS:
+        count = logits(model, images).shape[1] if said != 0 else 0  # features, and no classes
+    except ModelError:
         if not isinstance(said, int):
             raise
-        logits = torch.zeros(1, said)  # whoever runs it next says what is wrong
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        count = said  # whoever runs it says what is wrong
+    if count < 2:
         raise DataError(
-            "the model must return logits of shape (N, classes); is it an image classifier?"
-        )
-    count = logits.shape[1]
-    if count < 2 or said == 0:
-        raise DataError(
-            f"the model has {0 if said == 0 else count} classes: a classifier"
-            " with at least two is needed to be repaired"
+            f"the model has {count} classes: a classifier with at least two is needed to be"
+            " repaired"
         )
     return count
 

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from timm_repair.errors import NonFiniteError
@@ -66,8 +65,3 @@ def check_finite(model: nn.Module) -> None:
                 raise NonFiniteError(
                     f"{kind} {name!r} of the model is NaN or infinite; load an intact checkpoint"
                 )
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of torch.compile's and of data-parallel wrappers."""
-    return extract_model_from_parallel(model, keep_fp32_wrapper=False, keep_torch_compile=False)

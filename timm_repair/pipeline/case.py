@@ -23,7 +23,7 @@ from timm_repair.hub.lineage import Base
 from timm_repair.methods.method import Method
 from timm_repair.models.weights import fingerprint
 from timm_repair.options import plain
-from timm_repair.pipeline.measuring import Measured, measure
+from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
@@ -51,8 +51,10 @@ def read_data(
 
 
 def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
-    """What makes a run the same run: only then may it continue where another was killed."""
-    accelerator, options = runtime.accelerator, methods.options_of(method)
+    """What makes a run the same run: only then may it continue where another was killed, and be
+    answered from where it was finished.
+    """
+    options = methods.options_of(method)
     training = options.get("training")
     if isinstance(training, dict) and training.get("augmentation") == "flips":
         del training["augmentation"]  # runs from before it was an option go on
@@ -62,8 +64,16 @@ def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> 
         "method": method.name,
         "options": options,
         "seed": runtime.seed,
-        "processes": accelerator.num_processes,
         "versions": versions(),
+        **environment(runtime),
+    }
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """Where a run computes."""
+    accelerator = runtime.accelerator
+    return {
+        "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "device": runtime.device.type,
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
@@ -78,13 +88,14 @@ def working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
 
 def run_method(
     base: Base,
+    original: nn.Module,
     model: nn.Module,
     data: RepairData,
     before: Measured,
     method: Method,
     runtime: Runtime,
 ) -> Repaired:
-    """Repair `model`, which is a copy of ours, in place, and report."""
+    """Repair `model`, our copy of the `original`, in place, and report."""
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
     known = len(optimizers)
@@ -94,16 +105,19 @@ def run_method(
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
-    after = measure(model, data, runtime)
+    with runtime.stage("evaluate"):
+        after = measure(model, data, runtime)
+        timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
     scores = tuple(
         Scores(p, images.labels, before.answers[p], after.answers[p])
         for p, images in data.holdout.items()
     )
-    notes = outcome.notes
+    notes = (*outcome.notes, *dict.fromkeys((*before.notes, *after.notes, *untimed)))
     if not data.holdout.keys() - {"failing"}:
         unknown = "what the repair made the model forget is not known; pass retain= or holdout="
         notes += (f"only failures were measured: {unknown}",)
+    costs = {"before": before.cost, "after": after.cost}
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3
@@ -120,7 +134,7 @@ def run_method(
         localization=outcome.localization.to_dict() if outcome.localization else None,
         genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()},
         history=tuple(outcome.history),
-        cost={"before": before.cost, "after": after.cost},
+        cost={name: costs.get(name, {}) | timed.get(name, {}) for name in costs | timed},
         stages=tuple(
             {"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory}
             for s in runtime.stages
@@ -128,6 +142,9 @@ def run_method(
         seed=runtime.seed,
         versions=versions(),
         provenance=data.provenance,
+        original=before.agreement,
+        label_names=data.label_names or (),
+        environment=environment(runtime),
         notes=tuple(notes),
     )
     return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)

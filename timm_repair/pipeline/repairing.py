@@ -22,7 +22,7 @@ from timm_repair.hub.loading import load
 from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
 from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
-from timm_repair.pipeline.measuring import Measured, measure
+from timm_repair.pipeline.measuring import Measured, measure_original
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
@@ -95,8 +95,11 @@ def repair(
             runtime.journal = Journal(
                 target, identity(base, prepared, chosen, runtime), runtime.accelerator
             )
-        before = Measured(**runtime.once("before", lambda: vars(measure(model, prepared, runtime))))
-        repaired = run_method(base, model, prepared, before, chosen, runtime)
+        with runtime.stage("evaluate"):
+            before = Measured(
+                **runtime.once("before", lambda: vars(measure_original(model, prepared, runtime)))
+            )
+        repaired = run_method(base, original, model, prepared, before, chosen, runtime)
     repaired.model.to(home)
     Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
         repaired.model
@@ -149,12 +152,13 @@ def compare(
     with own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
-        before = measure(model, prepared, runtime)
+        with runtime.stage("evaluate"):
+            before = measure_original(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with context(name, method, reports), own_randomness(seed):
             reports[label] = run_method(
-                base, deepcopy(model), prepared, before, method, replace(runtime, stages=[])
+                base, model, deepcopy(model), prepared, before, method, replace(runtime, stages=[])
             ).report
     return Comparison(reports)
 

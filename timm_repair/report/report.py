@@ -13,6 +13,7 @@ from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
 from timm_repair.report import suspects, tables
 from timm_repair.report.scores import Scores
+from timm_repair.report.verdict import Verdict
 from timm_repair.report.versions import VERSION, check_version, upgraded
 from timm_repair.report.wording import clean, table, wrap
 
@@ -37,9 +38,15 @@ class Report:
             if the method changes weights only.
         history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how
             many edges each block has in it.
-        cost: {"before": {"parameters", "flops", "latency_ms"}, "after": {...}}.
+        cost: {"before": {"parameters", "flops", "latency_ms", "latency_range_ms"}, "after": {...},
+            "change": {"latency", "latency_range"}}; what could not be measured is None or missing.
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
         provenance: where each role's examples came from.
+        original: role to {"n", "right", "classes"}: how often the original agrees with the labels
+            of what it was not to forget, of the examples that were asked.
+        label_names: readable names of the classes; empty if not known.
+        environment: {"processes", "precision", "device", "gradient_accumulation_steps"}: where the
+            repair was computed; with the fields above it makes a run the same run.
         notes: what the reader must know, such as what could not be measured.
     """
 
@@ -59,6 +66,9 @@ class Report:
     seed: int = 0
     versions: dict = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
+    original: dict = dataclasses.field(default_factory=dict)
+    label_names: tuple[str, ...] = ()
+    environment: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -74,6 +84,13 @@ class Report:
                 object.__setattr__(
                     self, field.name, tuple(value) if isinstance(value, list) else value
                 )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the repair helped or harmed, in words: print it; `.harmful` is True or False."""
+        return Verdict.of(
+            self.scores, seed=self.seed, original=self.original, names=self.label_names
+        )
 
     @property
     def block(self) -> str | None:
@@ -133,6 +150,7 @@ class Report:
         """Plain text, at most 80 columns."""
         head = f"Repair of {clean(self.model, 200)} with {clean(self.method)} (seed {self.seed})"
         sections = [
+            [line for sentence in self.verdict.sentences for line in wrap(sentence)],
             wrap(head),
             suspects.text(self.localization, self.repaired_blocks),
             *tables.architectures(self.genotypes),

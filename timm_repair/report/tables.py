@@ -58,7 +58,9 @@ def scores_markdown(scores: Sequence[Scores], seed: int) -> str:
 
 
 def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
-    """What the model costs to run, `Report.cost`."""
+    """What the model costs to run, `Report.cost`; a latency's change with the range of its middle
+    80 %.
+    """
     before, after = cost.get("before", {}), cost.get("after", {})
     rows = [["", "before", "after", "change"]]
     for key, name in (
@@ -71,6 +73,8 @@ def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
             continue
         change = f"{signed(new / old - 1)} %" if old and new is not None else "-"
         rows.append([name, quantity(old), quantity(new), change])
+    if "latency" in (timed := cost.get("change", {})):  # in turns: the change has a range
+        rows[-1][-1] = f"{points(timed['latency'], timed['latency_range'])} %"
     return rows
 
 
