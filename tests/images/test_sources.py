@@ -264,7 +264,7 @@ def test_imagenet_is_matched_by_synset_and_by_word():
 
 def test_classes_of_a_model_that_does_not_tell():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 7)).train()
-    model.pretrained_cfg = {"input_size": (3, 4, 4), "label_names": ["stale"]}
+    model.pretrained_cfg = Plain(["stale"]).pretrained_cfg
     assert Classes.of(model) == Classes(7) and model.training
     with pytest.raises(DataError, match="0 classes"):
         Classes.of(timm.create_model("resnet18", num_classes=0))

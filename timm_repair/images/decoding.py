@@ -3,6 +3,7 @@
 What its values mean is never guessed: a range or a layout that may be read in two ways is refused.
 """
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ _LAYOUTS = (
     "an array image must be uint8 of shape (height, width[, 1, 3 or 4]), a tensor of shape ([1, 3"
     " or 4,] height, width); floats are taken from 0 to 1"
 )
+_PIECE = 64 * 1024  # bytes read at once where a file is told from others; all of a small one
 _LIKELY = {3: 0, 1: 1, 4: 2}  # numbers of channels, the usual ones first
 
 
@@ -98,6 +100,35 @@ def require_bounded(image: Image.Image, config: Mapping[str, Any]) -> None:
             f"{image.width} x {image.height} pixels would be {pixels:,} when scaled to the model's"
             f" size, above PIL's bound of {limit:,} (Image.MAX_IMAGE_PIXELS)"
         )
+
+
+def file_digest(raw: Any) -> bytes | None:
+    """SHA-256 (16 bytes) of an image as it is encoded; of a large file its size and four pieces of
+    it. None for what cannot be read.
+    """
+    if isinstance(raw, Mapping):
+        raw = raw.get("bytes") or raw.get("path")
+    digest = hashlib.sha256()
+    if isinstance(raw, bytes | bytearray | memoryview):
+        digest.update(raw)
+    elif isinstance(raw, Image.Image):
+        digest.update(f"{raw.mode} {raw.size}".encode() + raw.tobytes())
+    elif isinstance(raw, Tensor | np.ndarray):
+        array = np.ascontiguousarray(raw.detach().cpu().numpy() if isinstance(raw, Tensor) else raw)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    elif isinstance(raw, str | Path):
+        try:
+            with Path(raw).open("rb") as file:
+                size = file.seek(0, io.SEEK_END)
+                digest.update(str(size).encode())
+                for start in range(0, size, max(_PIECE, (size - _PIECE) // 3)):
+                    file.seek(start)
+                    digest.update(file.read(_PIECE))
+        except (OSError, ValueError):
+            return None
+    else:
+        return None
+    return digest.digest()[:16]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -35,6 +35,11 @@ class Items:
     examples: Any
     columns: tuple[str | None, str | None]
 
+    @property
+    def cheap(self) -> bool:
+        """Whether an example can be had without decoding its image."""
+        return isinstance(self.examples, list | tuple)
+
     def pair(self, row: int) -> tuple[Any, Any]:
         """(image, label) of one example; a damaged image may raise one of `UNREADABLE`.
 
@@ -205,9 +210,9 @@ class _Said:
 
     def agrees(self, labels: Mapping[int, Any]) -> bool:
         """Whether these labels of items are the `targets`, or the names of these."""
-        names = self.names or []
-        for row, given in labels.items() if self.targets is not None else ():
-            label, target = _plain(given), _plain(self.targets[row])
+        names, targets = self.names or [], self.targets
+        for row, given in labels.items() if targets is not None else ():
+            label, target = _plain(given), _plain(targets[row])
             if isinstance(label, str) and isinstance(target, int) and 0 <= target < len(names):
                 target = names[target]
             if label != target:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from timm_repair.errors import DataError
-from timm_repair.images.decoding import as_prepared, open_image, require_bounded, to_mode
+from timm_repair.images.decoding import (
+    as_prepared,
+    file_digest,
+    open_image,
+    require_bounded,
+    to_mode,
+)
 from timm_repair.images.preprocessing import Preprocessing
 
 CACHE_BYTES = 2 * 1024**3
@@ -88,6 +95,7 @@ class Pool:
         self.preprocessing = preprocessing
         self.budget = budget
         self.unreadable: dict[int, UnreadableError] = {}
+        self.digests: dict[int, bytes] = {}
         self.expected: dict[int, Future] = {}
         self.process = os.getpid()
         self.cache: Tensor | None = None
@@ -96,6 +104,12 @@ class Pool:
     def __getstate__(self) -> dict:
         # the other process decodes again
         return self.__dict__ | {"cache": None, "slot": None, "expected": {}}
+
+    def copy(self) -> "Pool":
+        """The same source with a cache of its own, still empty."""
+        pool = Pool(self.reader, self.ids, self.preprocessing, self.budget, self.transform)
+        pool.unreadable, pool.digests = self.unreadable, self.digests
+        return pool
 
     def expect(self, rows: Tensor) -> None:
         """Begin to decode `rows` (n,), which will be fetched soon, beside what the caller does."""
@@ -157,6 +171,34 @@ class Pool:
                 if image is None:
                     raise self.unreadable[row]
         return pixels
+
+    def pixel_digests(self, rows: Tensor) -> list[bytes]:
+        """SHA-256 (16 bytes) of the decoded pixels of `rows` (n,), each computed once; of an image
+        that cannot be decoded, one that no other has.
+        """
+        missing = [row for row in dict.fromkeys(rows.tolist()) if row not in self.digests]
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            while chunk:
+                try:
+                    pixels = self.fetch(torch.tensor(chunk))
+                except UnreadableError as error:
+                    self.digests[error.row] = f"unreadable {id(self)} {error.row}".encode()
+                    chunk.remove(error.row)
+                else:
+                    digests = [sha256(each.numpy().data).digest()[:16] for each in pixels]
+                    self.digests.update(zip(chunk, digests, strict=True))
+                    break
+        return [self.digests[row] for row in rows.tolist()]
+
+    def file_digests(self, rows: Tensor) -> list[bytes | None]:
+        """What tells the encoded images of `rows` (n,) apart, without decoding them; None where
+        that cannot be read.
+        """
+        found: list[bytes | None] = []
+        for chunk in rows.split(CHUNK):
+            found += [file_digest(raw) for raw in self.reader.read(chunk.tolist())]
+        return found
 
     def _keep(self, row: int, image: Tensor) -> None:
         cache, slot = self._allocated()
