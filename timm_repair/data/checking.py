@@ -32,8 +32,10 @@ def sample(images: Images, generator: torch.Generator) -> Images:
     return images.subset(torch.randperm(len(images), generator=generator)[:ASKED].sort().values)
 
 
-def check_answers(images: Images, answers: Tensor, *, retained: bool) -> None:
-    """Compare the labels of `images` with the model's `answers` (N,).
+def check_answers(
+    images: Images, labels: Tensor, answers: Tensor, *, retained: bool = False
+) -> None:
+    """Compare `labels` (N,), read as those of `images` were, with the model's `answers` (N,).
 
     Args:
         retained: they are what the model must not forget, so it should have most of them right.
@@ -41,33 +43,32 @@ def check_answers(images: Images, answers: Tensor, *, retained: bool) -> None:
     Raises:
         LabelError: another reading of the labels fits the answers far better. Both are shown.
     """
-    labels, total = images.labels, len(images)
+    guessed, told = _rule(images) in GUESSED, _rule(images).startswith(BY_MAP)
+    if len(labels) < _LEAST:
+        return
     right = answers == labels
     share = float(right.float().mean())
-    guessed, told = _rule(images) in GUESSED, _rule(images).startswith(BY_MAP)
-    if total < _LEAST:
-        return
     for rule, table in _others(images).items():
         other = answers == table[labels]
         if _far_better(right, other):
             raise LabelError(_two_readings(images, share, float(other.float().mean()), rule, table))
-    if share >= _POOR or not (guessed or retained):
+    if share >= _POOR:
         return
     table, half = _assignment(labels, answers)
     other = (answers == table[labels])[half]
     fits = _far_better(right[half], other)
-    if fits and not told:
+    if fits and not told and (guessed or retained):
         rule = "the classes that the model answers for them"
         raise LabelError(_two_readings(images, share, float(other.float().mean()), rule, table))
-    if retained:
+    if retained or fits:
         logger.warning(
-            "%s: the model has only %.1f%% of %d examples right%s. What it gets wrong cannot be"
-            " kept; check that their labels are true and matched to the right classes, and the"
-            " preprocessing",
+            "%s: the model has only %.1f%% of %d examples right%s%s; check that their labels are"
+            " true and matched to the right classes, and the preprocessing",
             images.name,
             100 * share,
-            total,
+            len(labels),
             ", and another order of the classes fits its answers far better" if fits else "",
+            ". What it gets wrong cannot be kept" if retained else "",
         )
 
 

@@ -202,7 +202,7 @@ class _Asked:
         guessed = images.origin.get("label_mapping", {}).get("by") in GUESSED
         if retained or guessed:
             some = sample(images, self.runtime.generator(f"labels of {role}"))
-            check_answers(some, self.answers(some, role), retained=retained)
+            check_answers(some, some.labels, self.answers(some, role), retained=retained)
 
     def summaries(
         self, roles: Mapping[str, Images | None], measured: Mapping[str, Images]

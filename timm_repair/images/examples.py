@@ -211,7 +211,9 @@ class _Said:
     def agrees(self, labels: Mapping[int, Any]) -> bool:
         """Whether these labels of items are the `targets`, or the names of these."""
         names, targets = self.names or [], self.targets
-        for row, given in labels.items() if targets is not None else ():
+        if targets is None:
+            return True
+        for row, given in labels.items():
             label, target = _plain(given), _plain(targets[row])
             if isinstance(label, str) and isinstance(target, int) and 0 <= target < len(names):
                 target = names[target]
