@@ -10,8 +10,9 @@ from typing import cast
 import timm.data
 from torch import nn
 
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, ModelError
 from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.readers import nfc
 from timm_repair.models.answering import logits, made_up
 from timm_repair.models.description import description
 from timm_repair.models.wrapping import unwrapped
@@ -74,13 +75,13 @@ class Classes:
         a part of the comma-separated description.
         """
         exact, folded, parts = self._index
-        return exact.get(name) or folded.get(fold(name)) or parts.get(fold(name)) or []
+        return exact.get(nfc(name)) or folded.get(fold(name)) or parts.get(fold(name)) or []
 
     @cached_property
     def _index(self) -> tuple[dict, dict, dict]:
         exact, folded, parts = defaultdict(list), defaultdict(list), defaultdict(list)
         for i, name in enumerate(self.names or ()):
-            exact[name].append(i)
+            exact[nfc(name)].append(i)
             folded[fold(name)].append(i)
         for i, text in enumerate(self.descriptions or ()):
             for part in {fold(text or ""), *map(fold, (text or "").split(","))} - {""}:
@@ -89,9 +90,17 @@ class Classes:
 
 
 def _count(model: nn.Module) -> int:
-    # not `model.num_classes`: that stays as it was where somebody replaced the head
+    """How many logits it gives: `num_classes` stays what it was where somebody replaced the head by
+    hand, and is believed only of a model that cannot be asked.
+    """
+    said = getattr(model, "num_classes", None)
     images = made_up(Preprocessing.of(model).input_size, model)[:1]
-    count = logits(model, images).shape[1]
+    try:
+        count = logits(model, images).shape[1] if said != 0 else 0  # features, and no classes
+    except ModelError:
+        if not isinstance(said, int):
+            raise
+        count = said  # whoever runs it says what is wrong
     if count < 2:
         raise DataError(
             f"the model has {count} classes: a classifier with at least two is needed to be"
@@ -101,4 +110,4 @@ def _count(model: nn.Module) -> int:
 
 
 def fold(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return " ".join(nfc(nfc(name).casefold()).replace("_", " ").replace("-", " ").split())

@@ -1,18 +1,13 @@
-"""What happens to one image before the model sees it: any file or array to RGB or grey, then timm's
-own transform.
-"""
+"""What happens to one image before the model sees it: timm's own transform."""
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
-import numpy as np
 import timm.data
 import torch
 from PIL import Image
@@ -20,6 +15,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from timm_repair.errors import AssumptionWarning, DataError, ModelError
+from timm_repair.images.decoding import open_image, to_mode
 from timm_repair.models.description import described_inside, description
 from timm_repair.models.tracing import input_size
 from timm_repair.models.wrapping import unwrapped
@@ -165,63 +161,3 @@ def _warn(assumed: Sequence[str], config: Mapping[str, Any]) -> None:
         AssumptionWarning,
         stacklevel=3,
     )
-
-
-def open_image(raw: Any) -> Image.Image:
-    """A PIL image from a PIL image, path, file bytes, `{"bytes", "path"}` or uint8 array (H, W[, 1
-    | 3 | 4]).
-    """
-    if isinstance(raw, Exception):
-        raise raw
-    if isinstance(raw, Image.Image):
-        return raw
-    if isinstance(raw, dict):
-        raw = raw.get("bytes") or raw.get("path")
-    if isinstance(raw, bytes):
-        raw = io.BytesIO(raw)
-    if isinstance(raw, str | Path | io.BytesIO):
-        return Image.open(raw)
-    if isinstance(raw, np.ndarray):
-        if (
-            raw.dtype != np.uint8
-            or raw.ndim not in (2, 3)
-            or (raw.ndim == 3 and raw.shape[2] not in (1, 3, 4))
-        ):
-            raise DataError(
-                "an array image must be uint8 of shape (height, width[, 1, 3 or 4]), not"
-                f" {raw.dtype} {raw.shape}; timm_repair applies timm's transform itself, so give"
-                " images as they were before any transform"
-            )
-        return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
-    if isinstance(raw, Tensor):
-        raise DataError(
-            f"the images are tensors of shape {tuple(raw.shape)}, so a transform was already"
-            " applied. timm_repair applies timm's transform for the model itself: give"
-            " un-transformed images (PIL), e.g. transform=None"
-        )
-    raise DataError(
-        f"cannot read an image from {type(raw).__name__}; give a PIL image, a path or a uint8 array"
-    )
-
-
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """`image` in RGB (3 channels) or L (1). Alpha is dropped; 16 bits become 8 by / 256, where PIL
-    would clip at 255.
-
-    The EXIF orientation is not applied, as in timm's own datasets.
-    """
-    if image.mode == "I" or image.mode.startswith("I;"):
-        values = np.asarray(image)
-        if values.size and not (values.min() >= 0 and values.max() < 2**16):
-            raise DataError(
-                f"an integer image with values {values.min()} to {values.max()}; 0 to 65535 is"
-                " supported"
-            )
-        image = Image.fromarray((values // 256).astype(np.uint8))
-    if image.mode == "F":
-        raise DataError(
-            "a floating point image (mode F) has no agreed range; convert it to 8 or 16 bits first"
-        )
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the direct way to RGB gives the same pixels and a warning
-    return image.convert("L" if channels == 1 else "RGB")

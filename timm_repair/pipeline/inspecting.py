@@ -9,9 +9,9 @@ from torch import nn
 
 from timm_repair import options as option_groups
 from timm_repair.data import collecting
+from timm_repair.data.collected import Collected
 from timm_repair.data.options import DataOptions
 from timm_repair.hub.loading import load
-from timm_repair.images.images import Images
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
@@ -93,30 +93,38 @@ def collect_failures(
     dataset: Any,
     *,
     max_failures: int | None = None,
+    max_passing: int | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
     name: str = "failures",
+    data: DataOptions | None = None,
     **options: Any,
-) -> Images:
-    """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`.
+) -> Collected:
+    """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`, and as
+    `passing` those that it gets right.
+
+    A dataset is asked about as a whole; a stream is read until there are `max_failures` (or
+    `max_examples`, or 10,000) failures, or it ends.
 
     Args:
         model: it comes back as it was; a string is loaded as `repair` does.
-        dataset, max_failures, seed, runtime, name, options: see `collecting.collect_failures`, as
-            for what is raised.
+        dataset, max_failures, max_passing, seed, runtime, name, data, options: see
+            `collecting.collect_failures`, as for what is raised.
 
     Example:
         >>> failures = collect_failures(model, "drifted/", max_failures=1000)
         >>> repaired = timm_repair.repair(model, failures)
     """
-    collecting.check_request(dataset, max_failures, options)
+    collecting.check_request(dataset, max_failures, options, max_passing, data)
     _, model = load(model)
     return collecting.collect_failures(
         model,
         dataset,
         max_failures=max_failures,
+        max_passing=max_passing,
         seed=seed,
         runtime=runtime,
         name=name,
+        data=data,
         **options,
     )
