@@ -200,7 +200,6 @@ class _Done:
             seed=runtime.seed,
             versions=versions(),
             provenance=data.provenance,
-            original=before.agreement,
             label_names=data.label_names or (),
             environment=environment(runtime),
             notes=(*outcome.notes, *self._notes(after, untimed)),

@@ -25,7 +25,7 @@ from timm_repair.options import plain
 from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
 from timm_repair.pipeline.finished import answered, finished, refuse_another
 from timm_repair.pipeline.keeping import kept
-from timm_repair.pipeline.measuring import Measured, measure_original
+from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
@@ -111,7 +111,7 @@ def repair(
             runtime.keep(Journal(target, run, runtime.accelerator))
         with runtime.stage("evaluate"):
             before = Measured(
-                **runtime.once("before", lambda: vars(measure_original(model, prepared, runtime)))
+                **runtime.once("before", lambda: vars(measure(model, prepared, runtime)))
             )
         repaired = run_method(base, original, model, prepared, before, chosen, runtime)
     with kept(lambda: repaired, "giving back the repaired model", target):
@@ -165,7 +165,7 @@ def compare(
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
         with runtime.stage("evaluate"):
-            before = measure_original(model, prepared, runtime)
+            before = measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with context(name, method, reports), own_randomness(seed):

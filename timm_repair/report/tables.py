@@ -57,6 +57,45 @@ def scores_markdown(scores: Sequence[Scores], seed: int) -> str:
     return markdown_table(rows)
 
 
+def read_lines(read: Mapping[str, Mapping]) -> list[str]:
+    """What was read for each role, `Report.provenance["read"]`, and the original's accuracy on it:
+    lines for a terminal.
+    """
+    lines = [
+        line
+        for role, found in read.items()
+        for line in wrap(f"{clean(role, 40)}: {'; '.join(_read(found))}", "  ", "    ")
+    ]
+    prepared = dict.fromkeys(clean(f["preprocessing"], 300) for f in read.values())
+    return lines + [
+        line for how in prepared for line in wrap(f"preprocessing: {how}", "  ", "    ")
+    ]
+
+
+def read_markdown(read: Mapping[str, Mapping]) -> str:
+    """The same as a list in markdown, for others: without the places on this machine."""
+    roles = [
+        f"- {escape(role)}: {escape('; '.join(_read(found, source=False)), 500)}"
+        for role, found in read.items()
+    ]
+    prepared = dict.fromkeys(escape(f["preprocessing"], 300) for f in read.values())
+    return "\n".join([*roles, *(f"- preprocessing: {how}" for how in prepared)])
+
+
+def _read(found: Mapping, *, source: bool = True) -> list[str]:
+    gone = [
+        f"{count} {clean(kind, 40).replace('_', ' ')}" for kind, count in found["left_out"].items()
+    ]
+    right = found["accuracy"]
+    of_stream = f" (of {found['stream']} of a stream)" if found["stream"] is not None else ""
+    return [
+        f"{found['n']} examples{of_stream}" + f" from {clean(found['source'], 100)}" * source,
+        f"left out: {', '.join(gone) or 'none'}",
+        f"labels by {clean(found['matched'], 60)}, {len(found['classes'])} classes",
+        *([f"the original has {right:.1%} of {found['asked']} right"] if right is not None else []),
+    ]
+
+
 def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
     """What the model costs to run, `Report.cost`; a latency's change with the range of its middle
     80 %.
