@@ -213,7 +213,7 @@ def parse(pairs: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, Any]:
             raise OptionError(f"{pair!r} is not NAME=VALUE")
         if name in reserved:
             raise OptionError(
-                f"{name!r} is not an option of a method: give it as {name}=, where there is one"
+                f"{name}= is an argument of its own, not an option of a method: give it apart"
             )
         try:
             options[name] = ast.literal_eval(value)

@@ -7,6 +7,7 @@ is checked first (trust/), one commit is loaded, patches are put on their base.
 import json
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-from timm_repair.errors import ConfigError, HubError, ModelError, RepairError, did_you_mean
+from timm_repair.errors import ConfigError, HubError, ModelError, RepairError
 from timm_repair.hub.entry_point import created
 from timm_repair.hub.fetching import fetch
 from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot
@@ -74,10 +75,7 @@ def _module(model: Any) -> nn.Module:
 def _create(name: str, pretrained: bool) -> nn.Module:
     scheme, _, place = name.rpartition(":")
     if not scheme and not timm.is_model(name):
-        raise ModelError(
-            "timm has no model"
-            f" {name!r}{did_you_mean(name.split('.')[0], timm.list_models())[:200]}"
-        )
+        raise ModelError(_unknown(name))
     if scheme == "local-dir" and not Path(place, "config.json").is_file():
         raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
     try:
@@ -89,6 +87,21 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             except RepairError:
                 pass
         raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
+
+
+def _unknown(name: str) -> str:
+    """Why timm has no such model, and what was meant perhaps."""
+    if Path(name).expanduser().is_dir():
+        lacking = "" if Path(name, "config.json").is_file() else ", which lacks a config.json"
+        return f"{name!r} is a folder{lacking}: a saved model is given as 'local-dir:{name}'"
+    if "/" in name:
+        return (
+            f"there is no folder {name!r}, and timm no model of that name: a saved model is given"
+            " as 'local-dir:FOLDER', one of the Hub as 'hf-hub:user/name'"
+        )
+    close = get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"timm has no model {name!r}{hint} (timm.list_models() has all names)"
 
 
 @public

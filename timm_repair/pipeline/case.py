@@ -219,8 +219,17 @@ class _Done:
         if after is None:
             notes.append("the repaired model was not measured: an error came first")
         if not self.data.holdout.keys() - {"failing"}:
-            unknown = "what the repair made the model forget is not known; pass retain= or holdout="
-            notes.append(f"only failures were measured: {unknown}")
+            notes.append(
+                "only failures were measured: what the repair made the model forget is not known;"
+                " give retained examples, or a holdout"
+            )
+        kept, held = self.data.retained, self.data.holdout.get("retained")
+        if kept is not None and held is not None and held.pool is kept.pool:
+            notes.append(
+                "'retained' is a part of the retained examples that the repair did not train on; if"
+                " the original was trained on them, they are no unseen data, and it is better there"
+                " than elsewhere: give a holdout of unseen examples to measure what it forgets"
+            )
         return notes
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from accelerate import Accelerator
@@ -27,7 +28,7 @@ from timm_repair.training.options import Training
 
 @public
 def blocks(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     *,
     granularity: str = "stage",
     names: Sequence[str] | None = None,
@@ -56,7 +57,7 @@ class _Asked:
 
 @public
 def localize(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     retain: Any = None,
     *,
@@ -89,7 +90,7 @@ def localize(
 
 @public
 def collect_failures(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     dataset: Any,
     *,
     max_failures: int | None = None,

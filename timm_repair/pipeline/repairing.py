@@ -6,6 +6,7 @@ This is the one place where the Runtime is made and the global random state is f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from timm_repair.runtime.runtime import Runtime
 
 @public
 def repair(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     *,
     retain: Any = None,
@@ -129,7 +130,7 @@ def repair(
 
 @public
 def compare(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     *,
     methods: Mapping[str, Method] | Sequence[str | Method],

@@ -6,6 +6,7 @@ from timm_repair.report.scores import Scores
 from timm_repair.report.wording import (
     clean,
     escape,
+    listed,
     markdown_table,
     p_text,
     points,
@@ -180,5 +181,12 @@ def scores_table(scores: Sequence[Scores], seed: int) -> list[str]:
     return [
         "Before and after (accuracy and NFR in %)",
         *table(rows, indent="", gap=" "),
-        *wrap(LEGEND),
+        *wrap(" ".join([LEGEND, *_by_construction(scores)])),
     ]
+
+
+def _by_construction(scores: Sequence[Scores]) -> list[str]:
+    """Of populations that start at 0 %, because that is how they were collected."""
+    names = [repr(clean(each.population, 30)) for each in scores if each.accuracy_before == 0]
+    only = "only examples that the original had wrong: there the accuracy could only rise."
+    return [f"{listed(names)}: {only}"] if names else []

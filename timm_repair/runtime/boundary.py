@@ -23,6 +23,7 @@ import torch
 
 from timm_repair.errors import (
     MemoryExceededError,
+    ModelError,
     OptionError,
     RepairError,
     UnexpectedError,
@@ -35,8 +36,8 @@ R = TypeVar("R")
 
 # what is taken, in words, where the hint's names would say it to few
 TAKES = {
-    "model": "a timm name, 'hf-hub:user/name', 'local-dir:FOLDER', or a torch.nn.Module, such as"
-    " repaired.model",
+    "model": "a timm name, 'hf-hub:user/name', 'local-dir:FOLDER', its path, or a torch.nn.Module,"
+    " such as repaired.model",
     "accelerator": "an accelerate.Accelerator, such as Accelerator(cpu=True), or None",
     "data": "timm_repair.DataOptions(…), such as DataOptions(holdout_share=0.3), or None",
     "method": "the name of a method, or an object with a method `repair`",
@@ -131,9 +132,10 @@ def _hints(function: Callable) -> dict[str, Any]:
 
 
 def require(name: str, value: Any, hint: Any) -> None:
-    """Raise OptionError unless `value` is of the type that `hint` says."""
+    """Raise OptionError, of a model ModelError, unless `value` is of the type that `hint` says."""
     if not _fits(value, hint):
-        raise OptionError(f"{name}={_shown(name, value)}: must be {_taken(name, hint)}")
+        kind = ModelError if name == "model" else OptionError
+        raise kind(f"{name}={_shown(name, value)}: must be {_taken(name, hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
