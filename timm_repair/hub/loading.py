@@ -31,7 +31,7 @@ from timm_repair.models.wrapping import unwrapped
 from timm_repair.runtime.boundary import public
 
 
-def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
+def load(model: str | PathLike | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
     """The model, out of what wraps it, and what to call it. A string is created by timm, with its
     pretrained weights where these are wanted; a path is that of a folder.
 

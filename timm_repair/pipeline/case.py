@@ -168,7 +168,7 @@ class _Done:
     def reported(
         self,
         after: Measured | None = None,
-        timed: Mapping[str, Mapping[str, Any]] | None = None,
+        timed: dict[str, dict[str, Any]] | None = None,
         untimed: Sequence[str] = (),
     ) -> Repaired:
         """The model and its report; None is that of a model that could not be measured."""

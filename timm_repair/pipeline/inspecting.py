@@ -41,7 +41,7 @@ def blocks(
             of a name are not loaded.
         granularity, names, input_size: see `partition.blocks`, as for what is returned and raised.
     """
-    if isinstance(model, str):
+    if not isinstance(model, nn.Module):
         _, model = load(model, pretrained=False)
     model = unwrapped(model)
     return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
