@@ -114,10 +114,11 @@ def check_savable(model: nn.Module) -> None:
         {k: v.shape for k, v in each.items()} for each in (state, rebuilt.state_dict())
     )
     if different := sorted(k for k in shapes | theirs if shapes.get(k) != theirs.get(k)):
+        first = _here_and_there(different[0], shapes, theirs)
         raise ConfigError(
-            f"timm would not build this model again ({_here_and_there(different[0], shapes, theirs)}"
-            "): it was changed after timm.create_model (a replaced head?). Make such changes by"
-            " create_model's own arguments, such as num_classes"
+            f"timm would not build this model again ({first}): it was changed after"
+            " timm.create_model (a replaced head?). Make such changes by create_model's own"
+            " arguments, such as num_classes"
         )
     rebuilt.load_state_dict(state)
     _require_same_answers(model, rebuilt.eval())
