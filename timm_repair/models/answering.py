@@ -21,8 +21,9 @@ def made_up(size: Sequence[int], model: nn.Module) -> Tensor:
     """Four images (4, C, H, W) of noise of different strengths, always the same, where the model
     computes.
     """
-    noise = torch.randn(len(_SCALES), *size, generator=torch.Generator().manual_seed(0))
-    scales = torch.tensor(_SCALES).view(-1, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(_SCALES), *size, generator=generator, dtype=torch.float32, device="cpu")
+    scales = noise.new_tensor(_SCALES).view(-1, 1, 1, 1)
     home = next(model.parameters(), torch.zeros(()))
     return (noise * scales).to(home.device)
 

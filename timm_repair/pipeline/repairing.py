@@ -32,6 +32,7 @@ from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batch_sizes import require_enough
 
 
 @fenced()
@@ -90,10 +91,11 @@ def repair(
         saving.check_savable(model)
     original = model
     base = Base.of(name, model, loaded=named)
-    home = next(model.parameters()).device
+    home, processes = next(model.parameters()).device, runtime.accelerator.num_processes
     with context(name, chosen), own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
+        require_enough(model, prepared.preprocessing.input_size, chosen.training, processes)
         if target is not None:
             runtime.journal = Journal(
                 target, identity(base, prepared, chosen, runtime), runtime.accelerator
@@ -153,6 +155,9 @@ def compare(
     with own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
+        for method in rows.values():
+            size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
+            require_enough(model, size, method.training, processes)
         with runtime.stage("evaluate"):
             before = measure_original(model, prepared, runtime)
     reports = {}
