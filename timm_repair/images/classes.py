@@ -90,6 +90,7 @@ class Classes:
 
 def _count(model: nn.Module) -> int:
     # not `model.num_classes`: that stays as it was where somebody replaced the head
+    model = unwrapped(model)
     images = made_up(Preprocessing.of(model).input_size, model)[:1]
     count = logits(model, images).shape[1]
     if count < 2:
