@@ -44,7 +44,7 @@ def load(model: str | PathLike | nn.Module, *, pretrained: bool = True) -> tuple
     if isinstance(model, str):
         name, model = model, _create(model, pretrained).eval()
     else:
-        model = unwrapped(_module(model))
+        model = unwrapped(model)
         config = description(model)
         # a repaired model is called by what was repaired: "timm_repaired" would say nothing
         name = (
@@ -52,24 +52,10 @@ def load(model: str | PathLike | nn.Module, *, pretrained: bool = True) -> tuple
             or config.get("architecture")
             or type(model).__name__
         )
-    check_finite(model)
-    return name, model
-
-
-def _module(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"model is a {type(model).__name__}: give a timm name, 'hf-hub:user/name',"
-            " 'local-dir:folder', a path of such a folder, or a torch.nn.Module"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "the model is TorchScript, which cannot be taken apart: give the torch.nn.Module that"
-            " it was made of"
-        )
     if next(model.parameters(), None) is None:
         raise ModelError(f"the model ({type(model).__name__}) has no parameters: nothing to repair")
-    return model
+    check_finite(model)
+    return name, model
 
 
 def _create(name: str, pretrained: bool) -> nn.Module:

@@ -288,12 +288,19 @@ def save_pretrained(
     )
     if push_to_hub and repo_id:
         readme = (path / "README.md").read_text(encoding="utf-8")
-        _push(
-            model,
-            repo_id,
-            report=report,
-            remote_code=remote_code,
-            **given,
-            **{"readme": readme, **push},
-        )
+        try:
+            _push(
+                model,
+                repo_id,
+                report=report,
+                remote_code=remote_code,
+                **given,
+                **{"readme": readme, **push},
+            )
+        except Exception as error:
+            error.add_note(
+                f"the model is saved in {str(path)!r}: push it again with push_to_hub, of"
+                " timm_repair.from_pretrained(folder)"
+            )
+            raise
     return path

@@ -93,6 +93,7 @@ def _count(model: nn.Module) -> int:
     """How many logits it gives: `num_classes` stays what it was where somebody replaced the head by
     hand, and is believed only of a model that cannot be asked.
     """
+    model = unwrapped(model)
     said = getattr(model, "num_classes", None)
     images = made_up(Preprocessing.of(model).input_size, model)[:1]
     try:

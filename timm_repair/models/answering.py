@@ -9,7 +9,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from timm_repair.errors import DataError, ModelError
-from timm_repair.models.temporary import capture, evaluating, in_float32
+from timm_repair.models.temporary import capture, capture_inputs, in_float32, plain_forward
 
 # of the made-up images: activations that differ only for large values (ReLU6) are to differ
 _SCALES = (1.0, 0.1, 10.0, 100.0)
@@ -21,8 +21,9 @@ def made_up(size: Sequence[int], model: nn.Module) -> Tensor:
     """Four images (4, C, H, W) of noise of different strengths, always the same, where the model
     computes.
     """
-    noise = torch.randn(len(_SCALES), *size, generator=torch.Generator().manual_seed(0))
-    scales = torch.tensor(_SCALES).view(-1, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(_SCALES), *size, generator=generator, dtype=torch.float32, device="cpu")
+    scales = noise.new_tensor(_SCALES).view(-1, 1, 1, 1)
     home = next(model.parameters(), torch.zeros(()))
     return (noise * scales).to(home.device)
 
@@ -37,7 +38,12 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
         DataError: it returns something else.
     """
     try:
-        with evaluating(model), in_float32(model):
+        with (
+            torch.random.fork_rng(devices=[]),  # the same noise in a model that draws some
+            plain_forward(model),
+            in_float32(model),
+        ):
+            torch.manual_seed(0)
             found = model(images)
     except Exception as error:  # the model is somebody's: it may raise anything
         if should_reduce_batch_size(error):
@@ -68,12 +74,17 @@ def alike(one: object, other: object) -> bool:
         return False
     if torch.equal(one, other):
         return True
-    one, other = (x.double() if not x.is_complex() else x for x in (one, other))
+    if one.ndim == 0:
+        one, other = one[None], other[None]
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    one, other = one.double(), other.double()
     finite = one.isfinite() & other.isfinite()
     if not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
         return False
-    one, other = one[finite], other[finite]
-    return bool((one - other).norm() <= _ROUNDING * other.norm())
+    one, other = (torch.where(finite, x, 0).reshape(len(x) or 1, -1) for x in (one, other))
+    # image by image: what differs for one of them does not drown in the others
+    return bool(((one - other).norm(dim=1) <= _ROUNDING * other.norm(dim=1)).all())
 
 
 @torch.no_grad()
@@ -86,30 +97,41 @@ def first_difference(model: nn.Module, other: nn.Module, images: Tensor) -> str 
     """
     if alike(logits(model, images), logits(other, images)):
         return None
-    theirs = dict(other.named_modules())
-    seen: dict[str, list[tuple[Tensor | None, object]]] = {}
-
-    def note(path: str):
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            arrived = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-            seen.setdefault(path, []).append(tuple(map(_kept, (arrived, output))))
-
-        return hook
-
-    with capture(other, {path: note(path) for path in theirs}):
-        logits(other, images)
-    before, seen = seen, {}
+    expected, seen = _watched(other, images), _watched(model, images)
     # in the order in which they end: the inner ones before what holds them
-    with capture(model, {path: note(path) for path, _ in model.named_modules()}):
-        logits(model, images)
     for path, calls in seen.items():
-        expected = before.get(path)
-        if expected is None or len(expected) != len(calls):
-            continue
-        for (arrived, output), (arrived_there, output_there) in zip(calls, expected, strict=True):
+        there = expected.get(path, [])
+        for (arrived, output), (arrived_there, output_there) in zip(calls, there, strict=False):
             if alike(arrived, arrived_there) and not alike(output, output_there):
                 return path
     return ""
+
+
+Passed = tuple[object, object]
+
+
+def _watched(model: nn.Module, images: Tensor) -> dict[str, list[Passed]]:
+    """What arrives at each module and what leaves it, call by call, in the order of the ends."""
+    arrived: dict[str, list[object]] = {}
+    passed: dict[str, list[Passed]] = {}
+
+    def enter(path: str):
+        def hook(module: nn.Module, inputs: tuple) -> None:
+            arrived.setdefault(path, []).append(_kept(inputs[0]) if inputs else None)
+
+        return hook
+
+    def leave(path: str):
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            passed.setdefault(path, []).append((arrived[path].pop(), _kept(output)))
+
+        return hook
+
+    paths = [path for path, _ in model.named_modules()]
+    before = capture_inputs(model, {path: enter(path) for path in paths})
+    with before, capture(model, {path: leave(path) for path in paths}):
+        logits(model, images)
+    return passed
 
 
 def _kept(value: object) -> object:

@@ -150,8 +150,9 @@ def _run_for_real(model: nn.Module, size: tuple[int, ...]) -> None:
         raise PartitionError("the model holds no weights, and asks for values on its way")
     with in_float32(model):
         # noise: a model that looks at the values finds some
-        image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(home)
-        model(image)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, *size, generator=generator, dtype=torch.float32, device="cpu")
+        model(image.to(home))
 
 
 def _shapes(value: Any) -> Any:

@@ -85,6 +85,7 @@ def part_of(model: nn.Module, *blocks: Block) -> nn.Module:
     return nn.ModuleList(model.get_submodule(path) for block in blocks for path in block.paths)
 
 
+@torch.no_grad()
 def check_finite(model: nn.Module) -> None:
     """Raise NonFiniteError, with its name, for the first parameter or buffer of `model` that is NaN
     or infinite, if the logits are not finite either: a mask of -inf is meant.

@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
-from timm_repair.errors import RepairError
+from timm_repair.errors import ModelError, RepairError
 from timm_repair.models.answering import logits, made_up
 from timm_repair.models.description import described_inside, describes_itself
 from timm_repair.models.tracing import input_size
@@ -19,9 +19,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     What computes something of its own, holds several models, or describes itself is no wrapper and
     is returned as it is.
+
+    Raises:
+        ModelError: it is nothing that can be taken apart.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model is a {type(model).__name__}: give a timm name, 'hf-hub:user/name',"
+            " 'local-dir:folder', a path of such a folder, or a torch.nn.Module"
+        )
     while (inner := _out_of_known(model)) is not model:
         model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "the model is TorchScript, which cannot be taken apart: give the torch.nn.Module that"
+            " it was made of"
+        )
     if describes_itself(model):
         return model
     inside = described_inside(model)

@@ -35,6 +35,7 @@ from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batch_sizes import require_enough
 
 
 @public
@@ -97,9 +98,9 @@ def repair(
         saving.check_savable(model)
     original = model
     base = Base.of(name, model, loaded=named)
-    home = next(model.parameters()).device
     run = identity(base, chosen, runtime)
     done = None if target is None or overwrite else finished(target)
+    home, processes = next(model.parameters()).device, runtime.accelerator.num_processes
     with context(name, chosen), own_randomness(seed):
         if target is not None and done is not None:
             refuse_another(done, target, run)
@@ -108,6 +109,7 @@ def repair(
         run |= {"data": plain(prepared.provenance)}
         if target is not None and done is not None:
             return answered(target, done, run, base, original, runtime)
+        require_enough(model, prepared.preprocessing.input_size, chosen.training, processes)
         if target is not None:
             runtime.keep(Journal(target, run, runtime.accelerator))
         with runtime.stage("evaluate"):
@@ -165,6 +167,9 @@ def compare(
     with own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
+        for method in rows.values():
+            size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
+            require_enough(model, size, method.training, processes)
         with runtime.stage("evaluate"):
             before = measure(model, prepared, runtime)
     reports = {}
