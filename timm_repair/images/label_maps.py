@@ -81,7 +81,7 @@ def _index(target: Any, label: int | str, classes: Classes, by_name: int | None,
                 f" model's classes; give a class index. {FORMS}"
             )
         return found[0]
-    if isinstance(target, list | tuple) and by_name is not None:
+    if by_name is not None and isinstance(target, Sequence):
         return by_name
     if target is None:
         raise LabelError(
