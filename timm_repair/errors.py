@@ -66,6 +66,12 @@ class HubError(RepairError, OSError):
     """
 
 
+class UnexpectedError(RepairError, RuntimeError):
+    """Something was raised that nobody foresaw, by the model, the data or a package; it is the
+    `__cause__`.
+    """
+
+
 class MissingPackageError(RepairError, ImportError):
     """What was asked for needs a package that timm_repair installs as an extra only."""
 

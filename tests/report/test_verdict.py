@@ -65,18 +65,20 @@ def test_damage_to_one_class_is_not_hidden_behind_the_mean():
 @pytest.mark.parametrize(
     ("found", "contradicted"),
     [
-        ({"n": 160, "right": 0, "classes": 10}, True),
-        ({"n": 150, "right": 10, "classes": 10}, True),
-        ({"n": 1000, "right": 372, "classes": 1000}, False),
-        ({"n": 100, "right": 12, "classes": 2}, True),
-        ({"n": 100, "right": 70, "classes": 2}, False),
-        ({"n": 4, "right": 0, "classes": 10}, False),
+        ((160, 0, 10), True),
+        ((150, 10, 10), True),
+        ((1000, 372, 1000), False),
+        ((100, 12, 2), True),
+        ((100, 70, 2), False),
+        ((4, 0, 10), False),
     ],
 )
 def test_labels_that_the_original_contradicts_wholesale_are_said_first(found, contradicted):
-    verdict = Verdict.of([BETTER, SAME], original={"retained": found})
+    asked, right, classes = found
+    read = {"accuracy": right / asked, "asked": asked, "classes": dict.fromkeys(range(classes))}
+    verdict = Verdict.of([BETTER, SAME], retained=read)
     assert verdict.harmful == contradicted
-    said = f"it gives {found['right']} of {found['n']} as they say"
+    said = f"it has {right} of {asked} as they say"
     assert (said in verdict.sentences[0]) == contradicted == (said in str(verdict))
 
 

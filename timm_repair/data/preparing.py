@@ -52,7 +52,7 @@ def prepare(
         model: it is not changed.
         failures: anything `as_images` takes.
         retain: likewise; None if there is none.
-        holdout: one source, measured as "retained", or a dict of named ones. Retained examples are
+        holdout: one source, measured as "holdout", or a dict of named ones. Retained examples are
             then not held out, and failures only where the dict has no "failing".
         options: how to read and split; None for the defaults.
         runtime: where to compute, and the seed of the splits.
@@ -71,7 +71,7 @@ def prepare(
     several = isinstance(holdout, Mapping) and not isinstance(
         holdout, DatasetDict | IterableDatasetDict
     )
-    named = cast(Mapping[str, Any], holdout if several else {"retained": holdout})
+    named = cast(Mapping[str, Any], holdout if several else {"holdout": holdout})
     measured = {
         name: _read(h, model, options, "holdout", name)
         for name, h in named.items()

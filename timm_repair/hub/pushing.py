@@ -28,10 +28,12 @@ from timm_repair.hub.privacy import published
 from timm_repair.models.weights import fingerprint
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
+from timm_repair.runtime.boundary import public
 
 logger = logging.getLogger(__name__)
 
 
+@public
 def push_to_hub(
     model: nn.Module,
     repo_id: str,
@@ -235,6 +237,7 @@ def _with_known_base(
     return model, replace(report, base=base.to_dict())
 
 
+@public
 def save_pretrained(
     model: nn.Module,
     save_directory: str | Path,

@@ -21,12 +21,14 @@ from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.reading import Reading
 from timm_repair.options import make
+from timm_repair.runtime.boundary import public
 
 ACCESS = ("check_readable", "revision", "token", "cache_bytes")
 
 logger = logging.getLogger(__name__)
 
 
+@public
 def as_images(
     source: Any,
     model: nn.Module,

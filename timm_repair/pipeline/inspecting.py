@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,15 +17,18 @@ from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.boundary import public
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 
 
+@public
 def blocks(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     *,
     granularity: str = "stage",
     names: Sequence[str] | None = None,
@@ -39,6 +43,7 @@ def blocks(
     """
     if isinstance(model, str):
         _, model = load(model, pretrained=False)
+    model = unwrapped(model)
     return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
 
 
@@ -50,8 +55,9 @@ class _Asked:
     training: Training = field(default_factory=Training)
 
 
+@public
 def localize(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     retain: Any = None,
     *,
@@ -82,8 +88,9 @@ def localize(
         return found
 
 
+@public
 def collect_failures(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     dataset: Any,
     *,
     max_failures: int | None = None,

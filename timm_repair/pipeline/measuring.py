@@ -5,7 +5,7 @@ Costs are incidental: what cannot be measured is unknown and noted, and the repa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -31,14 +31,12 @@ class Measured:
     Args:
         answers, losses: per population (N,) each, as from `predict`.
         cost: see `cost`, with notes on what of it is unknown.
-        agreement: of the original: see `Report.original`.
     """
 
     answers: dict[str, Tensor]
     losses: dict[str, Tensor]
     cost: dict[str, Any]
     notes: tuple[str, ...] = ()
-    agreement: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def measure(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
@@ -50,21 +48,6 @@ def measure(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
         {p: getattr(each, name) for p, each in found.items()} for name in ("predictions", "losses")
     )
     return Measured(answers, losses, *cost(model, data, runtime))
-
-
-def measure_original(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
-    """The same of the model before its repair; and how often it agrees with the labels of what it
-    must not forget, on those retained examples that choices are made by: a sample, never trained
-    on.
-    """
-    found = measure(model, data, runtime)
-    if data.retained is None:
-        return found
-    asked = data.selection["retained"]
-    answers = predict(model, asked, data.preprocessing, runtime).predictions
-    right = int((answers == asked.labels).sum())
-    agreement = {"n": len(asked), "right": right, "classes": data.num_classes}
-    return replace(found, agreement={"retained": agreement})
 
 
 def cost(

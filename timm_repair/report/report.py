@@ -41,9 +41,8 @@ class Report:
         cost: {"before": {"parameters", "flops", "latency_ms", "latency_range_ms"}, "after": {...},
             "change": {"latency", "latency_range"}}; what could not be measured is None or missing.
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
-        provenance: where each role's examples came from.
-        original: role to {"n", "right", "classes"}: how often the original agrees with the labels
-            of what it was not to forget, of the examples that were asked.
+        provenance: where each role's examples came from; in "read", role to what was read for it
+            and how much of it the original has right (`images.summary.Summary`).
         label_names: readable names of the classes; empty if not known.
         environment: {"processes", "precision", "device", "gradient_accumulation_steps"}: where the
             repair was computed; with the fields above it makes a run the same run.
@@ -66,7 +65,6 @@ class Report:
     seed: int = 0
     versions: dict = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
-    original: dict = dataclasses.field(default_factory=dict)
     label_names: tuple[str, ...] = ()
     environment: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -74,7 +72,7 @@ class Report:
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
         names = [each.population for each in self.scores]
-        if not names or len(set(names)) < len(names):
+        if len(set(names)) < len(names):  # none: an error came before the measurement
             raise DataError(
                 f"a report needs one Scores per population, each under its own name; got {names}"
             )
@@ -89,7 +87,10 @@ class Report:
     def verdict(self) -> Verdict:
         """Whether the repair helped or harmed, in words: print it; `.harmful` is True or False."""
         return Verdict.of(
-            self.scores, seed=self.seed, original=self.original, names=self.label_names
+            self.scores,
+            seed=self.seed,
+            retained=self.provenance.get("read", {}).get("retain"),
+            names=self.label_names,
         )
 
     @property
@@ -156,6 +157,8 @@ class Report:
             *tables.architectures(self.genotypes),
             tables.scores_table(self.scores, self.seed),
         ]
+        if read := tables.read_lines(self.provenance.get("read", {})):
+            sections.append(["What was read", *read])
         if self.cost:
             sections.append(["Cost of the model", *table(tables.cost_rows(self.cost))])
         if self.stages:

@@ -6,6 +6,7 @@ interval of its change leaves zero out. So a report of an older version has one 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from timm_repair.report.scores import Scores
 from timm_repair.report.wording import clean, listed, p_text, points
@@ -45,7 +46,7 @@ class Verdict:
         scores: Sequence[Scores],
         *,
         seed: int = 0,
-        original: Mapping[str, Mapping] | None = None,
+        retained: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
     ) -> "Verdict":
         """The verdict on these holdouts.
@@ -53,10 +54,12 @@ class Verdict:
         Args:
             scores: the holdouts, before and after.
             seed: of the bootstrap.
-            original: role to {"n", "right", "classes"}: how often the original agreed with the
-                labels of what was not to be forgotten.
+            retained: what was read of what must not be forgotten, see `Report.provenance`: the
+                "accuracy" of the original on so many that were "asked".
             names: readable names of the classes, where known.
         """
+        if not scores:
+            return cls(UNCLEAR, ("Unclear: the repaired model was not measured.",))
         changes = {each.population: each.intervals(seed=seed).change for each in scores}
         # examples that the original had wrong, all of them: nothing could get worse there
         failing = [each for each in scores if each.accuracy_before == 0]
@@ -75,12 +78,12 @@ class Verdict:
         elif better or (fixed and others):
             kind, first = HELPFUL, [f"Helpful: {'; '.join([*good, *level])}."]
         else:
-            kind, first = UNCLEAR, [f"Unclear: {'; '.join([*level, *good])}."]
-        told = [_contradiction(role, found) for role, found in (original or {}).items()]
-        contradicted = [sentence for sentence in told if sentence]
+            said = "; ".join([*level, *good]) or "the repaired model could not be measured"
+            kind, first = UNCLEAR, [f"Unclear: {said}."]
+        contradicted = [sentence for sentence in [_contradiction(retained or {})] if sentence]
         kind = HARMFUL if contradicted else kind
         rest = [_worst_class(each, seed, names) for each in others]
-        if not others:
+        if failing and not others:
             rest.append("What it broke is not known: only failures were measured.")
         return cls(kind, (*contradicted, *first, *filter(None, rest)))
 
@@ -104,15 +107,18 @@ def _one(each: Scores, change: tuple[float, float]) -> str:
     return f"{clean(each.population, 30)!r} ({accuracies}; {changed})"
 
 
-def _contradiction(role: str, found: Mapping) -> str:
+def _contradiction(retained: Mapping[str, Any]) -> str:
     """A sentence where the original agrees with these labels no better than a guess would."""
-    n, right, classes = found["n"], found["right"], max(found["classes"], 2)
-    agreement = (right / n - 1 / classes) / (1 - 1 / classes) if n else 1.0
-    if n < _LEAST or agreement >= _CONTRADICTED:
+    accuracy, asked = retained.get("accuracy"), retained.get("asked", 0)
+    classes = max(len(retained.get("classes", ())), 2)
+    if accuracy is None or asked < _LEAST:
+        return ""
+    if (accuracy - 1 / classes) / (1 - 1 / classes) >= _CONTRADICTED:
         return ""
     return (
-        f"Harmful: the original contradicts the labels of {clean(role, 30)!r} wholesale: it gives"
-        f" {right} of {n} as they say. They are wrong, or matched to the wrong classes."
+        "Harmful: the original contradicts the labels of the retained examples wholesale: it has"
+        f" {round(accuracy * asked)} of {asked} as they say. They are wrong, or matched to the"
+        " wrong classes."
     )
 
 

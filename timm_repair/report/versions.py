@@ -26,8 +26,8 @@ def upgraded(data: Mapping) -> Mapping:
         }
     if data.get("version") in (1, 2) and "base" not in data:
         data = dict(data) | {"base": {}, "weights": None}
-    if data.get("version") in (1, 2, 3) and "original" not in data:
-        data = dict(data) | {"original": {}, "label_names": [], "environment": {}}
+    if data.get("version") in (1, 2, 3) and "environment" not in data:
+        data = dict(data) | {"label_names": [], "environment": {}}
     return data
 
 

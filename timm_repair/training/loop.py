@@ -117,9 +117,7 @@ def fit(
             due = ended or (i + 1) % every == 0
             if state is not None and runtime.journal is not None and due:
                 parts = {name: part.state_dict() for name, part in state.items()}
-                runtime.journal.checkpoint(
-                    stage, {"history": history, "ended": ended, "parts": parts}
-                )
+                runtime.checkpoint(stage, {"history": history, "ended": ended, "parts": parts})
             if ended:
                 break
     return history

@@ -21,11 +21,13 @@ from timm_repair.images.images import Images
 from timm_repair.images.opening import open_source
 from timm_repair.images.readers import Source
 from timm_repair.images.reading import Reading
+from timm_repair.runtime.boundary import public
 
 _SMALLEST = 8
 _CHUNK = 2**20  # values corrupted at once
 
 
+@public
 def corrupt(
     images: Any,
     name: str,
