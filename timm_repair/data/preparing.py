@@ -95,6 +95,7 @@ def prepare(
     for name, images in measured.items():
         asked.check(images, f"holdout {name}")
     if kept is not None:
+        _refuse_single_class(kept, classes)
         asked.check(kept, "retain", retained=True)
         sets["retained"] = known.without(known.once(kept), failing)
         _refuse_single_class(sets["retained"], classes)

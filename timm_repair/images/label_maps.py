@@ -81,6 +81,8 @@ def _index(target: Any, label: int | str, classes: Classes, by_name: int | None,
                 f" model's classes; give a class index. {FORMS}"
             )
         return found[0]
+    if by_name is not None and isinstance(target, Sequence):
+        return by_name
     if target is None:
         raise LabelError(
             f"{what}: label_map sends {label!r} to no class; drop it and set on_unknown='skip'"
