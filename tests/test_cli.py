@@ -1,6 +1,7 @@
 """The console command: each command on real files, and errors as one message with exit status 2."""
 
 import json
+import warnings
 from pathlib import Path
 
 import datasets
@@ -8,8 +9,10 @@ import planted
 import pytest
 import timm
 
+from timm_repair import cli
 from timm_repair.cli import main
 from timm_repair.localization.localization import Localization
+from timm_repair.runtime.journal import FOLDER, Journal
 
 NO_EFFECT = "ignore::timm_repair.NoEffectWarning"  # four steps may change nothing
 SMALL = [
@@ -106,6 +109,7 @@ def test_several_blocks(given, tmp_path, capsys):
     assert main([*arguments, "--set=blocks=2"]) == 0
     chosen = json.loads((output / "repair.json").read_text())["repaired_blocks"]
     assert len(chosen) == 2 and f"Repaired blocks: {', '.join(chosen)}" in capsys.readouterr().out
+    arguments[arguments.index(f"--output={output}")] = f"--output={tmp_path / 'another'}"
     assert main([*arguments, "--set=blocks=5"]) == 2
     assert "blocks=5, but the model has 4" in capsys.readouterr().err
     assert main([*arguments, "--set=block=['layer1', 'layer9']"]) == 2
@@ -214,3 +218,141 @@ def test_wrong_commands_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2 and "usage: timm-repair" in capsys.readouterr().err
+
+
+# ---- what a terminal is told
+
+
+def test_a_repair_that_harms_is_said_first_and_by_the_exit_status(
+    given, place, tmp_path, capsys, monkeypatch
+):
+    def harmful(job, _):
+        fault = planted.confused(planted.confused(job.model, 2, 3), 4, 5)
+        job.model.load_state_dict(fault.state_dict())
+        return [], ()
+
+    output = tmp_path / "out"
+    monkeypatch.setattr("timm_repair.methods.finetune.tune", harmful)
+    arguments = ["repair", *given, f"--output={output}", "--method=finetune", *SMALL]
+    arguments.append(f"--holdout=clean={place / 'holdout.parquet'}")
+    assert main(arguments) == 3
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("Harmful: worse than the original on 'clean'")
+    assert main(arguments) == 3, "the same command again answers the same"
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Harmful: ")
+    assert main([*arguments, "--set=steps=5"]) == 2
+    said = capsys.readouterr().err
+    assert "--overwrite" in said and "another --output" in said and "overwrite=" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "unsaid"),
+    [
+        (["--set=level=layr"], "did you mean 'layer'", "Traceback"),
+        (["--holdout=a=x/", "--holdout=b"], "several --holdout need different names", "holdout="),
+        (["--seed=-1"], "--seed -1", "seed="),
+        (["--set=output_dir=x"], "--output", "output_dir"),
+        (["--set=retain=x"], "--retain", "retain="),
+        (["--data=on_unknown=stopp"], "--data on_unknown='stopp'", "timm_repair."),
+        (["--data=slection_share=.1"], "--data has no option", "DataOptions"),
+        (["--set=block=layer9"], "layer9", "Traceback"),
+        (["--set=steps={[]: 1}"], "must be int", "Traceback"),
+        (["--model=/tmp"], "local-dir:/tmp", "Traceback"),
+    ],
+)
+def test_errors_speak_the_language_of_the_command_line(
+    command, said, unsaid, given, tmp_path, capsys
+):
+    assert main(["repair", *given, f"--output={tmp_path / 'out'}", *command]) == 2
+    error = capsys.readouterr().err
+    assert said in error and unsaid not in error and error.startswith("timm-repair: ")
+
+
+REPAIR = cli._parser().parse_args(["repair", "--output=x", "--model=m", "--failures=f"]).command
+WORDS = cli.language(REPAIR)
+
+
+@pytest.mark.parametrize(
+    ("python", "console"),
+    [
+        ("pass retain= or holdout=", "pass --retain or --holdout"),
+        ("give batch_size=8, at least", "give --set batch_size=8, at least"),
+        ("or pass overwrite=True to replace it", "or pass --overwrite to replace it"),
+        ("choose another output_dir", "choose another --output"),
+        ("data=DataOptions(holdout_split='test')", "--data holdout_split='test'"),
+        ("seed=-1: must be", "--seed -1: must be"),
+        ("no block 'steps=3'", "no block 'steps=3'"),
+        ("/data/split=3/x is none", "/data/split=3/x is none"),
+        ("steps==3, unknown=4", "steps==3, unknown=4"),
+    ],
+)
+def test_messages_of_the_library_in_the_language_of_the_console(python, console):
+    assert cli.spoken(python, WORDS) == console
+
+
+def test_warnings_are_a_line_each(given, tmp_path, capsys, monkeypatch):
+    def warns(*_, **__):
+        warnings.warn("some of retain=\n were left out", stacklevel=2)
+        raise KeyError("and then it failed")
+
+    monkeypatch.setattr("timm_repair.pipeline.repairing.repair", warns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["repair", *given, f"--output={tmp_path / 'out'}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "timm-repair: warning: some of --retain were left out"
+    assert lines[1].startswith("timm-repair: timm-repair repair: KeyError") and len(lines) == 2
+
+
+@pytest.mark.filterwarnings(NO_EFFECT)
+def test_interrupted_it_says_how_to_go_on_and_then_says_that_it_does(
+    given, tmp_path, capsys, caplog, monkeypatch
+):
+    output = tmp_path / "out"
+    arguments = ["repair", *given, f"--output={output}", "--method=finetune", *SMALL]
+    arguments.append("--set=steps=20")
+    checkpoint, seconds = Journal.checkpoint, []
+
+    def interrupt(self, name, state):
+        checkpoint(self, name, state)
+        if len(state["history"]) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "checkpoint", interrupt)
+        assert main(arguments) == 130
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "the same command again goes on from there" in said
+    spent = output / FOLDER / "spent.json"
+    kept = json.loads(spent.read_text())
+    assert [name for name, _, _ in kept] == ["prepare", "evaluate", "finetune"]
+    spent.write_text(json.dumps([(name, s + 100, m) for name, s, m in kept]))
+    assert main(arguments) in (0, 3)
+    assert "has an unfinished run of the same: it goes on" in caplog.text
+    stages = json.loads((output / "repair.json").read_text())["stages"]
+    assert [s["name"] for s in stages] == ["prepare", "evaluate", "finetune", "evaluate"]
+    seconds = [s["seconds"] > 100 for s in stages]
+    assert seconds == [True, True, True, False], "those of all parts"
+
+
+def test_interrupted_before_anything_was_done(given, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("timm_repair.pipeline.repairing.repair", interrupt)
+    assert main(["repair", *given, f"--output={tmp_path / 'out'}"]) == 130
+    assert "nothing was kept" in capsys.readouterr().err
+    assert main(["blocks", "test_resnet"]) == 0
+
+
+@pytest.mark.filterwarnings(NO_EFFECT)
+def test_a_comparison_does_not_replace_a_file(given, tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    file.write_text("precious")
+    arguments = ["compare", *given, "--methods", "finetune", f"--output={file}", *SMALL]
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err and file.read_text() == "precious"
+    assert main([*arguments, "--set=stepps=1"]) == 2 and file.read_text() == "precious"
+    assert main([*arguments, f"--output={tmp_path / 'new.json'}", "--set=steps=0"]) == 2
+    assert not (tmp_path / "new.json").exists(), "nothing is left where nothing was done"

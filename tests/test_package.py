@@ -92,7 +92,7 @@ def test_nothing_prints_pickles_or_catches_everything():
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and path.name not in ("cli.py", "demo.py")
+                and path.name not in ("cli.py", "commands.py", "demo.py")
             ):
                 assert node.func.id not in {"print", "eval", "exec"}, path
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,55 +1,66 @@
 """The console command `timm-repair`: blocks, localize, repair, compare, report, push, export, demo.
 
-It is also what `accelerate launch examples/repair.py` runs.
+It is also what `accelerate launch examples/repair.py` runs. Exit status: 0 done; 2 an error, in one
+message; 3 repaired, but the verdict is that the repair harms; 130 interrupted.
+
+What goes wrong is told in the language of the command line: the library's messages speak Python,
+`retain=`; here it is `--retain`.
 """
 
 import argparse
-import json
 import logging
+import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from accelerate import PartialState
-
+from timm_repair.commands import COMMANDS
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
-from timm_repair.hub.exporting import FORMATS, export
-from timm_repair.hub.folder import PATCH
-from timm_repair.hub.loading import from_pretrained
-from timm_repair.hub.pushing import push_to_hub
-from timm_repair.hub.saving import read_report
+from timm_repair.errors import RepairError
 from timm_repair.methods import METHODS
-from timm_repair.models.partition import GRANULARITIES
-from timm_repair.options import make, parse
-from timm_repair.pipeline import demo, inspecting, repairing
-from timm_repair.report.suspects import tie
-from timm_repair.runtime.accelerators import tracking
+from timm_repair.options import flat_names
+from timm_repair.runtime.boundary import of_the_family
+from timm_repair.runtime.journal import FOLDER
 
-RESERVED = set("model failures retain holdout method methods seed data output".split())
-RESERVED |= {"accelerator", "progress"}  # what a console cannot give
+PROGRAM = "timm-repair"
+INTERRUPTED = 130  # exit status, as shells have it
+# arguments of the library that have another name here
+SAID = {"output_dir": "output", "save_directory": "output", "path": "file"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A RepairError is printed in one line instead of a
-    traceback.
+    """Run one command; returns the exit status. What goes wrong is printed in one message instead
+    of a traceback.
     """
     logging.basicConfig(format="%(message)s")  # the program's right, not the library's
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except RepairError as error:
-        print(
-            f"timm-repair: {error}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr
-        )
-        return 2
-    return 0
+    words = language(arguments.command)
+    with readable_warnings(words):
+        try:
+            return arguments.run(arguments) or 0
+        except RepairError as error:
+            report_error(error, words)
+            return 2
+        except KeyboardInterrupt:
+            print(f"\n{PROGRAM}: interrupted{_way_on(arguments)}", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001  it is told, with its place
+            report_error(of_the_family(error, arguments.command.prog), words)
+            return 2
+
+
+def _way_on(arguments: argparse.Namespace) -> str:
+    output = getattr(arguments, "output", None)
+    if output is not None and (Path(output).expanduser() / FOLDER).is_dir():
+        return f"; what was done is kept in {output}: the same command again goes on from there"
+    return "; nothing was kept, the same command again starts anew"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="timm-repair",
+        prog=PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,238 +69,60 @@ def _parser() -> argparse.ArgumentParser:
         help = str(describe.__doc__).strip()
         command = commands.add_parser(name, help=help[0].lower() + help[1:].rstrip("."))
         describe(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=command)
     return parser
 
 
-# ---- what several commands share
+def language(command: argparse.ArgumentParser) -> dict[str, str]:
+    """What each argument of the library is called on the command line of this command: "--retain",
+    or "--set steps" for one that is given as NAME=VALUE.
+    """
+    methods = [name for method in METHODS.values() for name in flat_names(method)]
+    groups = {"--data": flat_names(DataOptions), "--set": methods}
+    options = {o: action for action in command._actions for o in action.option_strings}
+    words = {n: f"{o} {n}" for o, names in groups.items() if o in options for n in names}
+    words |= {action.dest: o for o, action in options.items() if o.startswith("--")}
+    return words | {name: words[to] for name, to in SAID.items() if to in words}
 
 
-def _describe_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument(
-        "--failures",
-        required=True,
-        help="parquet, csv or json file, imagefolder directory, or Hub id",
-    )
-    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="how data are read, e.g. label_column=digit",
-    )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the method, e.g. steps=500",
-    )
+def spoken(text: str, words: Mapping[str, str]) -> str:
+    """`text` with the library's arguments as the command line has them: "pass retain=" becomes
+    "pass --retain", "steps=0" becomes "--set steps=0".
+    """
+
+    def said(match: re.Match) -> str:
+        name, value = match.groups()
+        if name not in words:
+            return match[0]
+        word = words[name]
+        if " " in word:  # NAME=VALUE stays as it is
+            return f"{word.split()[0]} {name}={value}"
+        if value in ("True", "False"):  # a switch
+            return word if value == "True" else f"no {word}"
+        return f"{word} {value}".rstrip() if value else word
+
+    text = re.sub(r"\bdata=DataOptions\(([^()]*)\)", r"\1", text)
+    # not within a path, an option, a quotation or an attribute
+    text = re.sub(r"(?<![\w/.='\"-])([a-z][a-z_]*)=([^\s,;)=]*+)(?!=)", said, text)
+    for name, word in (("output_dir", "output"), ("DataOptions", "data")):
+        text = re.sub(rf"(?<![\w/.'\"=-]){name}\b(?!\()", words.get(word, name), text)
+    return text
 
 
-def _describe_holdout(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--holdout",
-        action="append",
-        default=[],
-        metavar="[NAME=]PLACE",
-        help="what to measure on, in any of these forms; several with names:"
-        " --holdout failing=unseen/ --holdout clean=test.parquet",
-    )
+def report_error(error: BaseException, words: Mapping[str, str]) -> None:
+    """One line on standard error, its notes indented below."""
+    notes = (spoken(note, words) for note in getattr(error, "__notes__", ()))
+    print(f"{PROGRAM}: {spoken(str(error), words)}", *notes, sep="\n  ", file=sys.stderr)
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "failures": arguments.failures,
-        "retain": arguments.retain,
-        "seed": arguments.seed,
-        "data": make(DataOptions, parse(arguments.data, RESERVED)),
-    } | parse(arguments.set, RESERVED)
+@contextmanager
+def readable_warnings(words: Mapping[str, str]) -> Iterator[None]:
+    """Warnings are a line each, without the line of source that Python shows."""
 
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        text = " ".join(str(message).split())
+        print(f"{PROGRAM}: warning: {spoken(text, words)}", file=file or sys.stderr)
 
-def _holdout(given: Sequence[str]) -> Any:
-    named = dict(place.split("=", 1) for place in given if "=" in place)
-    if not given or (len(given) == 1 and not named):
-        return given[0] if given else None
-    if len(named) < len(given):
-        raise OptionError(
-            "several --holdout need different names: --holdout failing=unseen/ --holdout"
-            " clean=test.parquet"
-        )
-    return named
-
-
-# ---- the commands: the arguments of each, and what it does
-
-
-def _describe_blocks(command: argparse.ArgumentParser) -> None:
-    """List a model's blocks, and why some cannot be repaired."""
-    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
-
-
-def _blocks(arguments: argparse.Namespace) -> None:
-    for block in inspecting.blocks(arguments.model, granularity=arguments.granularity):
-        shapes = " -> ".join(
-            "x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape)
-        )
-        print(
-            f"{block.name:45s} {shapes:27s} {block.num_params:12,d} "
-            f" {'repairable' if block.repairable else block.reason or block.role}"
-        )
-
-
-def _describe_localize(command: argparse.ArgumentParser) -> None:
-    """Score the blocks by how suspicious they are."""
-    _describe_data(command)
-
-
-def _localize(arguments: argparse.Namespace) -> None:
-    found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
-    if not PartialState().is_main_process:
-        return
-    print(json.dumps(found, indent=1))
-    if said := tie(found):
-        print(said, file=sys.stderr)  # standard output is JSON
-
-
-def _describe_repair(command: argparse.ArgumentParser) -> None:
-    """Repair a model and save it."""
-    _describe_data(command)
-    command.add_argument(
-        "--output",
-        required=True,
-        help="directory for the repaired model, its card, report and figures",
-    )
-    command.add_argument("--method", default="archrepair", choices=METHODS)
-    command.add_argument(
-        "--log-with",
-        metavar="TRACKER",
-        help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
-        " disk goes to OUTPUT-logs",
-    )
-    _describe_holdout(command)
-
-
-def _repair(arguments: argparse.Namespace) -> None:
-    accelerator = tracking(arguments.log_with, arguments.output)
-    repaired = repairing.repair(
-        arguments.model,
-        holdout=_holdout(arguments.holdout),
-        method=arguments.method,
-        output_dir=arguments.output,
-        accelerator=accelerator,
-        **_given(arguments),
-    )
-    if accelerator is not None:
-        accelerator.end_training()
-    if repaired.main_process:
-        print(repaired.report)
-        print(
-            f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
-            f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
-        )
-
-
-def _describe_compare(command: argparse.ArgumentParser) -> None:
-    """Run several methods on the same data with the same budget."""
-    _describe_data(command)
-    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    command.add_argument("--output", help="file for the comparison as JSON")
-    _describe_holdout(command)
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    if arguments.output:
-        try:
-            Path(arguments.output).touch()
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {arguments.output!r} ({error}): choose another file"
-            ) from error
-    comparison = repairing.compare(
-        arguments.model,
-        methods=arguments.methods,
-        holdout=_holdout(arguments.holdout),
-        **_given(arguments),
-    )
-    if not PartialState().is_main_process:
-        return
-    print(comparison)
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))
-
-
-def _describe_report(command: argparse.ArgumentParser) -> None:
-    """Print the report of a saved repair."""
-    command.add_argument("directory", type=Path)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    path = arguments.directory / "repair.json"
-    if not path.is_file():
-        raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
-    print(read_report(path))
-
-
-def _describe_push(command: argparse.ArgumentParser) -> None:
-    """Upload a saved repair to the Hugging Face Hub (log in before: hf auth login)."""
-    add = command.add_argument
-    add("directory", type=Path, help="of a saved repair")
-    add("repo_id", help="user/name; made if there is none")
-    private = "if the repository is new; else the owner's default"
-    add("--private", action="store_true", default=None, help=private)
-    add("--revision", help="branch; made if there is none")
-    add("--create-pr", action="store_true", help="open a pull request instead of committing")
-    add("--commit-message")
-    patch = "only what the repair changed; the original must be on the Hub"
-    add("--patch", action="store_true", help=patch)
-    code = "also for transformers' trust_remote_code=True"
-    add("--remote-code", action="store_true", help=code)
-    replace = "keep nothing of a README.md that is there"
-    add("--replace-model-card", action="store_true", help=replace)
-    add("--base-model", help="Hub id of the original, if the report does not tell")
-    add("--license", help="of the original, if the report does not tell")
-
-
-def _push(arguments: argparse.Namespace) -> None:
-    given = {
-        name: value
-        for name, value in vars(arguments).items()
-        if name not in ("run", "directory", "repo_id")
-    }
-    if not arguments.directory.is_dir():
-        raise ConfigError(
-            f"{str(arguments.directory)!r} is no directory: give the directory of a saved repair"
-        )
-    card = arguments.directory / "README.md"
-    model = from_pretrained(arguments.directory)
-    given["patch"] |= (arguments.directory / PATCH).is_file()  # as it was saved
-    readme = card.read_text(encoding="utf-8") if card.is_file() else None
-    print(push_to_hub(model, arguments.repo_id, readme=readme, **given))
-
-
-def _describe_export(command: argparse.ArgumentParser) -> None:
-    """Write a saved or published repair as one file: ONNX, or a program of torch."""
-    command.add_argument("model", help="directory or Hub id")
-    command.add_argument("file")
-    command.add_argument("--format", default="onnx", choices=FORMATS)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    print(export(from_pretrained(arguments.model), arguments.file, format=arguments.format))
-
-
-COMMANDS = {
-    "blocks": (_describe_blocks, _blocks),
-    "localize": (_describe_localize, _localize),
-    "repair": (_describe_repair, _repair),
-    "compare": (_describe_compare, _compare),
-    "report": (_describe_report, _report),
-    "push": (_describe_push, _push),
-    "export": (_describe_export, _export),
-    "demo": (demo.describe, demo.run),
-}
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -31,7 +31,9 @@ class NoFailuresError(DataError):
 
 
 class ModelError(RepairError, ValueError):
-    """The model cannot be loaded: no such name, folder or repository."""
+    """The model cannot be loaded (no such name, folder or repository), copied or run, or does not
+    say how its images are prepared.
+    """
 
 
 class PartitionError(RepairError, ValueError):
@@ -64,12 +66,24 @@ class HubError(RepairError, OSError):
     """
 
 
+class UnexpectedError(RepairError, RuntimeError):
+    """Something was raised that nobody foresaw, by the model, the data or a package; it is the
+    `__cause__`.
+    """
+
+
 class MissingPackageError(RepairError, ImportError):
     """What was asked for needs a package that timm_repair installs as an extra only."""
 
 
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+class AssumptionWarning(UserWarning):
+    """Something was assumed that the model or the data do not say; the message says how to say
+    it.
+    """
 
 
 def require_packages(extra: str, what: str, *packages: str) -> None:

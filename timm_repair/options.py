@@ -150,6 +150,9 @@ def check_types(options: Any) -> None:
     hints = get_type_hints(type(options))
     for option in fields(options):
         hint, value = hints[option.name], getattr(options, option.name)
+        if isinstance(hint, type) and is_dataclass(hint) and not isinstance(value, hint):
+            group: type = hint
+            raise OptionError(f"{option.name}={value!r:.80} must be a {group.__name__}")
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not set(kinds) <= {*_PLAIN, type(None)}:
             continue
@@ -209,9 +212,12 @@ def parse(pairs: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, Any]:
         if not equals:
             raise OptionError(f"{pair!r} is not NAME=VALUE")
         if name in reserved:
-            raise OptionError(f"{name!r} is not an option of a method: use --{name}")
+            raise OptionError(
+                f"{name}= is an argument of its own, not an option of a method: give it apart"
+            )
         try:
             options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):  # a plain word is a string
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            # a plain word is a string, as is what looks like a literal and is none
             options[name] = value
     return options

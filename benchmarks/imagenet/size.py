@@ -119,9 +119,11 @@ def whole_run(
     with meter.attached(model):
         with runtime.stage("prepare"):
             data = prepare(model, failures, retain=retained, runtime=runtime)
-        measure(model, data, runtime)
+        with runtime.stage("evaluate"):
+            measure(model, data, runtime)
         outcome = named("archrepair", **options).repair(model, data, runtime)
-        measure(model, data, runtime)
+        with runtime.stage("evaluate"):
+            measure(model, data, runtime)
     architecture = [
         bool(row.get("architecture")) for row in outcome.history if row["stage"] == "search"
     ]

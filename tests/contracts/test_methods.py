@@ -109,7 +109,7 @@ def test_the_contract(label, classifier, given, tmp_path):
     inputs = images.preprocessing.normalize(images.pixels(range(len(images))))
     with torch.no_grad():
         answers = [net.eval()(inputs).argmax(1) for net in (deepcopy(classifier), model)]
-    scores = report.population("retained")
+    scores = report.population("holdout")
     assert scores.n == len(images) and scores.labels.tolist() == images.labels.tolist()
     assert (scores.before.tolist(), scores.after.tolist()) == tuple(a.tolist() for a in answers)
     right = [a == images.labels for a in answers]
@@ -284,7 +284,7 @@ class Mend:
 
 def test_the_report_names_what_was_fixed_and_what_was_broken(classifier, given):
     report = repair(classifier, **given, method=Mend()).report
-    failing, retained = report.population("failing"), report.population("retained")
+    failing, retained = report.population("failing"), report.population("holdout")
     assert failing.after.tolist() == failing.labels.tolist() and (
         failing.fixed,
         failing.broken,
@@ -558,4 +558,4 @@ def test_predictions_of_the_report_are_those_of_the_returned_model(classifier, g
     )
     images = as_images(given["holdout"], repaired.model)
     found = predict(repaired.model, images, images.preprocessing, runtime)
-    assert found.predictions.tolist() == repaired.report.population("retained").after.tolist()
+    assert found.predictions.tolist() == repaired.report.population("holdout").after.tolist()

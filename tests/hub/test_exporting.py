@@ -145,7 +145,7 @@ def test_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     for path, format, error, message in (
         ("x", "onxn", OptionError, "did you mean 'onnx'"),
-        ("x", None, OptionError, "Known: onnx, torch"),
+        ("x", None, OptionError, "must be 'onnx' or 'torch'"),
         ("x.pt2", "onnx", OptionError, "pass format='torch'"),
         ("x.onnx", "torch", OptionError, "ending in .pt2"),
         ("folder", "torch", OutputError, "is a directory"),

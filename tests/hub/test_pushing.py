@@ -112,7 +112,7 @@ def test_bad_requests_are_refused_before_the_hub_is_asked(repaired, loopback, tm
         repaired.save_pretrained(tmp_path / "out", push_to_hub=True)
     with pytest.raises(OptionError, match="needs push_to_hub=True"):
         repaired.save_pretrained(tmp_path / "out", private=True)
-    with pytest.raises(OptionError, match="pass the module, such as repaired.model"):
+    with pytest.raises(ModelError, match="a torch.nn.Module, such as repaired.model"):
         timm_repair.push_to_hub(repaired, "me/net", token="hf_me")
     with pytest.raises(ConfigError, match="no report"):
         timm_repair.push_to_hub(timm.create_model("test_resnet"), "me/net", token="hf_me")

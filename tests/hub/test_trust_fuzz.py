@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loopback.pushing import *  # noqa: F403
 
 from timm_repair.architecture.genotype import Genotype
-from timm_repair.errors import ConfigError
+from timm_repair.errors import ConfigError, OptionError
 from timm_repair.hub import entry_point
 from timm_repair.hub.trust.build import outline
 from timm_repair.hub.trust.config import read_config
@@ -74,10 +74,12 @@ def mutated(draw, original: dict) -> dict:
 
 
 def or_config_error(function, *arguments) -> object:
-    """What `function` returns, None where it raises ConfigError; all other errors are bugs."""
+    """What `function` returns, None where it raises ConfigError, or OptionError for what is no list
+    at all; all other errors are bugs.
+    """
     try:
         return function(*arguments)
-    except ConfigError:
+    except (ConfigError, OptionError):
         return None
 
 

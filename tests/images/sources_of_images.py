@@ -19,6 +19,8 @@ class Plain(nn.Module):
         self.pretrained_cfg = {
             "input_size": (channels, 4, 4),
             "crop_pct": 1.0,
+            "mean": (0.5,) * channels,
+            "std": (0.5,) * channels,
             "label_names": names,
         } | config
 

@@ -779,7 +779,7 @@ def test_options_are_checked_at_once(options, message):
         ("no/such/folder/anywhere", "does not exist"),
         ([], "holds no examples"),
         (
-            torch.utils.data.TensorDataset(torch.zeros(2, 3, 32, 32), torch.zeros(2)),
+            torch.utils.data.TensorDataset(torch.zeros(2, 3, 32, 32) - 1, torch.zeros(2)),
             "already applied",
         ),
         (3, "cannot take images from int"),

@@ -106,8 +106,8 @@ def test_columns_are_found_by_type_then_by_name(model):
 def test_what_cannot_be_used_says_what_to_give(model, tmp_path):
     transformed = table([0]).with_transform(lambda rows: rows)
     refused = {
-        "un-transformed": [(torch.rand(3, 4, 4), 0)],
-        "un-transformed images": TorchData([(torch.rand(3, 4, 4), 0)]),
+        "un-transformed": [(torch.rand(3, 4, 4) - 0.5, 0)],
+        "un-transformed images": TorchData([(torch.rand(3, 4, 4) * 3, 0)]),
         "uint8 of shape": [(np.zeros((3, 4, 4)), 0)],
         "loader.dataset": torch.utils.data.DataLoader([1]),
         "set_transform": transformed,
@@ -210,7 +210,7 @@ def test_labels_map_by_rule(raw, names, label_map, expected):
         ([5], NAMES, None, "names 3 classes"),
         (["10"], None, None, "outside"),
         ([0, 1], ["cats", "dog"], None, r"'cats' \(closest: 'cat'\)"),
-        ([0], ["cat"], {"dog": 2}, "not in label_map"),
+        ([0], ["kitty"], {"dog": 2}, "not in label_map"),
         ([0], ["cat"], {"cat": 3}, "outside"),
         ([0, 1], ["1", "0"], {0: 0, 1: 2}, "not in label_map"),
         ([0], ["cat"], {"cat": "wolf"}, "the name of 0"),
@@ -264,7 +264,7 @@ def test_imagenet_is_matched_by_synset_and_by_word():
 
 def test_classes_of_a_model_that_does_not_tell():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 7)).train()
-    model.pretrained_cfg = {"input_size": (3, 4, 4), "label_names": ["stale"]}
+    model.pretrained_cfg = Plain(["stale"]).pretrained_cfg
     assert Classes.of(model) == Classes(7) and model.training
     with pytest.raises(DataError, match="0 classes"):
         Classes.of(timm.create_model("resnet18", num_classes=0))

@@ -32,7 +32,7 @@ def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
         progress=False,
         **STEPS,
     ).report
-    failing, population = report.population("failing"), report.population("retained")
+    failing, population = report.population("failing"), report.population("holdout")
     assert failing.accuracy_before == 0 and failing.fixed >= failing.n / 2
     wrong = population.n - round(population.accuracy_before * population.n)
     assert population.fixed >= wrong / 2 and population.change > 0 and population.p_value < 0.01

@@ -12,7 +12,7 @@ from models.plain_models import ResNet20, torchvision_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_repair.errors import OptionError, PartitionError
+from timm_repair.errors import AssumptionWarning, OptionError, PartitionError
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.models.block import Block
 from timm_repair.models.partition import blocks
@@ -326,11 +326,9 @@ def test_a_first_convolution_changed_by_hand_counts():
         224,
         224,
     )
-    assert Preprocessing.of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())).input_size == (
-        1,
-        224,
-        224,
-    )
+    with pytest.warns(AssumptionWarning, match="224 x 224 pixels"):
+        plain = Preprocessing.of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
+    assert plain.input_size == (1, 224, 224) and "says nothing" in plain.source
 
 
 def test_the_model_is_left_alone():

@@ -93,6 +93,19 @@ def test_a_holdout_of_failures_alone_still_measures_forgetting(deployed, failure
     assert {each.population for each in report.scores} == {"failing", "retained"}
 
 
+def test_a_holdout_without_a_name_is_called_what_it_is(deployed, failures, pictures):
+    given = {"retain": pictures["train"], "progress": False, "method": "finetune", **GENTLE}
+    unseen = repair(deployed, failures, holdout=pictures["unseen"], **given).report
+    assert [each.population for each in unseen.scores] == ["failing", "holdout"]
+    assert not any("is a part of the retained examples" in note for note in unseen.notes)
+    own = repair(deployed, failures, **given).report
+    assert [each.population for each in own.scores] == ["failing", "retained"]
+    assert any("'retained' is a part of the retained examples" in note for note in own.notes)
+    for report in (unseen, own):  # the failures that were set aside start at 0 % by construction
+        said = " ".join(str(report).split())
+        assert "'failing': only examples that the original had wrong" in said
+
+
 def test_blocks_named_by_hand(deployed, failures, pictures):
     report = repair(
         deployed,
@@ -167,7 +180,7 @@ def test_half_precision(deployed, failures, pictures, monkeypatch):
     half = repair(deployed, failures.subset(range(160)), **given, genotype="random")
     assert all(math.isfinite(row["loss"]) for row in half.report.history)
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
-    failing, retained = half.report.population("failing"), half.report.population("retained")
+    failing, retained = half.report.population("failing"), half.report.population("holdout")
     assert failing.before.tolist() == (1 - failing.labels).tolist()
     assert (retained.before == retained.labels).tolist() == (retained.labels > 1).tolist()
 

@@ -107,7 +107,7 @@ def test_one_of_two_ranks_is_killed(tmp_path):
     assert all(one[k] == other[k] for k in one.keys() - {"cost", "stages"})
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """What stands for a kill in this process."""
 
 
@@ -145,6 +145,7 @@ def stopped(classifier, failures, pictures, tmp_path, monkeypatch):
 def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     run, output = stopped
     there = {"run.json", "before.pt", "localization.pt", "search.loop.pt", "finetune.loop.pt"}
+    there |= {"spent.json"}
     assert {p.name for p in (output / FOLDER).iterdir()} == there
     from timm_repair.localization import target
 

@@ -72,6 +72,24 @@ def history() -> tuple[dict, ...]:
     )
 
 
+def read(**changes) -> dict:
+    """What was read for a role: `Summary.to_dict()`."""
+    found = {
+        "name": "failures",
+        "source": "/home/me/failures",
+        "n": 1000,
+        "left_out": {},
+        "matched": "the model's names",
+        "classes": {"cat": "3 cat", "dog": "5 dog"},
+        "per_class": {"cat": 500, "dog": 500},
+        "preprocessing": "resize 32, centre crop 32, from pretrained_cfg",
+        "accuracy": 0.0,
+        "asked": 1000,
+        "stream": None,
+    }
+    return found | changes
+
+
 def report(**changes) -> Report:
     """An archrepair of layer3 of a ResNet; `changes` replace fields."""
     names = ("layer1", "layer2", "layer3", "layer4")
@@ -96,6 +114,7 @@ def report(**changes) -> Report:
         cost={
             "before": {"parameters": 11_173_962, "flops": 1_112_000_000, "latency_ms": 4.1},
             "after": {"parameters": 11_290_000, "flops": 1_151_000_000, "latency_ms": 4.6},
+            "change": {"latency": 0.122, "latency_range": [0.081, 0.15]},
         },
         stages=tuple(
             {"name": name, "seconds": seconds, "peak_memory": 2**30 + index * 2**28}
@@ -104,7 +123,13 @@ def report(**changes) -> Report:
             )
         ),
         versions={"timm_repair": "0.1.0", "timm": "1.0.31", "torch": "2.15.0"},
-        provenance={"failing": {"source": "/home/me/failures", "n": 1000, "sha256": "ab" * 32}},
+        provenance={
+            "failing": {"source": "/home/me/failures", "n": 1000, "sha256": "ab" * 32},
+            "read": {
+                "failures": read(),
+                "retain": read(accuracy=0.792, left_out={"unreadable": 2}),
+            },
+        },
         notes=("the learning rate was halved once: the loss had become unstable",),
     )
     return dataclasses.replace(values, **changes)

@@ -4,7 +4,6 @@ Raw layers are wrapped so that they see, and may be fed by, what arrived at earl
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.architecture.operations import OPERATIONS, channel_slice
 from timm_repair.errors import ConfigError
+from timm_repair.models.copying import copied
 
 # times a block's own parameters; the densest search space met so far adds 90 with all its
 # candidates
@@ -161,7 +161,7 @@ class Cell(nn.Module):
         """A copy of the raw block with its present weights, without the added paths: what `build`
         and `relax` take.
         """
-        raw = deepcopy(self.raw)
+        raw = copied(self.raw)
         for node in self.genotype.nodes:
             raw.set_submodule(node.layer, anchored(raw, node.layer).layer)
         return raw

@@ -10,7 +10,7 @@ from timm_repair.architecture.cell import AddedPaths, Anchored
 from timm_repair.architecture.genotype import LEVELS, Edge, Genotype, Node
 from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
-from timm_repair.models.tracing import Trace, trace
+from timm_repair.models.tracing import Trace, layout, trace
 from timm_repair.runtime.runtime import Runtime
 
 
@@ -53,7 +53,7 @@ def skeleton_of(
     )
     # of an earlier repair: no raw layers
     added = tuple(p + "." for p, m in raw.named_modules() if isinstance(m, AddedPaths))
-    nodes, arrived = [], set()
+    last, nodes, arrived = _channels_last(raw, in_shape), [], set()
     for path in sorted(
         (p for p in paths if len(calls.get(p, ())) == 1), key=lambda p: calls[p][0].start
     ):
@@ -63,6 +63,7 @@ def skeleton_of(
         # 1x1 map is a gate's
         if (
             path.startswith(added)
+            or path in last
             or shape is None
             or max(shape[1:]) <= 1
             or call.arrived in arrived
@@ -103,6 +104,24 @@ def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:
         return trace(raw, (channels, 8 * height, 8 * width))
     except PartitionError:
         return trace(raw, in_shape)
+
+
+def _channels_last(raw: nn.Module, in_shape: tuple[int, int, int]) -> set[str]:
+    """Paths of the modules that read their maps as (N, H, W, C), seen on a map that is not square;
+    none where the block does not take one.
+    """
+    channels, height, width = in_shape
+    size = (channels, 8 * height, 4 * width if height == width else 8 * width)
+    try:
+        calls = trace(raw, size)
+    except PartitionError:
+        return set()
+    return {
+        path
+        for path, (call, *_) in calls.items()
+        if (shape := _feature_shape(call.inputs[0] if call.inputs else None))
+        and layout(shape, size) == "NHWC"
+    }
 
 
 def _feature_shape(x: object) -> tuple[int, int, int] | None:

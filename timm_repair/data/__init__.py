@@ -4,7 +4,8 @@
 - repair_data.py (`RepairData`): what a repair trains on, chooses by and measures on.
 - options.py (`DataOptions`): how data are read and split.
 - collecting.py (`collect_failures`): the examples that a model gets wrong; collecting_streams.py
-  for data that cannot be held as a whole.
-- splits.py: disjoint splits; no example under two names.
+  for data that cannot be held as a whole; collected.py: what both give.
+- checking.py: labels against the model's own answers.
+- splits.py: disjoint splits; which images are the same.
 - predicting.py (`predict`): a model's answers to a set of images.
 """

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from timm_repair.data.checking import ASKED, check_answers
+from timm_repair.data.collected import Collected
 from timm_repair.data.predicting import predict
 from timm_repair.errors import DataError, LabelError, NoFailuresError
 from timm_repair.images.classes import Classes
@@ -29,6 +31,8 @@ from timm_repair.runtime.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
+PASSING = 1000  # examples of a stream that the model gets right, kept where nobody said how many
+
 
 def failures_of_stream(
     model: nn.Module,
@@ -42,13 +46,15 @@ def failures_of_stream(
     token: str | bool | None = None,
     cache_bytes: int = CACHE_BYTES,
     check_readable: bool = True,
-) -> Images:
+    max_passing: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Collected:
     """The first examples of a stream that `model` gets wrong, in order, their images still encoded
-    in memory.
+    in memory; and a random sample of those that it gets right.
 
     Reading stops where there are enough: `max_failures`, or `reading.max_examples`, or else
-    `streaming.BUFFER` with a logged warning where there is more. Beside them only one piece of the
-    stream is held at a time.
+    `streams.BUFFER` with a logged warning where there is more. Beside them only the sample and one
+    piece of the stream are held at a time.
 
     Args:
         model: it comes back as it was.
@@ -59,6 +65,8 @@ def failures_of_stream(
         name: for messages.
         reading: as `as_images` takes it, as are those that follow.
         check_readable: makes no difference, since all images read are decoded.
+        max_passing: how many of those that it gets right are kept; None for `PASSING`.
+        generator: of that draw.
 
     Returns:
         The failures; `error_rate` is their share of the examples read.
@@ -69,20 +77,22 @@ def failures_of_stream(
     """
     stream = find(source, reading, name, {"revision": revision, "token": token})
     assert isinstance(stream, Stream), "a source that is read as a stream"
-    labels = _Labels(Classes.of(model), stream, reading.label_map, reading.on_unknown)
+    classes = Classes.of(model)
+    labels = _Labels(classes, stream, reading.label_map, reading.on_unknown)
     limits = [limit for limit in (max_failures, reading.max_examples) if limit is not None]
-    found = _Found(stream, labels, Preprocessing.of(model), reading.on_unreadable, cache_bytes)
+    passed = _Sample(max_passing or PASSING, generator or torch.Generator())
+    found = _Found(stream, labels, Preprocessing.of(model), reading, cache_bytes, passed)
     limit = min(limits, default=BUFFER)
     pairs, size = stream.pairs(), runtime.eval_batch_size * runtime.accelerator.num_processes
     with evaluating_on(model, runtime.device), runtime.bar(limit, f"collect {name}") as bar:
-        while len(found.raws) < limit and (piece := list(islice(pairs, size))):
-            before = len(found.raws)
+        while len(found.wrong) < limit and (piece := list(islice(pairs, size))):
+            before = len(found.wrong)
             found.add(piece, model, runtime)
-            bar.update(min(limit, len(found.raws)) - before)
+            bar.update(min(limit, len(found.wrong)) - before)
     if (
         not limits
-        and len(found.raws) >= limit
-        and (len(found.raws) > limit or next(pairs, None) is not None)
+        and len(found.wrong) >= limit
+        and (len(found.wrong) > limit or next(pairs, None) is not None)
     ):
         logger.warning(
             "%s: reading stopped at %d failures, after %d examples of the stream; for more give"
@@ -94,6 +104,16 @@ def failures_of_stream(
     return found.images(limit)
 
 
+@dataclass(frozen=True)
+class _Example:
+    """One example: its image as it came, what tells it apart, its class, and the model's answer."""
+
+    raw: Any
+    id: str
+    label: int
+    answer: int
+
+
 @dataclass
 class _Found:
     """What was found so far."""
@@ -101,11 +121,13 @@ class _Found:
     stream: Stream
     labels: "_Labels"
     preprocessing: Preprocessing
-    on_unreadable: str
+    reading: Reading
     cache_bytes: int
-    raws: list = field(default_factory=list)  # of the failures, as are the next two
-    ids: list[str] = field(default_factory=list)
-    classes: list[int] = field(default_factory=list)
+    passed: "_Sample"
+    wrong: list[_Example] = field(default_factory=list)
+    compared: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # label and answer, the first ones
     read: int = 0
     asked: int = 0  # of those read the ones with a known label and a readable image
     unreadable: int = 0
@@ -116,24 +138,30 @@ class _Found:
         raws, ids = [raw for raw, _ in piece], identities((raw for raw, _ in piece), self.read)
         indices = self.labels.mapped([label for _, label in piece])
         known = (indices >= 0).nonzero().flatten()
-        pool = Pool(Kept(raws), ids, self.preprocessing, self.cache_bytes)
+        pool = self._pool(raws, ids)
         images = self._readable(Images(pool, known, indices[known], name=self.stream.name))
         self.read += len(piece)
         self.asked += len(images)
-        wrong = predict(model, images, self.preprocessing, runtime).predictions != images.labels
-        for row, label in zip(
-            images.rows[wrong].tolist(), images.labels[wrong].tolist(), strict=True
-        ):
-            self.raws.append(raws[row])
-            self.ids.append(ids[row])
-            self.classes.append(label)
+        answers = predict(model, images, self.preprocessing, runtime).predictions.tolist()
+        labels = images.labels.tolist()
+        self.compared += list(zip(labels, answers, strict=True))[: ASKED - len(self.compared)]
+        for row, label, answer in zip(images.rows.tolist(), labels, answers, strict=True):
+            example = _Example(raws[row], ids[row], label, answer)
+            if label == answer:
+                self.passed.add(example)
+            else:
+                self.wrong.append(example)
+
+    def _pool(self, raws: list, ids: Sequence[str]) -> Pool:
+        reading = self.reading
+        return Pool(Kept(raws), ids, self.preprocessing, self.cache_bytes, reading.transform)
 
     def _readable(self, images: Images) -> Images:
         good = images.readable()
         error = images.first_unreadable()
         if error is None:
             return images
-        if self.on_unreadable == "stop":
+        if self.reading.on_unreadable == "stop":
             raise DataError(
                 f"{images.name}: {error} (example {self.read + error.row} of the stream)"
             ) from error
@@ -141,8 +169,8 @@ class _Found:
         self.unreadable += int((~good).sum())
         return images.subset(good)
 
-    def images(self, limit: int) -> Images:
-        """The first `limit` failures."""
+    def images(self, limit: int) -> Collected:
+        """The first `limit` failures, and what passed."""
         name = self.stream.name
         if self.read == 0:
             raise DataError(
@@ -159,29 +187,53 @@ class _Found:
             )
         if self.asked == 0:
             raise DataError(f"{name}: no image can be read, first: {self.first_unreadable}")
-        if not self.raws:
+        skipped = {"unknown_label": self.labels.unknown, "unreadable": self.unreadable}
+        origin = self.stream.origin | mapping | {"skipped": skipped}
+        failures = self._made(self.wrong[:limit], name, origin)
+        labels, answers = torch.tensor(self.compared).T
+        check_answers(failures, labels, answers)
+        if not self.wrong:
             raise NoFailuresError(
                 f"the model gets all {self.asked} examples right: there is nothing to repair"
             )
-        kept, classes = self.raws[:limit], torch.tensor(self.classes[:limit])
-        skipped = {"unknown_label": self.labels.unknown, "unreadable": self.unreadable}
-        origin = (
-            self.stream.origin
-            | mapping
-            | {
-                "skipped": skipped,
-                "stream": {"read": self.read, "kept": len(kept)},
-            }
+        failures.error_rate = len(self.wrong) / self.asked
+        passing = self.passed.examples
+        return Collected.of(
+            failures, self._made(passing, f"{name} (passing)", origin) if passing else None
         )
+
+    def _made(self, examples: list[_Example], name: str, origin: dict) -> Images:
         return Images(
-            Pool(Kept(kept), self.ids[:limit], self.preprocessing, self.cache_bytes),
-            torch.arange(len(kept)),
-            classes,
+            self._pool([each.raw for each in examples], [each.id for each in examples]),
+            torch.arange(len(examples)),
+            torch.tensor([each.label for each in examples], dtype=torch.long),
             name=name,
-            error_rate=len(self.raws) / self.asked,
-            origin=origin,
-            on_unreadable=self.on_unreadable,
+            origin=origin | {"stream": {"read": self.read, "kept": len(examples)}},
+            on_unreadable=self.reading.on_unreadable,
+            answers=torch.tensor([each.answer for each in examples], dtype=torch.long),
+            class_names=self.labels.classes.readable,
         )
+
+
+@dataclass
+class _Sample:
+    """A random sample of the examples added so far, of at most so many: each is as likely in it as
+    any other.
+    """
+
+    most: int
+    generator: torch.Generator
+    examples: list[_Example] = field(default_factory=list)
+    added: int = 0
+
+    def add(self, example: _Example) -> None:
+        self.added += 1
+        if len(self.examples) < self.most:
+            self.examples.append(example)
+            return
+        place = int(torch.randint(self.added, (), generator=self.generator))
+        if place < self.most:
+            self.examples[place] = example
 
 
 @dataclass

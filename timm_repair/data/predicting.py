@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from timm_repair.errors import DataError, NonFiniteError
 from timm_repair.images.images import Images
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.models.temporary import evaluating_on
+from timm_repair.models.temporary import evaluating_on, in_float32
 from timm_repair.runtime.runtime import Runtime
 
 BAR_FROM = 2000  # images; below, a progress bar is noise
@@ -76,7 +76,7 @@ def predict(
             logits.isfinite().all(1),
         )
 
-    with evaluating_on(model, runtime.device), bar as shown:
+    with evaluating_on(model, runtime.device), in_float32(model), bar as shown:
         for found in runtime.in_batches(ask, mine):
             answers.append(found)
             if shown is not None:

@@ -4,21 +4,31 @@ anything is looked at.
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import DatasetDict, IterableDatasetDict
-from torch import nn
+from torch import Tensor, nn
 
+from timm_repair.data.checking import (
+    check_answers,
+    check_failures,
+    require_one_vocabulary,
+    sample,
+)
 from timm_repair.data.options import DataOptions
 from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
-from timm_repair.data.splits import refuse_overlap, split, without, without_duplicates
+from timm_repair.data.splits import Known, split
 from timm_repair.errors import DataError, NoFailuresError
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
+from timm_repair.images.labels import GUESSED
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.images.sources import as_images
+from timm_repair.images.reading import Reading
+from timm_repair.images.sources import as_images, leave_out_unreadable
+from timm_repair.images.summary import Summary
 from timm_repair.models.weights import check_finite
 from timm_repair.runtime.runtime import Runtime
 
@@ -42,7 +52,7 @@ def prepare(
         model: it is not changed.
         failures: anything `as_images` takes.
         retain: likewise; None if there is none.
-        holdout: one source, measured as "retained", or a dict of named ones. Retained examples are
+        holdout: one source, measured as "holdout", or a dict of named ones. Retained examples are
             then not held out, and failures only where the dict has no "failing".
         options: how to read and split; None for the defaults.
         runtime: where to compute, and the seed of the splits.
@@ -61,18 +71,35 @@ def prepare(
     several = isinstance(holdout, Mapping) and not isinstance(
         holdout, DatasetDict | IterableDatasetDict
     )
-    named = cast(Mapping[str, Any], holdout if several else {"retained": holdout})
+    named = cast(Mapping[str, Any], holdout if several else {"holdout": holdout})
     measured = {
         name: _read(h, model, options, "holdout", name)
         for name, h in named.items()
         if h is not None
     }
-    failing = _really_failing(model, without_duplicates(given), options, runtime)
+    kept = None if retain is None else _read(retain, model, options, "retain")
+    require_one_vocabulary(
+        {"failures": given}
+        | ({} if kept is None else {"retain": kept})
+        | {f"holdout {name!r}": images for name, images in measured.items()}
+    )
+    known = Known(
+        {"failures": given}
+        | ({} if kept is None else {"retain": kept})
+        | {f"holdout {name}": images for name, images in measured.items()}
+    )
+    asked = _Asked(model, runtime)
+    failing = _really_failing(asked, known.once(given), options)
     sets = {"failing": failing}
-    if retain is not None:
-        sets["retained"] = without(_read(retain, model, options, "retain"), failing)
+    measured = {name: known.once(images) for name, images in measured.items()}
+    for name, images in measured.items():
+        asked.check(images, f"holdout {name}")
+    if kept is not None:
+        _refuse_single_class(kept, classes)
+        asked.check(kept, "retain", retained=True)
+        sets["retained"] = known.without(known.once(kept), failing)
         _refuse_single_class(sets["retained"], classes)
-    refuse_overlap(measured, failing, sets.get("retained"))
+    known.refuse_overlap(measured, failing, sets.get("retained"))
     generator = runtime.generator("split")
     # any population but the failing one measures what the repair breaks
     held_out = {"failing": "failing" in measured, "retained": bool(measured.keys() - {"failing"})}
@@ -93,6 +120,7 @@ def prepare(
         label_names=classes.readable,
         error_rate=given.error_rate,
         provenance={"given": {"failures": len(given), "wrong": len(failing)}}
+        | {"read": asked.summaries({"failures": failing, "retain": sets.get("retained")}, measured)}
         | _described(train)
         | {"selection": _described(selection), "holdout": _described(held)},
     )
@@ -100,6 +128,21 @@ def prepare(
 
 def _described(sets: Mapping[str, Images]) -> dict:
     return {name: images.describe() for name, images in sets.items()}
+
+
+def _tell_of_repair(error: DataError, role: str) -> None:
+    """Add to an error the options that it speaks of, as `repair` has them."""
+    meant = [f.name for f in fields(Reading) if f"{f.name}=" in str(error)]
+    if not meant:
+        return
+    here = [f"{role}_split" if name == "split" else name for name in meant]
+    given = ", ".join(f"{name}=…" for name in here)
+    flags = " ".join(f"--data {name}=…" for name in here if name != "transform")
+    error.args = (
+        f"{error}. In a repair: data=timm_repair.DataOptions({given})"
+        + (f", on the command line {flags}" if flags else ""),
+        *error.args[1:],
+    )
 
 
 def _read(
@@ -112,13 +155,19 @@ def _read(
             " labels"
         )
     name = role if population is None else f"{role} {population!r}"
-    images = as_images(
-        source,
-        model,
-        name=name,
-        check_readable=role != "retain",
-        **vars(options.reading_of(role, source)),
-    )
+    try:
+        images = as_images(
+            source,
+            model,
+            name=name,
+            check_readable=role != "retain",
+            **vars(options.reading_of(role, source)),
+        )
+        if role == "retain" and images.small:  # its pixels are compared anyway
+            images = leave_out_unreadable(images)
+    except DataError as error:
+        _tell_of_repair(error, role)
+        raise
     if len(images) == 0:
         raise DataError(f"{name}: no examples; give at least one")
     if (
@@ -132,10 +181,45 @@ def _read(
     return images
 
 
-def _really_failing(
-    model: nn.Module, images: Images, options: DataOptions, runtime: Runtime
-) -> Images:
-    answers = predict(model, images, images.preprocessing, runtime).predictions
+@dataclass
+class _Asked:
+    """The model, asked about what was read; by role how many of how many it has right."""
+
+    model: nn.Module
+    runtime: Runtime
+    right: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def answers(self, images: Images, role: str) -> Tensor:
+        """(N,) the model's classes for all `images`."""
+        found = predict(self.model, images, images.preprocessing, self.runtime).predictions
+        self.right[role] = int((found == images.labels).sum()), len(images)
+        return found
+
+    def check(self, images: Images, role: str, *, retained: bool = False) -> None:
+        """Raise LabelError where the labels were misread, as far as some of the `images` tell.
+
+        Of a population, whose accuracy is measured anyway, only where labels had to be guessed.
+        """
+        guessed = images.origin.get("label_mapping", {}).get("by") in GUESSED
+        if retained or guessed:
+            some = sample(images, self.runtime.generator(f"labels of {role}"))
+            check_answers(some, some.labels, self.answers(some, role), retained=retained)
+
+    def summaries(
+        self, roles: Mapping[str, Images | None], measured: Mapping[str, Images]
+    ) -> dict[str, dict]:
+        """Role to what was read for it, as plain JSON: see `images.summary.Summary`."""
+        every = dict(roles) | {f"holdout {name}": images for name, images in measured.items()}
+        return {
+            role: replace(Summary.of(images, self.right.get(role)), name=role).to_dict()
+            for role, images in every.items()
+            if images is not None
+        }
+
+
+def _really_failing(asked: _Asked, images: Images, options: DataOptions) -> Images:
+    answers = asked.answers(images, "failures")
+    check_failures(images, answers)
     wrong = answers != images.labels
     right, total = int((~wrong).sum()), len(images)
     message = (
@@ -152,7 +236,7 @@ def _really_failing(
         )
     if right:
         warnings.warn(f"{message}. They were left out", stacklevel=3)
-    return images.subset(wrong, answers=answers[wrong])
+    return images.left_out(wrong, "the model has them right").answered(answers[wrong])
 
 
 def _refuse_single_class(retained: Images, classes: Classes) -> None:

@@ -1,9 +1,9 @@
-"""Disjoint splits: drawn at random, stratified by label, and checked for the same example under two
-names.
+"""Disjoint splits: drawn at random, stratified by label, of examples of which it is known which are
+the same image.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ from timm_repair.images.images import Images
 logger = logging.getLogger(__name__)
 
 LEAST = 2  # examples in any split
-# decoded size up to which retained images are compared by their pixels too
-_COMPARED_BYTES = 64 * 1024**2
 
 
 def stratified(labels: Tensor, sizes: list[int], generator: torch.Generator) -> list[Tensor]:
@@ -71,61 +69,121 @@ def split(
     }
 
 
-def without_duplicates(images: Images) -> Images:
-    """`images` with one of each group of equal pixels and label: else it could be trained on and
-    measured on.
+class Known:
+    """Which examples of several sets are the same image: the same id in the same source, the same
+    pixels, or where a set is too large to decode, the same file. Whatever is split, is split by
+    this.
+
+    Args:
+        sets: role or population to its images; of these and their subsets it knows.
     """
-    seen = {}
-    for i, example in enumerate(zip(images.digests(), images.labels.tolist(), strict=True)):
-        seen.setdefault(example, i)
-    if len(seen) == len(images):
-        return images
-    logger.warning("%s: %d exact duplicates left out", images.name, len(images) - len(seen))
-    return images.subset(list(seen.values()))
 
+    def __init__(self, sets: Mapping[str, Images]):
+        self.groups: dict[tuple[int, int], int] = {}  # (id of a pool, row) -> number of the image
+        self.pools = [images.pool for images in sets.values()]  # kept, so that no id is used again
+        large = any(not images.small for images in sets.values())
+        parent: list[int] = []
+        seen: dict[Hashable, int] = {}
+        for images in sets.values():
+            for row, tokens in zip(images.rows.tolist(), self._tokens(images, large), strict=True):
+                number = len(parent)
+                parent.append(number)
+                for token in tokens:
+                    other = _root(parent, seen.setdefault(token, number))
+                    own = _root(parent, number)
+                    parent[max(own, other)] = min(own, other)
+                self.groups.setdefault((id(images.pool), row), number)
+        self.groups = {key: _root(parent, number) for key, number in self.groups.items()}
 
-def without(images: Images, others: Images) -> Images:
-    """`images` less the examples that are in `others` too, as far as `shared` finds them."""
-    found = shared(images, [others])
-    if not found.any():
-        return images
-    logger.info(
-        "%s: %d examples left out that are among the %s", images.name, int(found.sum()), others.name
-    )
-    return images.subset(~found)
-
-
-def shared(images: Images, others: list[Images]) -> Tensor:
-    """(N,) bool: which of `images` are among `others`: the same id in the same source, or the same
-    pixels.
-
-    Pixels are compared only where `images` is small: all of them must be decoded for it.
-    """
-    keys = {key for other in others for key in other.keys}
-    found = torch.tensor([key in keys for key in images.keys], dtype=torch.bool)
-    channels, height, width = images.preprocessing.input_size
-    if len(images) * channels * height * width <= _COMPARED_BYTES:
-        digests = {digest for other in others for digest in other.digests()}
-        found |= torch.tensor([digest in digests for digest in images.digests()], dtype=torch.bool)
-    return found
-
-
-def refuse_overlap(holdout: Mapping[str, Images], failing: Images, retained: Images | None) -> None:
-    """Raise DataError for a holdout that holds what the repair trains on or chooses by. Pixels: see
-    `shared`.
-    """
-    for name, images in holdout.items():
-        digests = set(images.digests())
-        count = sum(digest in digests for digest in failing.digests())
-        if count:
-            raise DataError(
-                f"holdout {name!r}: {count} of its examples are among the failures too, so it would"
-                " be measured on what was trained on; leave them out of one, or give no holdout"
-                " and a part of the failures is set aside"
+    @staticmethod
+    def _tokens(images: Images, large: bool) -> list[list[Hashable]]:
+        tokens: list[list[Hashable]] = [[("id", *key)] for key in images.keys]
+        contents: dict[str, list] = {}
+        if images.small:
+            contents["pixels"] = images.digests()
+        if large and (images.small or getattr(images.pool.reader, "cheap", True)):
+            contents["file"] = images.pool.file_digests(images.rows)
+        if not contents:
+            logger.warning(
+                "%s: %d images are too many to compare them by their pixels, and cannot be told"
+                " apart without decoding them: copies among them, or in the other data, go unseen",
+                images.name,
+                len(images),
             )
-        count = 0 if retained is None else int(shared(retained, [images]).sum())
-        if count:
-            raise DataError(
-                f"holdout {name!r}: {count} of its examples are among the retained ones too; leave"
-                " them out of one"
+        for kind, digests in contents.items():
+            for each, digest in zip(tokens, digests, strict=True):
+                if digest is not None:
+                    each.append((kind, images.preprocessing.input_size, digest))
+        return tokens
+
+    def numbers(self, images: Images) -> list[int]:
+        """(N,) a number for each example, equal for two that are the same image."""
+        return [self.groups[id(images.pool), row] for row in images.rows.tolist()]
+
+    def once(self, images: Images) -> Images:
+        """`images` with each image once: else copies could be trained on and measured on. An image
+        with several labels is left out, since nobody can tell which is true.
+        """
+        labels: dict[int, set[int]] = {}
+        first: dict[int, int] = {}
+        numbers = self.numbers(images)
+        for i, (number, label) in enumerate(zip(numbers, images.labels.tolist(), strict=True)):
+            labels.setdefault(number, set()).add(label)
+            first.setdefault(number, i)
+        unclear = {number for number, found in labels.items() if len(found) > 1}
+        kept = [i for i, number in enumerate(numbers) if number not in unclear]
+        if count := len(images) - len(kept):
+            logger.warning(
+                "%s: %d examples left out, the same image has several labels (%d images)",
+                images.name,
+                count,
+                len(unclear),
             )
+        images = images.left_out(kept, "the same image under several labels")
+        kept = [place for place, i in enumerate(kept) if first[numbers[i]] == i]
+        if count := len(images) - len(kept):
+            logger.warning(
+                "%s: %d exact duplicates left out, of %d examples", images.name, count, len(images)
+            )
+        return images.left_out(kept, "exact duplicates")
+
+    def without(self, images: Images, others: Images) -> Images:
+        """`images` less those that are among the `others` too."""
+        found = self.among(images, others)
+        if found.any():
+            logger.warning(
+                "%s: %d examples left out that are among the %s too",
+                images.name,
+                int(found.sum()),
+                others.name,
+            )
+        return images.left_out(~found, f"also among the {others.name}")
+
+    def among(self, images: Images, others: Images) -> Tensor:
+        """(N,) bool: which of `images` are among the `others` too."""
+        numbers = set(self.numbers(others))
+        return torch.tensor([n in numbers for n in self.numbers(images)], dtype=torch.bool)
+
+    def refuse_overlap(
+        self, holdout: Mapping[str, Images], failing: Images, retained: Images | None
+    ) -> None:
+        """Raise DataError for a holdout that holds what the repair trains on or chooses by."""
+        for name, images in holdout.items():
+            if count := int(self.among(failing, images).sum()):
+                raise DataError(
+                    f"holdout {name!r}: {count} of its examples are among the failures too, so it"
+                    " would be measured on what was trained on; leave them out of one, or give no"
+                    " holdout and a part of the failures is set aside"
+                )
+            if retained is not None and (count := int(self.among(retained, images).sum())):
+                raise DataError(
+                    f"holdout {name!r}: {count} of its examples are among the retained ones too;"
+                    " leave them out of one"
+                )
+
+
+def _root(parent: list[int], number: int) -> int:
+    while parent[number] != number:
+        parent[number] = parent[parent[number]]
+        number = parent[number]
+    return number

@@ -14,7 +14,7 @@ from timm_repair.hub import licenses
 from timm_repair.hub.connection import is_hub_id
 from timm_repair.report import suspects
 from timm_repair.report.report import Report
-from timm_repair.report.tables import cost_rows, scores_markdown, stage_rows
+from timm_repair.report.tables import cost_rows, read_markdown, scores_markdown, stage_rows
 from timm_repair.report.wording import clean, escape, listed, markdown_table, short_name
 
 # between them the text is ours
@@ -61,6 +61,8 @@ def render(
         "start": START,
         "end": END,
         "report": report,
+        "verdict": report.verdict,
+        "read": read_markdown(report.provenance.get("read", {})),
         "escape": escape,
         "title": title,
         "name": name,

@@ -18,7 +18,9 @@ from timm_repair.errors import ConfigError
 from timm_repair.hub.trust.build import bounded, check_buffers, sketching
 from timm_repair.hub.trust.config import check_arguments, check_base, shown
 from timm_repair.models.block import Block
+from timm_repair.models.description import description
 from timm_repair.models.surgery import extract, swap
+from timm_repair.runtime.boundary import public
 
 ARCHITECTURE = "timm_repaired"
 MAX_EDITS, MAX_PATHS = 64, 512
@@ -26,6 +28,7 @@ MAX_EDITS, MAX_PATHS = 64, 512
 MAX_GROWTH = 8
 
 
+@public
 def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Give `model` the architecture of a repair, in place; the added paths start at zero, so it
     still computes what it did.
@@ -115,12 +118,11 @@ def _build(*, base: str, edits: Sequence[Mapping[str, Any]] = (), **kwargs: Any)
 
 def mark(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> None:
     """Make timm's exporters describe a model that was given `edits`; a second repair appends to the
-    first. Not for plain modules.
+    first. Not for modules that timm did not make.
     """
-    config = getattr(model, "pretrained_cfg", None)
-    if not edits or not config:
+    config, arguments = description(model), dict(getattr(model, "_model_args", {}))
+    if not edits or not config.get("architecture"):
         return
-    config, arguments = dict(config), dict(getattr(model, "_model_args", {}))
     arguments["base"] = arguments.get("base", config["architecture"])
     arguments["edits"] = [*arguments.get("edits", []), *edits]
     config["architecture"] = ARCHITECTURE

@@ -4,7 +4,6 @@ program of torch.
 
 import tempfile
 import warnings
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -19,11 +18,14 @@ from timm_repair.errors import (
     require_packages,
 )
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.models.weights import unwrapped
+from timm_repair.models.copying import copied, in_working_form
+from timm_repair.models.wrapping import unwrapped
+from timm_repair.runtime.boundary import public
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
+@public
 def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
     """Write `model`, in eval mode and float32, for any batch size, and compare what was written
     with it.
@@ -47,12 +49,9 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
             answers otherwise. A file that was there before stays.
     """
     path = _checked(Path(path).expanduser(), format)
-    model = (
-        deepcopy(unwrapped(model))
-        .to("cpu", torch.float32)
-        .to(memory_format=torch.contiguous_format)
-        .eval()
-    )
+    model = in_working_form(
+        copied(unwrapped(model)), torch.device("cpu"), torch.contiguous_format
+    ).eval()
     images = torch.randn(
         3, *Preprocessing.of(model).input_size, generator=torch.Generator().manual_seed(0)
     )

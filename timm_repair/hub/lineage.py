@@ -12,16 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from timm_repair.architecture.cell import Cell
 from timm_repair.errors import ConfigError
 from timm_repair.models.block import Block
+from timm_repair.models.copying import copied
 from timm_repair.models.surgery import extract, restore
-from timm_repair.models.weights import fingerprint, unwrapped
+from timm_repair.models.weights import fingerprint, own_copy, same_value
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
+from timm_repair.runtime.boundary import public
 
 ATTRIBUTE = "_timm_repair"  # on a repaired model; private, as timm's own _model_args
 
@@ -107,7 +109,7 @@ class Lineage:
 
     base: Base
     edits: tuple[dict, ...]
-    original: dict[str, Tensor]
+    original: dict[str, Any]
     kept: frozenset[str]
     pretrained_cfg: dict | None = None
     model_args: dict | None = None
@@ -130,8 +132,8 @@ class Lineage:
     ) -> "Lineage":
         """What `repaired` changed; the changed tensors of `original` are copied to the CPU."""
         before, after = original.state_dict(), repaired.state_dict()
-        kept = {k for k, v in before.items() if k in after and _same(v, after[k])}
-        changed = {k: v.detach().cpu().clone() for k, v in before.items() if k not in kept}
+        kept = {k for k, v in before.items() if k in after and same_value(v, after[k])}
+        changed = {k: own_copy(_on_cpu(v)) for k, v in before.items() if k not in kept}
         return cls(
             base,
             tuple(edits),
@@ -156,8 +158,8 @@ class Lineage:
         }
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def lineage(model: nn.Module) -> Lineage | None:
@@ -167,6 +169,7 @@ def lineage(model: nn.Module) -> Lineage | None:
     return getattr(model, ATTRIBUTE, None)
 
 
+@public
 def revert(model: nn.Module) -> nn.Module:
     """The model as it was before its last repair, bit for bit, as a new one; `model` is not
     changed.
@@ -188,7 +191,7 @@ def revert(model: nn.Module) -> nn.Module:
             " loaded by timm_repair.from_pretrained without another head or input; otherwise load"
             " the base model that its card names"
         )
-    reverted = deepcopy(model)
+    reverted = copied(model)
     for edit in reversed(known.edits):
         block = Block.at(edit["paths"])
         cell = extract(reverted, block)
@@ -199,7 +202,10 @@ def revert(model: nn.Module) -> nn.Module:
             )
         restore(reverted, block, cell.unwrapped())
     state = reverted.state_dict()
-    state = {name: known.original.get(name, tensor) for name, tensor in state.items()}
+    state = {name: known.original.get(name, value) for name, value in state.items()}
+    for name, tensor in (*reverted.named_parameters(), *reverted.named_buffers()):
+        if name in state and state[name].dtype != tensor.dtype:
+            tensor.data = tensor.data.to(state[name].dtype)
     reverted.load_state_dict(state)
     if known.base.sha256 and fingerprint(reverted.state_dict()) != known.base.sha256:
         raise ConfigError(

@@ -7,6 +7,8 @@ is checked first (trust/), one commit is loaded, patches are put on their base.
 import json
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-from timm_repair.errors import ConfigError, HubError, ModelError, RepairError, did_you_mean
+from timm_repair.errors import ConfigError, HubError, ModelError, RepairError
 from timm_repair.hub.entry_point import created
 from timm_repair.hub.fetching import fetch
 from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot
@@ -23,27 +25,35 @@ from timm_repair.hub.lineage import Base, Lineage, edits_since
 from timm_repair.hub.trust.build import outline
 from timm_repair.hub.trust.config import read_config
 from timm_repair.hub.trust.weights import check_weights, tensor_count
+from timm_repair.models.description import description
 from timm_repair.models.weights import check_finite, fingerprint
+from timm_repair.models.wrapping import unwrapped
+from timm_repair.runtime.boundary import public
 
 
-def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
-    """The model and what to call it. A string is created by timm, with its pretrained weights where
-    these are wanted.
+def load(model: str | PathLike | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
+    """The model, out of what wraps it, and what to call it. A string is created by timm, with its
+    pretrained weights where these are wanted; a path is that of a folder.
 
     Raises:
-        ModelError: timm cannot load it.
-        NonFiniteError: a weight is NaN or infinite.
+        ModelError: timm cannot load it, or it is nothing that a repair can work on.
+        NonFiniteError: a weight is NaN or infinite, and the logits with it.
     """
+    if isinstance(model, PathLike):
+        model = f"local-dir:{Path(model).expanduser()}"
     if isinstance(model, str):
         name, model = model, _create(model, pretrained).eval()
     else:
-        config = getattr(model, "pretrained_cfg", None) or {}
+        model = unwrapped(model)
+        config = description(model)
         # a repaired model is called by what was repaired: "timm_repaired" would say nothing
         name = (
             getattr(model, "_model_args", {}).get("base")
             or config.get("architecture")
             or type(model).__name__
         )
+    if next(model.parameters(), None) is None:
+        raise ModelError(f"the model ({type(model).__name__}) has no parameters: nothing to repair")
     check_finite(model)
     return name, model
 
@@ -51,10 +61,7 @@ def load(model: str | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Mo
 def _create(name: str, pretrained: bool) -> nn.Module:
     scheme, _, place = name.rpartition(":")
     if not scheme and not timm.is_model(name):
-        raise ModelError(
-            "timm has no model"
-            f" {name!r}{did_you_mean(name.split('.')[0], timm.list_models())[:200]}"
-        )
+        raise ModelError(_unknown(name))
     if scheme == "local-dir" and not Path(place, "config.json").is_file():
         raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
     try:
@@ -68,6 +75,22 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
 
 
+def _unknown(name: str) -> str:
+    """Why timm has no such model, and what was meant perhaps."""
+    if Path(name).expanduser().is_dir():
+        lacking = "" if Path(name, "config.json").is_file() else ", which lacks a config.json"
+        return f"{name!r} is a folder{lacking}: a saved model is given as 'local-dir:{name}'"
+    if "/" in name:
+        return (
+            f"there is no folder {name!r}, and timm no model of that name: a saved model is given"
+            " as 'local-dir:FOLDER', one of the Hub as 'hf-hub:user/name'"
+        )
+    close = get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"timm has no model {name!r}{hint} (timm.list_models() has all names)"
+
+
+@public
 def from_pretrained(
     name_or_path: str | Path,
     *,

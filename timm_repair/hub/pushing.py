@@ -25,12 +25,15 @@ from timm_repair.hub.folder import PATCH, WEIGHTS, Snapshot
 from timm_repair.hub.lineage import Base, Lineage, edits_since, lineage
 from timm_repair.hub.loading import load_base
 from timm_repair.hub.privacy import published
-from timm_repair.models.weights import fingerprint, unwrapped
+from timm_repair.models.weights import fingerprint
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.report.report import Report
+from timm_repair.runtime.boundary import public
 
 logger = logging.getLogger(__name__)
 
 
+@public
 def push_to_hub(
     model: nn.Module,
     repo_id: str,
@@ -234,6 +237,7 @@ def _with_known_base(
     return model, replace(report, base=base.to_dict())
 
 
+@public
 def save_pretrained(
     model: nn.Module,
     save_directory: str | Path,
@@ -284,12 +288,19 @@ def save_pretrained(
     )
     if push_to_hub and repo_id:
         readme = (path / "README.md").read_text(encoding="utf-8")
-        _push(
-            model,
-            repo_id,
-            report=report,
-            remote_code=remote_code,
-            **given,
-            **{"readme": readme, **push},
-        )
+        try:
+            _push(
+                model,
+                repo_id,
+                report=report,
+                remote_code=remote_code,
+                **given,
+                **{"readme": readme, **push},
+            )
+        except Exception as error:
+            error.add_note(
+                f"the model is saved in {str(path)!r}: push it again with push_to_hub, of"
+                " timm_repair.from_pretrained(folder)"
+            )
+            raise
     return path

@@ -7,16 +7,19 @@ this package.
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
 import safetensors.torch
+import timm
 import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
@@ -27,10 +30,15 @@ from timm_repair.hub.entry_point import created
 from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
+from timm_repair.images.preprocessing import Preprocessing, told
+from timm_repair.models.answering import first_difference, made_up
+from timm_repair.models.description import description
 from timm_repair.models.weights import fingerprint
 from timm_repair.report.figures import overview
 from timm_repair.report.report import Report
 from timm_repair.runtime.journal import FOLDER
+
+logger = logging.getLogger(__name__)
 
 SCRATCH = ".saving-"
 REMOTE_CODE = "modeling_timm_repair.py"
@@ -81,24 +89,72 @@ def check_output(directory: str | Path) -> Path:
 
 
 def check_savable(model: nn.Module) -> None:
-    """Raise ConfigError for a model that timm did not make, or that was changed since, so that timm
-    could not load it again.
+    """Raise ConfigError for a model that timm would not load again as what it is: one that timm did
+    not make, or that was changed since. What timm builds is given its weights, and both answer the
+    same images.
     """
-    if not getattr(model, "pretrained_cfg", None):
+    config = description(model)
+    if not timm.is_model(config.get("architecture") or ""):
+        said = "names no architecture of timm" if config else "is missing"
         raise ConfigError(
-            "only models made by timm can be saved as timm folders; for others leave output_dir"
-            " out, keep repaired.model.state_dict() and repaired.edits, and rebuild with"
-            " timm_repair.apply_edits(model, edits)"
+            f"only models made by timm can be saved as timm folders (pretrained_cfg {said}); for"
+            " others leave output_dir out, keep repaired.model.state_dict() and repaired.edits, and"
+            " rebuild with timm_repair.apply_edits(model, edits)"
+        )
+    state = model.state_dict()
+    if other := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise ConfigError(
+            f"{other[0]!r} in the model's state is no tensor (get_extra_state), and timm's folders"
+            " hold nothing else: leave output_dir out and keep repaired.model.state_dict()"
         )
     with tempfile.TemporaryDirectory() as folder:
         _write_config(model, Path(folder, CONFIG), {})
-        rebuilt = created(Path(folder), {"pretrained": False}).state_dict()
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    if {k: v.shape for k, v in rebuilt.items()} != shapes:
+        rebuilt = created(Path(folder), {"pretrained": False})
+    shapes, theirs = (
+        {k: v.shape for k, v in each.items()} for each in (state, rebuilt.state_dict())
+    )
+    if different := sorted(k for k in shapes | theirs if shapes.get(k) != theirs.get(k)):
+        first = _here_and_there(different[0], shapes, theirs)
         raise ConfigError(
-            "timm would not build this model again: it was changed after timm.create_model (a"
-            " replaced head?). Make such changes by create_model's own arguments, such as"
-            " num_classes"
+            f"timm would not build this model again ({first}): it was changed after"
+            " timm.create_model (a replaced head?). Make such changes by create_model's own"
+            " arguments, such as num_classes"
+        )
+    rebuilt.load_state_dict(state)
+    _require_same_answers(model, rebuilt.eval())
+
+
+def _here_and_there(name: str, here: dict[str, Any], there: dict[str, Any]) -> str:
+    words = [str(tuple(each[name])) if name in each else "missing" for each in (here, there)]
+    return f"{name}: {words[0]} here, {words[1]} as timm builds it"
+
+
+def _require_same_answers(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise ConfigError where `rebuilt`, which timm made with the weights of `model`, is another
+    model all the same: other strides, activations or eps have the same weights.
+    """
+    preprocessing = Preprocessing.of(model)
+    told(model, rebuilt)
+    images = made_up(preprocessing.input_size, model)
+    path = first_difference(model, rebuilt.to(images.device), images)
+    remedy = (
+        "it was changed after timm.create_model: make such changes by create_model's own arguments,"
+        " or leave output_dir out and keep repaired.model.state_dict() and repaired.edits"
+    )
+    if path is not None:
+        here, there = (" ".join(str(m.get_submodule(path)).split()) for m in (model, rebuilt))
+        how = f" ({here:.150} here, {there:.150} as timm builds it)" if here != there else ""
+        raise ConfigError(
+            "timm would load another model, which answers otherwise. The first module whose output"
+            f" differs is {path or 'the model itself'!r}{how}: {remedy}"
+        )
+    again = Preprocessing.of(rebuilt)
+    if again != preprocessing:
+        before, after = preprocessing.config, again.config
+        key = next(key for key in before | after if before.get(key) != after.get(key))
+        raise ConfigError(
+            f"timm would load the model with another preprocessing ({key}: {before.get(key)} here,"
+            f" {after.get(key)} there): {remedy}"
         )
 
 
@@ -156,9 +212,7 @@ def save(
         if remote_code:
             (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
         (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
-        if find_spec("matplotlib"):  # an optional extra
-            (folder / "figures").mkdir()
-            overview.save_all(report, folder / "figures")
+        _draw(report, folder / "figures")
         write_card(folder, report, readme, patch=patch, **about)
         (target / CONFIG).unlink(missing_ok=True)
         for name in FILES:
@@ -170,6 +224,24 @@ def save(
             if new.exists():
                 new.replace(old)
     return target
+
+
+def _draw(report: Report, folder: Path) -> None:
+    """The figures, if they can be drawn: a model is not left unsaved for them."""
+    if not find_spec("matplotlib"):  # an optional extra
+        return
+    folder.mkdir()
+    try:
+        overview.save_all(report, folder)
+    except Exception as error:  # noqa: BLE001  whatever matplotlib makes of fonts, backends, disks
+        shutil.rmtree(folder, ignore_errors=True)
+        logger.warning(
+            "saved without figures (%s: %.200s): draw them from the report, with"
+            " `timm-repair report %s`",
+            type(error).__name__,
+            error,
+            REPORT,
+        )
 
 
 def write_card(folder: Path, report: Report, readme: str | None, **about: Any) -> None:
@@ -238,9 +310,9 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     # timm restores it from the top level; transformers passes it a second time and would fail
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
-    names = cast(Any, model).pretrained_cfg.get("label_names")
+    names = description(model).get("label_names")
     # timm drops them where it thinks that the head was replaced
-    if names and len(names) == model.num_classes:
+    if names and len(names) == cast(Any, model).num_classes:
         config["label_names"] = list(names)
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
 
@@ -252,7 +324,7 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
         name, tensors = PATCH, origin.patch(model)
     else:
         name = WEIGHTS
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        tensors = _separate(model.state_dict())
     safetensors.torch.save_file(tensors, folder / name, metadata={"format": "pt"})
     # safetensors would keep it to its owner
     (folder / name).chmod((folder / CONFIG).stat().st_mode)
@@ -260,12 +332,24 @@ def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
         return  # `_patch_base` has put it together again
     loaded = created(folder, {}).state_dict()
     if loaded.keys() != tensors.keys() or any(
-        not torch.equal(v, loaded[k].cpu()) for k, v in tensors.items()
+        not torch.equal(v.to(loaded[k].dtype), loaded[k].cpu()) for k, v in tensors.items()
     ):
         raise ConfigError(
             "the saved folder does not load back to the same weights; the model was changed in a"
             " way the edits do not tell"
         )
+
+
+def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors for a file, each with memory of its own. Tied ones are written under each of
+    their names: timm asks for every name.
+    """
+    tensors, seen = {}, set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return tensors
 
 
 def _patch_base(model: nn.Module) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import cast
 
 import timm.data
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, ModelError
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.models.temporary import evaluating_on
+from timm_repair.images.readers import nfc
+from timm_repair.models.answering import logits, made_up
+from timm_repair.models.description import description
+from timm_repair.models.wrapping import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Classes:
         Raises:
             DataError: the model has no classifier, or not two classes.
         """
-        config = getattr(model, "pretrained_cfg", None) or {}
+        config = description(unwrapped(model))
         count = _count(model)
         names, descriptions = config.get("label_names"), config.get("label_descriptions")
         subset = timm.data.infer_imagenet_subset({"num_classes": count})
@@ -73,13 +75,13 @@ class Classes:
         a part of the comma-separated description.
         """
         exact, folded, parts = self._index
-        return exact.get(name) or folded.get(fold(name)) or parts.get(fold(name)) or []
+        return exact.get(nfc(name)) or folded.get(fold(name)) or parts.get(fold(name)) or []
 
     @cached_property
     def _index(self) -> tuple[dict, dict, dict]:
         exact, folded, parts = defaultdict(list), defaultdict(list), defaultdict(list)
         for i, name in enumerate(self.names or ()):
-            exact[name].append(i)
+            exact[nfc(name)].append(i)
             folded[fold(name)].append(i)
         for i, text in enumerate(self.descriptions or ()):
             for part in {fold(text or ""), *map(fold, (text or "").split(","))} - {""}:
@@ -88,18 +90,18 @@ class Classes:
 
 
 def _count(model: nn.Module) -> int:
-    count = getattr(model, "num_classes", None)
-    if not isinstance(count, int):
-        parameter = next(model.parameters(), torch.zeros(()))
-        with evaluating_on(model, parameter.device), torch.no_grad():
-            logits = model(
-                torch.zeros(1, *Preprocessing.of(model).input_size, device=parameter.device)
-            )
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise DataError(
-                "the model must return logits of shape (N, classes); is it an image classifier?"
-            )
-        count = logits.shape[1]
+    """How many logits it gives: `num_classes` stays what it was where somebody replaced the head by
+    hand, and is believed only of a model that cannot be asked.
+    """
+    model = unwrapped(model)
+    said = getattr(model, "num_classes", None)
+    images = made_up(Preprocessing.of(model).input_size, model)[:1]
+    try:
+        count = logits(model, images).shape[1] if said != 0 else 0  # features, and no classes
+    except ModelError:
+        if not isinstance(said, int):
+            raise
+        count = said  # whoever runs it says what is wrong
     if count < 2:
         raise DataError(
             f"the model has {count} classes: a classifier with at least two is needed to be"
@@ -109,4 +111,4 @@ def _count(model: nn.Module) -> int:
 
 
 def fold(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return " ".join(nfc(nfc(name).casefold()).replace("_", " ").replace("-", " ").split())

@@ -6,6 +6,7 @@ Sources of images (datasets, folders, lists) are read in sources.py.
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from timm_repair.images.pool import CHUNK, Pool, UnreadableError
 from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.summary import Summary
+
+COMPARED_BYTES = 512 * 1024**2  # decoded size up to which images are compared by their pixels
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Images(torch.utils.data.Dataset):
         on_unreadable: "stop" raises for an image that cannot be decoded; "skip" puts the next
             readable one of its class in this set in its place, with a logged warning.
         answers: (N,) classes that the original model predicts for them; None where nobody asked it.
+        class_names: of the model, to be shown; None if it has none.
     """
 
     def __init__(
@@ -55,8 +60,9 @@ class Images(torch.utils.data.Dataset):
         origin: dict | None = None,
         on_unreadable: str = "stop",
         answers: Tensor | None = None,
+        class_names: tuple[str, ...] | None = None,
     ):
-        self.labels, self.answers = labels, answers
+        self.labels, self.answers, self.class_names = labels, answers, class_names
         self.ids = tuple(pool.ids[row] for row in rows.tolist())
         self.name = name
         self.error_rate = error_rate
@@ -69,6 +75,9 @@ class Images(torch.utils.data.Dataset):
 
     def __repr__(self) -> str:
         return f"Images({self.name!r}, n={len(self)}, input_size={self.preprocessing.input_size})"
+
+    def __str__(self) -> str:
+        return str(self.summary())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
@@ -105,7 +114,7 @@ class Images(torch.utils.data.Dataset):
         if answers is None and self.answers is not None:
             answers = self.answers[indices]
         if own_cache:
-            pool = Pool(pool.reader, pool.ids, pool.preprocessing, pool.budget)
+            pool = pool.copy()
         return Images(
             pool,
             self.rows[indices],
@@ -115,6 +124,7 @@ class Images(torch.utils.data.Dataset):
             origin=self.origin,
             on_unreadable=self.on_unreadable,
             answers=answers,
+            class_names=self.class_names,
         )
 
     def pixels(self, indices: Sequence[int] | Tensor) -> Tensor:
@@ -127,7 +137,7 @@ class Images(torch.utils.data.Dataset):
                 return self.pool.fetch(rows)
             except UnreadableError as error:
                 if self.on_unreadable != "skip":
-                    raise
+                    raise UnreadableError(f"{self.name}: {error}", error.row) from error
                 rows = torch.where(rows == error.row, self._substitute(error), rows)
 
     def expect(self, indices: Sequence[int] | Tensor) -> None:
@@ -168,22 +178,59 @@ class Images(torch.utils.data.Dataset):
             None,
         )
 
+    @property
+    def small(self) -> bool:
+        """Whether all images of its source, decoded, stay within what is compared by pixels."""
+        return len(self.pool.ids) * math.prod(self.preprocessing.input_size) <= COMPARED_BYTES
+
     def digests(self) -> list[bytes]:
-        """SHA-256 of each example's decoded pixels, to find the same image under two names. Decodes
-        all.
+        """SHA-256 (16 bytes) of each example's decoded pixels, to find the same image under two
+        names. Decodes all.
         """
-        chunks = torch.arange(len(self)).split(CHUNK)
-        return [
-            hashlib.sha256(image.numpy().data).digest()
-            for chunk in chunks
-            for image in self.pixels(chunk)
-        ]
+        return self.pool.pixel_digests(self.rows)
+
+    def left_out(self, kept: Sequence[int] | Tensor, reason: str) -> "Images":
+        """The examples at `kept`; `reason` says why the others are not among them."""
+        images = self.subset(kept)
+        skipped = self.origin.get("skipped", {})
+        if count := len(self) - len(images):
+            skipped = skipped | {reason: skipped.get(reason, 0) + count}
+            images.origin = images.origin | {"skipped": skipped}
+        return images
+
+    def prepared_by(self) -> str:
+        """What happens to an image before the model sees it, and where that came from."""
+        height, width = self.preprocessing.input_size[1:]
+        size, transform = f"{height} x {width} pixels", self.pool.transform
+        if transform is not None:
+            named = getattr(transform, "__qualname__", type(transform).__qualname__)
+            return f"your transform {named} to {size}; mean and std: {self.preprocessing.source}"
+        config = self.preprocessing.config
+        how = ", ".join(
+            f"{key} {config[key]}"
+            for key in ("crop_pct", "crop_mode", "interpolation")
+            if key in config
+        )
+        prepared = self.origin.get("prepared")
+        done = f"{prepared}; else timm's" if prepared else "timm's"
+        return f"{done}, to {size} ({how}); from {self.preprocessing.source}"
+
+    def answered(self, answers: Tensor) -> "Images":
+        """The same, with what the original model predicts for them (N,)."""
+        return self.subset(range(len(self)), answers=answers)
+
+    def summary(self) -> Summary:
+        """What was read, to be looked at: print it."""
+        return Summary.of(self)
 
     def describe(self) -> dict:
-        """Provenance as plain JSON: `origin`, the number of examples, SHA-256 over their ids and
-        labels.
+        """Provenance as plain JSON: `origin`, the number of examples, SHA-256 over their ids,
+        labels and images: over the pixels, of a source too large to decode over the files.
         """
         digest = hashlib.sha256()
-        for i, label in zip(self.ids, self.labels.tolist(), strict=True):
-            digest.update(f"{json.dumps(i)}\t{label}\n".encode())
-        return self.origin | {"n": len(self), "sha256": digest.hexdigest()}
+        contents = self.digests() if self.small else self.pool.file_digests(self.rows)
+        for i, label, content in zip(self.ids, self.labels.tolist(), contents, strict=True):
+            seen = b"" if content is None or content.startswith(b"unreadable") else content
+            digest.update(f"{json.dumps(i)}\t{label}\t{seen.hex()}\n".encode())
+        over = "pixels" if self.small else "files"
+        return self.origin | {"n": len(self), "sha256": digest.hexdigest(), "sha256_over": over}

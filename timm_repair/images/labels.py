@@ -6,11 +6,11 @@ The silent bug this prevents: a folder with three of a thousand classes numbers 
 
 import difflib
 import logging
+import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,20 @@ from torch import Tensor
 
 from timm_repair.errors import LabelError
 from timm_repair.images.classes import Classes, fold
+from timm_repair.images.label_maps import LabelMap, explicit, keys_of
+from timm_repair.images.readers import nfc
 
 logger = logging.getLogger(__name__)
 
 _DECIMAL = re.compile(r"[0-9]+")
+# the rules, as they are shown
+BY_MAP, BY_NAME, BY_INDEX = "label_map", "the model's label names", "indices, as they are"
+BY_ORDER = "the dataset's order"
+BY_NUMBER = "names that are numbers, as these numbers"
+BY_COUNT = "names that are numbers, counted from 1"
+BY_TEXT = "names that are numbers, in the order of text (1, 10, 11, 2)"
+BY_RANK = "names that are numbers, in their order"
+GUESSED = (BY_ORDER, BY_NUMBER, BY_COUNT, BY_TEXT, BY_RANK)  # no name of the model confirms them
 
 
 def map_labels(
@@ -30,67 +40,57 @@ def map_labels(
     classes: Classes,
     *,
     names: Sequence[str] | None = None,
-    label_map: Mapping | Sequence[str] | str | Path | None = None,
+    label_map: LabelMap | None = None,
     on_unknown: str = "stop",
     what: str = "images",
 ) -> tuple[Tensor, dict]:
     """Class indices of the model for the labels of a dataset, by the first of these that applies:
 
-    1. `label_map`; 2. the dataset's names among the model's (exact; then ignoring case, "_" and
-    "-"; then a part of ImageNet's description); 3. names that are all numbers, as these numbers; 4.
-    names that the model lacks, in the dataset's order, with a warning and only if there are as many
-    as classes; 5. numbers without names, as they are.
+    1. `label_map`, for the labels that it tells of; 2. the dataset's names among the model's
+    (exact; then ignoring case, "_" and "-"; then a part of ImageNet's description); 3. names that
+    are all numbers: as these numbers if the model has so many classes, else counted from 1, else in
+    the order of text; 4. names that the model lacks, in the dataset's order, with a warning and
+    only if there are as many as classes; 5. numbers without names, as they are.
 
     Args:
         raw: (N,) an index into `names`, a name, or an index of the model where there are no names.
         classes: the classes of the model.
         names: the dataset's own names, by the dataset's index.
-        label_map: dataset's name or label to class index (or to the model's name for it); or the
-            names in the order of the model's classes, as a list or a text file with one a line.
-        on_unknown: "stop", or "skip" to leave out labels that match no class.
+        label_map: dataset's name or label to class index (or to the model's name for it), or
+            another form of `label_maps`.
+        on_unknown: "stop", or "skip" to leave out labels that are missing or match no class.
         what: what these are, for messages.
 
     Returns:
-        (N,) class indices, -1 where skipped; and how they were mapped, as plain JSON.
+        (N,) class indices, -1 where skipped; and how they were mapped, as plain JSON: by which rule
+        and table, with "others", the other readings that numbers for names may have.
 
     Raises:
         LabelError: labels missing, out of range, ambiguous or unknown.
     """
-    names = None if names is None else list(names)
+    names = None if names is None else [nfc(str(name)) for name in names]
     labels = [_plain(value, what) for value in raw]
     missing = sum(label is None or label == -1 for label in labels)
-    if missing:
+    if missing and (on_unknown != "skip" or missing == len(labels)):
         raise LabelError(
-            f"{what}: {missing} of {len(labels)} labels are missing (None or -1); leave them out"
+            f"{what}: {missing} of {len(labels)} labels are missing (None or -1); leave them out,"
+            " or set on_unknown='skip'"
         )
-    if names is not None:
-        wrong = sorted(
-            {label for label in labels if isinstance(label, int) and not 0 <= label < len(names)}
-        )
-        if wrong:
-            raise LabelError(
-                f"{what}: labels {wrong[:5]} for a dataset that names {len(names)} classes; correct"
-                " them"
-            )
-        labels = [names[label] if isinstance(label, int) else label for label in labels]
-    used = Counter(labels)
-    table, how = _table(used, classes, names, label_map, what)
-    outside = {label: index for label, index in table.items() if not 0 <= index < classes.count}
-    if outside:
-        raise LabelError(
-            f"{what}: {len(outside)} labels lie outside the model's {classes.count} classes:"
-            f" {_some(outside)}. Give indices 0 to {classes.count - 1}, names, or label_map="
-        )
+    labels = [None if label == -1 else label for label in labels]
+    labels = _named(labels, names, what)
+    used = Counter(label for label in labels if label is not None)
+    table, how, others = _table(used, classes, names, label_map, what)
+    _require_inside(table, classes, what)
     unknown = [label for label in used if label not in table]
     if unknown and (on_unknown != "skip" or len(unknown) == len(used)):
         raise LabelError(_unknown_message(what, unknown, used, classes, label_map))
-    skipped = sum(used[label] for label in unknown)
+    skipped = missing + sum(used[label] for label in unknown)
     if skipped:
         logger.warning(
             "%s: %d examples left out, their labels match no class: %s",
             what,
             skipped,
-            _some(unknown),
+            _some([*unknown, *([None] if missing else [])]),
         )
     logger.info(
         "%s: labels by %s\n%s",
@@ -101,8 +101,9 @@ def map_labels(
     mapped = torch.tensor(
         [-1 if label is None else table.get(label, -1) for label in labels], dtype=torch.long
     )
+    mapping: dict[str, Any] = {"by": how, "table": {str(k): v for k, v in table.items()}}
     return mapped, {
-        "label_mapping": {"by": how, "table": {str(k): v for k, v in table.items()}},
+        "label_mapping": mapping | ({"others": others} if others else {}),
         "unknown": skipped,
     }
 
@@ -111,37 +112,99 @@ def _plain(value: Any, what: str) -> int | str | None:
     """`value` as a Python int, str or None; a float that is a whole number is one that pandas made
     of an integer.
     """
-    if isinstance(value, torch.Tensor | np.generic) or (
-        isinstance(value, np.ndarray) and value.ndim == 0
-    ):
-        value = value.item() if getattr(value, "ndim", 0) == 0 else value
+    if isinstance(value, torch.Tensor | np.generic | np.ndarray) and math.prod(value.shape) == 1:
+        value = value.item()
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
+        many = isinstance(value, list | tuple | torch.Tensor | np.ndarray)
+        fix = {True: "of a one-hot vector give its argmax", False: "give 0 and 1, or names"}
         raise LabelError(
             f"{what}: a label must be one class index or name, not {type(value).__name__}"
-            f" {value!r:.80}"
+            f" {value!r:.80}; {fix[many]}"
         )
-    return value
+    return nfc(value) if isinstance(value, str) else int(value)
+
+
+def _named(
+    labels: list[int | str | None], names: list[str] | None, what: str
+) -> list[int | str | None]:
+    """Labels by their names, where the dataset has some."""
+    if names is None:
+        return labels
+    wrong = sorted(
+        {label for label in labels if isinstance(label, int) and not 0 <= label < len(names)}
+    )
+    if wrong:
+        raise LabelError(
+            f"{what}: labels {wrong[:5]} for a dataset that names {len(names)} classes; correct"
+            " them"
+        )
+    return [names[label] if isinstance(label, int) else label for label in labels]
+
+
+def _require_inside(table: dict[int | str, int], classes: Classes, what: str) -> None:
+    outside = {label: index for label, index in table.items() if not 0 <= index < classes.count}
+    if not outside:
+        return
+    shifted = all(isinstance(label, int) for label in table) and (
+        min(table.values()) == 1 and max(table.values()) == classes.count
+    )
+    hint = (
+        f" They seem to count from 1: label_map={{i: i - 1 for i in range(1, {classes.count + 1})}}"
+    )
+    raise LabelError(
+        f"{what}: {len(outside)} labels lie outside the model's {classes.count} classes:"
+        f" {_some(outside)}. Give indices 0 to {classes.count - 1}, names, or label_map="
+        + (f".{hint}" if shifted else "")
+    )
 
 
 def _table(
     used: Counter, classes: Classes, names: list[str] | None, label_map: Any, what: str
-) -> tuple[dict[int | str, int], str]:
-    """Class index for each label of `used` that has one, and by which rule."""
-    if label_map is not None:
-        return _explicit(used, classes, names, label_map, what), "label_map"
+) -> tuple[dict[int | str, int], str, dict]:
+    """Class index for each label of `used` that has one, by which rule, and the other readings."""
     texts = [label for label in used if isinstance(label, str)]
+    if label_map is not None:
+        told = explicit(used, classes, names, label_map, what)
+        rest = [label for label in texts if label not in told]
+        found = _by_name(rest, classes, names, what)
+        if not told and found:
+            logger.warning("%s: label_map names none of the labels, the model does", what)
+        return found | told, f"{BY_MAP}, then {BY_NAME}" if found else BY_MAP, {}
     if not texts:
-        return {label: label for label in used}, "indices, as they are"
+        return {label: label for label in used}, BY_INDEX, {}
     if len(texts) < len(used):
         raise LabelError(
             f"{what}: some labels are names and some numbers: {_some(used)}; use one kind, or"
             " label_map="
         )
-    table = {}
+    table = _by_name(texts, classes, names, what)
+    if not table and all(_DECIMAL.fullmatch(name) for name in names or texts):
+        return _by_number(texts, names or texts, classes, what)
+    if classes.names:
+        return table, BY_NAME, {}
+    if names is not None and len(names) == classes.count:
+        warnings.warn(
+            f"{what}: the model has no label names, so the dataset's {len(names)} classes were"
+            f" taken to be in the model's order ({_some(names)}). Check that, or give label_map=",
+            stacklevel=4,
+        )
+        return {label: names.index(label) for label in texts}, BY_ORDER, {}
+    raise LabelError(
+        f"{what}: labels are names ({_some(texts)}) but the model has none: which of its"
+        f" {classes.count} classes they are cannot be told. Give label_map={{name: index}}, or set"
+        " model.pretrained_cfg['label_names']"
+    )
+
+
+def _by_name(
+    texts: list[str], classes: Classes, names: list[str] | None, what: str
+) -> dict[int | str, int]:
+    """Those that the model has a class for."""
+    table: dict[int | str, int] = {}
     named, readable = classes.names or (), classes.readable or ()
     for label in texts if named else ():
         found = classes.find(label)
@@ -155,80 +218,50 @@ def _table(
                 " label_map="
             )
         table |= {label: found[0]} if found else {}
-    if not table and all(_DECIMAL.fullmatch(name) for name in names or texts):
-        return {label: int(label) for label in texts}, "names that are numbers, as these numbers"
-    if classes.names:
-        return table, "the model's label names"
-    if names is not None and len(names) == classes.count:
-        warnings.warn(
-            f"{what}: the model has no label names, so the dataset's {len(names)} classes were"
-            f" taken to be in the model's order ({_some(names)}). Check that, or give label_map=",
-            stacklevel=3,
-        )
-        return {label: names.index(label) for label in texts}, "the dataset's order"
-    raise LabelError(
-        f"{what}: labels are names ({_some(texts)}) but the model has none: which of its"
-        f" {classes.count} classes they are cannot be told. Give label_map={{name: index}}, or set"
-        " model.pretrained_cfg['label_names']"
-    )
-
-
-def _explicit(
-    used: Counter, classes: Classes, names: list[str] | None, label_map: Any, what: str
-) -> dict[int | str, int]:
-    if isinstance(label_map, str | Path):
-        if not Path(label_map).is_file():
-            raise LabelError(
-                f"{what}: label_map={str(label_map)!r} is no file; give one with a class name a"
-                " line"
-            )
-        label_map = [
-            line.strip() for line in Path(label_map).read_text().splitlines() if line.strip()
-        ]
-    if not isinstance(label_map, Mapping):
-        # names in the order of the model's classes, or the model's classes in the order of the
-        # dataset's
-        pairs = enumerate(label_map)
-        label_map = (
-            {value: i for i, value in pairs}
-            if all(isinstance(v, str) for v in label_map)
-            else dict(pairs)
-        )
-    table = {}
-    for label in used:
-        keys = [label]
-        # where "3" is a name, 3 is not plainly an index
-        if names and label in names and not _DECIMAL.fullmatch(label):
-            keys.append(names.index(label))
-        keys += map(str, keys[:])  # a map read from JSON has text for keys
-        key = next((key for key in keys if key in label_map), None)
-        if key is None:
-            continue
-        target = label_map[key]
-        if isinstance(target, str):
-            found = classes.find(target)
-            if len(found) != 1:
-                raise LabelError(
-                    f"{what}: label_map sends {label!r} to {target!r}, the name of {len(found)} of"
-                    " the model's classes; give a class index"
-                )
-            target = found[0]
-        table[label] = _plain(target, what)
-        if table[label] is None:
-            raise LabelError(
-                f"{what}: label_map sends {label!r} to no class; drop it and set on_unknown='skip'"
-            )
     return table
+
+
+def _by_number(
+    texts: list[str], names: list[str], classes: Classes, what: str
+) -> tuple[dict[int | str, int], str, dict]:
+    """Names that are numbers, by the first reading that fits the model, and the others that do."""
+    names = list(dict.fromkeys(names))
+    readings: dict[str, dict[int | str, int]] = {
+        BY_NUMBER: {name: int(name) for name in texts},
+        BY_COUNT: {name: int(name) - 1 for name in texts},
+    }
+    if len(names) == classes.count:  # else their places are not the model's
+        for rule, order in ((BY_TEXT, sorted(names)), (BY_RANK, sorted(names, key=int))):
+            readings[rule] = {name: order.index(name) for name in texts}
+    fitting: dict[str, dict[int | str, int]] = {}
+    for rule, table in readings.items():
+        if all(0 <= i < classes.count for i in table.values()) and table not in fitting.values():
+            fitting[rule] = table
+    if not fitting:
+        return readings[BY_NUMBER], BY_NUMBER, {}
+    chosen = next(iter(fitting))
+    others = {rule: table for rule, table in fitting.items() if rule != chosen}
+    shown = classes.readable
+    said = ", ".join(
+        f"{name!r} is class {i}" + (f" ({shown[i]})" if shown else "")
+        for name, i in list(fitting[chosen].items())[:5]
+    )
+    message = (
+        f"{what}: the classes are called by numbers, which were taken for {chosen}: {said}, …"
+        f" Check that, or give label_map="
+    )
+    if chosen != BY_NUMBER:
+        warnings.warn(message, stacklevel=5)
+    elif others:
+        logger.warning("%s", message)
+    return fitting[chosen], chosen, others
 
 
 def _unknown_message(
     what: str, unknown: list, used: Counter, classes: Classes, label_map: Any
 ) -> str:
-    known = (
-        [str(key) for key in label_map]
-        if isinstance(label_map, Mapping)
-        else [*(classes.readable or ())]
-    )
+    known = [*(classes.readable or ())]
+    known += keys_of(label_map, what) if label_map is not None else []
     folded = {fold(name): name for name in known}
 
     def closest(label: int | str) -> str:
@@ -236,6 +269,7 @@ def _unknown_message(
         return f"{label!r} (closest: {folded[close[0]]!r})" if close else f"{label!r}"
 
     where = "label_map" if label_map is not None else "the model's label names"
+    where += " nor in the model's label names" if label_map is not None and classes.names else ""
     listed = ", ".join(map(closest, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
     return (
         f"{what}: {len(unknown)} of {len(used)} labels are not in {where}: {listed}. Give"

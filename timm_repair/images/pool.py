@@ -2,16 +2,25 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from hashlib import sha256
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from timm_repair.errors import DataError
+from timm_repair.images.decoding import (
+    as_prepared,
+    file_digest,
+    open_image,
+    require_bounded,
+    to_mode,
+)
 from timm_repair.images.preprocessing import Preprocessing
 
 CACHE_BYTES = 2 * 1024**3
@@ -23,6 +32,15 @@ UNREADABLE = (
     EOFError,
     struct.error,
     Image.DecompressionBombError,
+)
+# what a user's own dataset or transform may raise besides
+USERS_ERRORS = (
+    RuntimeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
 )
 CHUNK = 256  # images decoded at once
 EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
@@ -59,16 +77,25 @@ class UnreadableError(DataError):
 class Pool:
     """A source with its decoded pixels: each row is kept when first decoded, until the byte budget
     is full.
+
+    Args:
+        transform: the user's own, in place of timm's: a PIL image to one of the model's size.
     """
 
     def __init__(
-        self, reader: Reader, ids: Sequence, preprocessing: Preprocessing, budget: int = CACHE_BYTES
+        self,
+        reader: Reader,
+        ids: Sequence,
+        preprocessing: Preprocessing,
+        budget: int = CACHE_BYTES,
+        transform: Callable[[Image.Image], Any] | None = None,
     ):
-        self.reader = reader
+        self.reader, self.transform = reader, transform
         self.ids = tuple(ids)
         self.preprocessing = preprocessing
         self.budget = budget
         self.unreadable: dict[int, UnreadableError] = {}
+        self.digests: dict[int, bytes] = {}
         self.expected: dict[int, Future] = {}
         self.process = os.getpid()
         self.cache: Tensor | None = None
@@ -77,6 +104,12 @@ class Pool:
     def __getstate__(self) -> dict:
         # the other process decodes again
         return self.__dict__ | {"cache": None, "slot": None, "expected": {}}
+
+    def copy(self) -> "Pool":
+        """The same source with a cache of its own, still empty."""
+        pool = Pool(self.reader, self.ids, self.preprocessing, self.budget, self.transform)
+        pool.unreadable, pool.digests = self.unreadable, self.digests
+        return pool
 
     def expect(self, rows: Tensor) -> None:
         """Begin to decode `rows` (n,), which will be fetched soon, beside what the caller does."""
@@ -139,6 +172,34 @@ class Pool:
                     raise self.unreadable[row]
         return pixels
 
+    def pixel_digests(self, rows: Tensor) -> list[bytes]:
+        """SHA-256 (16 bytes) of the decoded pixels of `rows` (n,), each computed once; of an image
+        that cannot be decoded, one that no other has.
+        """
+        missing = [row for row in dict.fromkeys(rows.tolist()) if row not in self.digests]
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            while chunk:
+                try:
+                    pixels = self.fetch(torch.tensor(chunk))
+                except UnreadableError as error:
+                    self.digests[error.row] = f"unreadable {id(self)} {error.row}".encode()
+                    chunk.remove(error.row)
+                else:
+                    digests = [sha256(each.numpy().data).digest()[:16] for each in pixels]
+                    self.digests.update(zip(chunk, digests, strict=True))
+                    break
+        return [self.digests[row] for row in rows.tolist()]
+
+    def file_digests(self, rows: Tensor) -> list[bytes | None]:
+        """What tells the encoded images of `rows` (n,) apart, without decoding them; None where
+        that cannot be read.
+        """
+        found: list[bytes | None] = []
+        for chunk in rows.split(CHUNK):
+            found += [file_digest(raw) for raw in self.reader.read(chunk.tolist())]
+        return found
+
     def _keep(self, row: int, image: Tensor) -> None:
         cache, slot = self._allocated()
         if self.used < len(cache) and slot[row] < 0:
@@ -163,13 +224,40 @@ class Pool:
         return [expected[row].result() if row in expected else next(decoded) for row in rows]
 
     def decode_one(self, row: int, raw: Any) -> Tensor | None:
+        """Uint8 (C, H, W), or None for what cannot be decoded, with the reason in `unreadable`."""
         try:
-            return self.preprocessing.decode(raw)
+            return self._decoded(raw)
         except DataError as error:
-            raise DataError(f"image {self.ids[row]!r}: {error}") from error
+            reason = str(error)
         except UNREADABLE as error:
-            reason = f"image {self.ids[row]!r} cannot be read ({type(error).__name__}: {error})"
-            self.unreadable[row] = UnreadableError(
-                f"{reason}; mend or remove it, or set on_unreadable='skip'", row
+            reason = f"{type(error).__name__}: {error}"
+        self.unreadable[row] = UnreadableError(
+            f"image {self.ids[row]!r} cannot be read ({reason}); mend or remove it, or set"
+            " on_unreadable='skip'",
+            row,
+        )
+        return None
+
+    def _decoded(self, raw: Any) -> Tensor:
+        size = self.preprocessing.input_size
+        if self.transform is None:
+            prepared = as_prepared(raw, size)
+            if prepared is not None:
+                return prepared
+            image = open_image(raw)
+            require_bounded(image, self.preprocessing.config)
+            return self.preprocessing.decode(image)
+        image = to_mode(open_image(raw), size[0])
+        try:
+            made = self.transform(image)
+        except USERS_ERRORS as error:
+            raise DataError(f"transform= raised {type(error).__name__}: {error}") from error
+        image = to_mode(open_image(made), size[0])
+        if image.size != (size[2], size[1]):
+            raise DataError(
+                f"transform= made {image.height} x {image.width} pixels of it, the model takes"
+                f" {size[1]} x {size[2]}; resize and crop in it"
             )
-            return None
+        return torch.from_numpy(np.asarray(image).reshape(*size[1:], size[0]).copy()).permute(
+            2, 0, 1
+        )

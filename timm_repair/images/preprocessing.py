@@ -1,22 +1,28 @@
-"""What happens to one image before the model sees it: any file or array to RGB or grey, then timm's
-own transform.
-"""
+"""What happens to one image before the model sees it: timm's own transform."""
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from math import isfinite
 from typing import Any, cast
+from weakref import WeakSet
 
-import numpy as np
 import timm.data
 import torch
 from PIL import Image
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from timm_repair.errors import DataError
+from timm_repair.errors import AssumptionWarning, DataError, ModelError
+from timm_repair.images.decoding import open_image, to_mode
+from timm_repair.models.description import described_inside, description
 from timm_repair.models.tracing import input_size
+from timm_repair.models.wrapping import unwrapped
+from timm_repair.options import plain
+
+# models whose users were told what was assumed of them
+_TOLD: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -28,36 +34,52 @@ class Preprocessing:
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         config: timm's resolved data config (crop, interpolation, ...).
+        source: where this came from, in words; not compared.
     """
 
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: dict
+    source: str = field(default="given", compare=False)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Preprocessing":
-        """The preprocessing in `model.pretrained_cfg`, or timm's default (ImageNet's, 224 pixels)
-        where there is none.
+        """The preprocessing in `model.pretrained_cfg`; that of the model inside, where the rest
+        only wraps it. What nobody says is timm's default (ImageNet's, 224 pixels), with an
+        AssumptionWarning, once for a model.
 
         Raises:
+            ModelError: it is not known: there is a model with a preprocessing inside, but the whole
+                computes more than it; or what is said is malformed.
             DataError: the model takes neither 1 nor 3 channels.
         """
-        config = timm.data.resolve_model_data_config(model)
-        channels, *_ = input_size(model)
-        if channels not in (1, 3):
+        inner = unwrapped(model)
+        said = description(inner)
+        if not said and (inside := described_inside(inner)):
+            raise ModelError(_unknown(inner, inside))
+        config = resolve_data_config(pretrained_cfg={"input_size": None} | said)
+        size = input_size(inner)
+        if size[0] not in (1, 3):
             raise DataError(
-                f"the model takes {channels} channels; only grey (1) and RGB (3) images are"
+                f"the model takes {size[0]} channels; only grey (1) and RGB (3) images are"
                 " supported. If that is not so, correct model.pretrained_cfg['input_size']"
             )
-        config["input_size"] = (channels, *config["input_size"][1:])
+        config["input_size"] = size
         for key in ("mean", "std"):
-            values = tuple(config[key])
-            # timm.create_model(in_chans=1) keeps the RGB statistics in pretrained_cfg
-            config[key] = (
-                values if len(values) == channels else (sum(values) / len(values),) * channels
-            )
-        return cls(config["input_size"], config["mean"], config["std"], config)
+            config[key] = _per_channel(key, config[key], size[0])
+        source = _source(said, size, "" if inner is model else f" of the {type(inner).__name__}")
+        assumed = [key for key in ("input_size", "mean", "std") if not said.get(key)]
+        if assumed and inner not in _TOLD:
+            _TOLD.add(inner)
+            _warn(assumed, config)
+        return cls(size, config["mean"], config["std"], config, source)
+
+    def describe(self) -> dict[str, Any]:
+        """What it does and where that came from, as plain JSON."""
+        return plain({key: self.config[key] for key in sorted(self.config)}) | {
+            "source": self.source
+        }
 
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
@@ -81,61 +103,61 @@ class Preprocessing:
         return pixels.float().sub_(255 * mean).div_(255 * std)
 
 
-def open_image(raw: Any) -> Image.Image:
-    """A PIL image from a PIL image, path, file bytes, `{"bytes", "path"}` or uint8 array (H, W[, 1
-    | 3 | 4]).
-    """
-    if isinstance(raw, Exception):
-        raise raw
-    if isinstance(raw, Image.Image):
-        return raw
-    if isinstance(raw, dict):
-        raw = raw.get("bytes") or raw.get("path")
-    if isinstance(raw, bytes):
-        raw = io.BytesIO(raw)
-    if isinstance(raw, str | Path | io.BytesIO):
-        return Image.open(raw)
-    if isinstance(raw, np.ndarray):
-        if (
-            raw.dtype != np.uint8
-            or raw.ndim not in (2, 3)
-            or (raw.ndim == 3 and raw.shape[2] not in (1, 3, 4))
-        ):
-            raise DataError(
-                "an array image must be uint8 of shape (height, width[, 1, 3 or 4]), not"
-                f" {raw.dtype} {raw.shape}; timm_repair applies timm's transform itself, so give"
-                " images as they were before any transform"
-            )
-        return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
-    if isinstance(raw, Tensor):
-        raise DataError(
-            f"the images are tensors of shape {tuple(raw.shape)}, so a transform was already"
-            " applied. timm_repair applies timm's transform for the model itself: give"
-            " un-transformed images (PIL), e.g. transform=None"
-        )
-    raise DataError(
-        f"cannot read an image from {type(raw).__name__}; give a PIL image, a path or a uint8 array"
+def told(model: nn.Module, copy: nn.Module) -> None:
+    """What was assumed of `model` is said: `copy`, which is one of it, warns no more."""
+    if model in _TOLD:
+        _TOLD.add(copy)
+
+
+def _unknown(model: nn.Module, inside: Mapping[str, nn.Module]) -> str:
+    """Why the preprocessing of `model`, which says none, is not that of the models inside."""
+    first = next(iter(inside))
+    what = (
+        f"holds {len(inside)} models with a preprocessing of their own ({', '.join(inside)})"
+        if len(inside) > 1
+        else f"computes something else than the model in it ({first})"
+    )
+    return (
+        f"the model ({type(model).__name__}) {what}, so how its images are prepared is not known:"
+        f" set model.pretrained_cfg = model.{first}.pretrained_cfg if that is right for the whole,"
+        " or a dict with 'input_size', 'mean' and 'std'"
     )
 
 
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """`image` in RGB (3 channels) or L (1). Alpha is dropped; 16 bits become 8 by / 256, where PIL
-    would clip at 255.
-
-    The EXIF orientation is not applied, as in timm's own datasets.
-    """
-    if image.mode == "I" or image.mode.startswith("I;"):
-        values = np.asarray(image)
-        if values.size and not (values.min() >= 0 and values.max() < 2**16):
-            raise DataError(
-                f"an integer image with values {values.min()} to {values.max()}; 0 to 65535 is"
-                " supported"
-            )
-        image = Image.fromarray((values // 256).astype(np.uint8))
-    if image.mode == "F":
-        raise DataError(
-            "a floating point image (mode F) has no agreed range; convert it to 8 or 16 bits first"
+def _per_channel(key: str, values: Any, channels: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(map(float, values)) if isinstance(values, Iterable) else (float(values),)
+    except (TypeError, ValueError):
+        numbers = ()
+    fine = all(isfinite(number) and (key == "mean" or number > 0) for number in numbers)
+    if not numbers or not fine:
+        raise ModelError(
+            f"model.pretrained_cfg[{key!r}] is {values!r}: give one"
+            f" {'positive ' if key == 'std' else ''}number a channel, on the scale 0 to 1"
         )
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the direct way to RGB gives the same pixels and a warning
-    return image.convert("L" if channels == 1 else "RGB")
+    # timm.create_model(in_chans=1) keeps the RGB statistics in pretrained_cfg
+    return numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
+
+
+def _source(said: Mapping[str, Any], size: tuple[int, int, int], whose: str) -> str:
+    """Where the preprocessing came from, in words."""
+    if not said:
+        return "timm's default (ImageNet's mean and std, 224 pixels): the model says nothing"
+    words = f"pretrained_cfg{whose or ' of the model'}"
+    if said.get("input_size") and tuple(said["input_size"])[1:] != size[1:]:
+        words += f"; size {size[1]} x {size[2]} by img_size: it does not run on that of the former"
+    missing = [key for key in ("input_size", "mean", "std") if not said.get(key)]
+    return words + (f"; {', '.join(missing)}: timm's default (ImageNet's)" if missing else "")
+
+
+def _warn(assumed: Sequence[str], config: Mapping[str, Any]) -> None:
+    channels, height, width = config["input_size"]
+    rounded = {key: tuple(round(value, 3) for value in config[key]) for key in ("mean", "std")}
+    warnings.warn(
+        f"the model does not say {', '.join(assumed)} of its images; assumed, as timm does:"
+        f" {height} x {width} pixels, mean {rounded['mean']}, std {rounded['std']} (ImageNet's). If"
+        " it was trained otherwise, set model.pretrained_cfg = {'input_size':"
+        f" ({channels}, height, width), 'mean': (...), 'std': (...)}}",
+        AssumptionWarning,
+        stacklevel=3,
+    )

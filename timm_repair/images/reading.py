@@ -1,11 +1,12 @@
 """Reading: how labelled images are taken from a source; the options of everything that reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 
 from timm_repair.errors import OptionError
 from timm_repair.options import check_types
@@ -24,6 +25,8 @@ class Reading:
         on_unknown: "stop", or "skip" to leave out labels that match no class of the model.
         streaming: read a Hub id or file from its start as far as needed, instead of fetching it as
             a whole first.
+        transform: your own in place of timm's: a PIL image (RGB or grey, as the model takes) to a
+            PIL image, array or tensor of the model's size, not normalized.
         max_examples: of a stream, how many are taken, in its order, and kept in memory (encoded);
             None for `streams.BUFFER`, with a logged warning where there are more.
     """
@@ -36,6 +39,7 @@ class Reading:
     on_unknown: str = "stop"
     streaming: bool = False
     max_examples: int | None = None
+    transform: Callable[[Any], Any] | None = None
 
     def __post_init__(self):
         if self.max_examples is not None and (
@@ -43,6 +47,10 @@ class Reading:
         ):
             raise OptionError(f"max_examples={self.max_examples!r}; must be at least 1, or None")
         check_types(self)
+        if self.transform is not None and not callable(self.transform):
+            raise OptionError(
+                f"transform={self.transform!r} must be a function of a PIL image, or None"
+            )
         for name in ("on_unreadable", "on_unknown"):
             if getattr(self, name) not in ("stop", "skip"):
                 raise OptionError(f"{name}={getattr(self, name)!r}; use 'stop' or 'skip'")
@@ -55,9 +63,7 @@ class Reading:
     def streams(self, source: Any) -> bool:
         """Whether `source` is read as a stream."""
         parts = source.values() if isinstance(source, dict) else [source]
-        return (self.streaming and _can_stream(source)) or any(
-            isinstance(part, datasets.IterableDataset) for part in parts
-        )
+        return (self.streaming and _can_stream(source)) or any(is_stream(part) for part in parts)
 
     def require_fit(self, source: Any) -> None:
         """Raise OptionError for what this asks of `source`, and `source` cannot give."""
@@ -83,6 +89,12 @@ class Reading:
         streaming = self.streaming and _can_stream(source)
         fits = replace(self, split=split or self.split, streaming=streaming)
         return fits if fits.streams(source) else replace(fits, max_examples=None)
+
+
+def is_stream(source: Any) -> bool:
+    """Whether `source` can only be read from its start: a dataset of that kind, or a generator."""
+    kinds = (datasets.IterableDataset, torch.utils.data.IterableDataset, Iterator)
+    return isinstance(source, kinds)
 
 
 def _can_stream(source: Any) -> bool:

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from timm_repair.errors import DataError, OptionError
 from timm_repair.images.classes import Classes
+from timm_repair.images.decoding import as_prepared
 from timm_repair.images.images import Images
 from timm_repair.images.labels import map_labels
 from timm_repair.images.opening import open_source
@@ -19,12 +21,14 @@ from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.reading import Reading
 from timm_repair.options import make
+from timm_repair.runtime.boundary import public
 
 ACCESS = ("check_readable", "revision", "token", "cache_bytes")
 
 logger = logging.getLogger(__name__)
 
 
+@public
 def as_images(
     source: Any,
     model: nn.Module,
@@ -72,22 +76,38 @@ def as_images(
         return source
     hub = {"revision": revision, "token": token}
     found = open_source(source, reading, name, hub)
+    classes, preprocessing = Classes.of(model), Preprocessing.of(model)
     labels, mapping = map_labels(
         found.labels,
-        Classes.of(model),
+        classes,
         names=found.names,
         label_map=reading.label_map,
         on_unknown=reading.on_unknown,
         what=name,
     )
     known = (labels >= 0).nonzero().flatten()
-    pool = Pool(found.reader, found.ids or range(len(labels)), Preprocessing.of(model), cache_bytes)
-    skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0}
-    origin = found.origin | mapping | {"skipped": skipped}
-    images = Images(
-        pool, known, labels[known], name=name, origin=origin, on_unreadable=reading.on_unreadable
+    rows = torch.arange(len(labels)) if found.rows is None else torch.tensor(found.rows)
+    pool = Pool(
+        found.reader,
+        found.ids or range(len(labels)),
+        preprocessing,
+        cache_bytes,
+        reading.transform,
     )
-    return _readable(images, reading.on_unreadable) if check_readable else images
+    skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0} | found.left_out
+    origin = found.origin | mapping | {"skipped": skipped}
+    if len(known) and reading.transform is None and _prepared(pool, int(rows[known[0]])):
+        origin["prepared"] = "tensors of the model's own size as they are, not resized or cropped"
+    images = Images(
+        pool,
+        rows[known],
+        labels[known],
+        name=name,
+        origin=origin,
+        on_unreadable=reading.on_unreadable,
+        class_names=classes.readable,
+    )
+    return leave_out_unreadable(images) if check_readable else images
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[Reading, dict[str, Any]]:
@@ -106,18 +126,29 @@ def require_token(token: str | bool | None) -> None:
         )
 
 
-def _readable(images: Images, on_unreadable: str) -> Images:
+def _prepared(pool: Pool, row: int) -> bool:
+    return as_prepared(pool.reader.read([row])[0], pool.preprocessing.input_size) is not None
+
+
+def leave_out_unreadable(images: Images) -> Images:
+    """`images` less those that cannot be decoded, with a warning; decodes all.
+
+    Raises:
+        DataError: there are such images and `on_unreadable` is "stop", or there are no others.
+    """
     good = images.readable()
     bad = int((~good).sum())
     error = images.first_unreadable()
     if error is None:
         return images
-    if on_unreadable == "stop" or bad == len(images):
+    if images.on_unreadable == "stop" or bad == len(images):
         where = f" (example {error.row} of the stream)" if "stream" in images.origin else ""
         raise DataError(
             f"{images.name}: {error}{where}" + (f" ({bad} such images)" if bad > 1 else "")
         ) from error
     logger.warning("%s: %d unreadable images left out, first: %s", images.name, bad, error)
     images = images.subset(good)
-    images.origin = images.origin | {"skipped": images.origin["skipped"] | {"unreadable": bad}}
+    skipped = images.origin["skipped"]
+    skipped = skipped | {"unreadable": skipped["unreadable"] + bad}
+    images.origin = images.origin | {"skipped": skipped}
     return images

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from PIL import Image
+from torch import Tensor
 
 from timm_repair.errors import DataError
+from timm_repair.images.decoding import open_image
+from timm_repair.images.examples import pair_of
 from timm_repair.images.loading_errors import LOADING_ERRORS, raise_loading
-from timm_repair.images.pool import UNREADABLE
-from timm_repair.images.preprocessing import open_image
+from timm_repair.images.pool import UNREADABLE, USERS_ERRORS
 from timm_repair.images.readers import Kept, Source, choose_columns
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,23 @@ logger = logging.getLogger(__name__)
 BUFFER = 10_000  # examples of a stream kept in memory where nobody said how many
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+
+class Generated:
+    """The items of a generator or of a torch IterableDataset, as the examples of a dataset."""
+
+    features = None
+
+    def __init__(self, items: Iterable, columns: tuple[str | None, str | None], name: str):
+        self.items, self.columns, self.name = items, columns, name
+
+    def with_format(self, _: None) -> "Generated":
+        return self
+
+    def __iter__(self) -> Iterator[dict]:
+        for number, item in enumerate(self.items):
+            image, label = pair_of(item, self.columns, f"{self.name}: example {number}")
+            yield {"image": image, "label": label}
 
 
 @dataclass
@@ -45,7 +65,7 @@ class Stream:
         DataError: no column, or more than one, may hold the images or the labels.
     """
 
-    dataset: datasets.IterableDataset
+    dataset: datasets.IterableDataset | Generated
     columns: tuple[str | None, str | None]
     name: str
     root: Path | None = None
@@ -56,7 +76,9 @@ class Stream:
     def __post_init__(self):
         self.dataset = self.dataset.with_format(None)
         features = self.dataset.features
-        if features is None:  # after a map(), or of a generator: the first example will tell
+        if features is None or isinstance(
+            self.dataset, Generated
+        ):  # after a map(), or of a generator: the first example will tell
             return
         image, label = self._settle(features)
         self.names = (
@@ -81,7 +103,9 @@ class Stream:
         while True:
             try:
                 example = next(examples, None)
-            except LOADING_ERRORS as error:
+            except DataError:
+                raise
+            except (*LOADING_ERRORS, *USERS_ERRORS) as error:
                 raise_loading(
                     f"{self.name}: the stream broke off after {count} examples", error, self.token
                 )
@@ -101,7 +125,7 @@ class Stream:
     def _encoded(self, raw: Any, place: int) -> Any:
         if isinstance(raw, str) and self.root:
             return self.root / raw
-        if isinstance(raw, dict | bytes | str | Path):
+        if raw is None or isinstance(raw, dict | bytes | str | Path | Tensor):
             return raw
         try:
             image, file = open_image(raw), io.BytesIO()
@@ -160,6 +184,8 @@ def identities(raws: Iterable[Any], start: int = 0) -> list[str]:
 def _identity(raw: Any, place: int) -> str:
     if isinstance(raw, dict):
         raw = raw.get("bytes") or raw.get("path")
+    if isinstance(raw, Tensor):
+        raw = raw.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     if isinstance(raw, bytes):
         return hashlib.sha256(raw).hexdigest()[:20]
     return str(raw) if isinstance(raw, str | Path) else f"example {place}"

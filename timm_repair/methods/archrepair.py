@@ -6,7 +6,6 @@ together, for the steps of one.
 """
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
@@ -24,8 +23,9 @@ from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.localization.target import Target
 from timm_repair.methods.method import Outcome
 from timm_repair.models.block import Block
+from timm_repair.models.copying import copied
 from timm_repair.models.surgery import extract, restore, swap
-from timm_repair.models.weights import part_of
+from timm_repair.models.weights import own_copy, part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.job import Job
@@ -138,7 +138,7 @@ class ArchRepair:
             partial=strategy.partial,
             max_span=self.max_span,
         )
-        original = deepcopy(raw)
+        original = copied(raw)
         swap(model, block, raw)
         return _Site(
             block, skeleton, original, cast(nn.Sequential, model.get_submodule(block.paths[0]))
@@ -225,14 +225,13 @@ def _original_state(sites: Sequence[_Site]) -> dict[str, Tensor]:
     for index, site in enumerate(sites):
         cell = cast(Cell, site.present)
         reference = (
-            build(cell.genotype, deepcopy(site.original))
+            build(cell.genotype, copied(site.original))
             .to(next(cell.parameters()).device)
             .state_dict()
         )
         own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
         present = cell.state_dict().items()
         state |= {
-            f"{index}.{k}": v.detach().clone() if k.startswith(own) else reference[k]
-            for k, v in present
+            f"{index}.{k}": own_copy(v) if k.startswith(own) else reference[k] for k, v in present
         }
     return state

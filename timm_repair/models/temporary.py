@@ -46,6 +46,55 @@ def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def plain_forward(model: nn.Module) -> Iterator[None]:
+    """`model` in eval mode and without activation checkpointing, which calls the parts of a stage
+    and not the stage. Afterwards it is as it was, tensors included that a forward pass leaves as
+    attributes of its modules (as weight norm does).
+    """
+    checkpointing = [
+        (module, name)
+        for module in model.modules()
+        for name in ("grad_checkpointing", "gradient_checkpointing")
+        if vars(module).get(name) is True
+    ]
+    left = [
+        (vars(module), name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    ]
+    try:
+        for module, name in checkpointing:
+            setattr(module, name, False)
+        with evaluating(model):
+            yield
+    finally:
+        for module, name in checkpointing:
+            setattr(module, name, True)
+        for attributes, name, value in left:
+            attributes[name] = value
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """`model` with all floating-point numbers in float32, so that images in float32 pass through;
+    afterwards it has its own tensors again, to the bit.
+    """
+    changed = [
+        (tensor, tensor.data)
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    ]
+    try:
+        for tensor, data in changed:
+            tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in changed:
+            tensor.data = data
+
+
+@contextmanager
 def training_mode(
     model: nn.Module, part: nn.Module, *, batch_norm: str = "train"
 ) -> Iterator[None]:
@@ -78,7 +127,8 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     before = {parameter: parameter.requires_grad for parameter in parameters.values()}
     try:
         for name, parameter in parameters.items():
-            parameter.requires_grad_(name in wanted)
+            # one of integers can require none
+            parameter.requires_grad_(name in wanted and parameter.is_floating_point())
         yield
     finally:
         for parameter, required in before.items():

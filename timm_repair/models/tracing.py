@@ -1,24 +1,27 @@
 """Tracing: one forward pass on the meta device tells shapes, order, data flow and FLOPs, and
-computes nothing.
+computes nothing. A model that asks for values on its way (`if x.max() > 1`) is run for real.
 
 The partition and the localization ask it what a model does, so that neither needs a table of model
 families.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
+from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
+from accelerate.utils.memory import should_reduce_batch_size
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from timm_repair.errors import PartitionError
-from timm_repair.models.temporary import evaluating
+from timm_repair.models.description import description
+from timm_repair.models.temporary import in_float32, plain_forward
 
 
 @dataclass
@@ -40,8 +43,6 @@ class Call:
 
 
 Trace = dict[str, list[Call]]
-# what models raise for images that they do not take
-_UNFIT = (RuntimeError, ValueError, TypeError, AssertionError)
 
 
 def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
@@ -49,6 +50,7 @@ def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
 
     The model is run as it is, with meta tensors in place of its parameters and buffers: weights,
     buffers, modes, hooks and device stay untouched, and a ResNet-50 takes a tenth of a second.
+    Where it does not run on these, it is run for real, on its own device.
 
     Args:
         model: a timm model or any `nn.Module` that maps images to logits.
@@ -60,18 +62,25 @@ def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
     sizes = _sizes(model) if input_size is None else [_checked(input_size)]
     if not sizes:
         raise PartitionError(
-            "the model does not say how large its images are; pass input_size=(C, H, W)"
+            "the model does not say how large its images are: set"
+            " model.pretrained_cfg['input_size'] = (channels, height, width); to blocks() pass"
+            " input_size=(C, H, W)"
         )
     refused = []
-    for size in sizes:
-        try:
-            return _trace(model, size)
-        except _UNFIT as error:
-            refused.append((size, error))
+    for run in (_run, _run_for_real):
+        for size in sizes:
+            try:
+                return _trace(model, size, run)
+            except Exception as error:  # the model is somebody's: it may raise anything
+                if should_reduce_batch_size(error):
+                    raise
+                refused.append((size, error))
     size, error = refused[-1]
     raise PartitionError(
         f"the model does not run on one image of {'x'.join(map(str, size))}"
-        f" ({type(error).__name__}: {error}); pass input_size=(C, H, W)"
+        f" ({type(error).__name__}: {error!s:.300}); if it takes others, set"
+        " model.pretrained_cfg['input_size'] = (channels, height, width); to blocks() pass"
+        " input_size=(C, H, W)"
     ) from error
 
 
@@ -80,13 +89,15 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
     it does not.
     """
     sizes = _sizes(model, default=True)
-    for size in sizes[:-1]:
-        try:
-            with evaluating(model), torch.no_grad():
-                _run(model, size)
-            return size
-        except _UNFIT:
-            continue
+    for run in (_run, _run_for_real) if len(sizes) > 1 else ():
+        for size in sizes:
+            try:
+                with torch.no_grad(), plain_forward(model):
+                    run(model, size)
+                return size
+            except Exception as error:  # as above
+                if should_reduce_batch_size(error):
+                    raise
     return sizes[-1]
 
 
@@ -109,17 +120,19 @@ def layout(shape: tuple[int, ...], image: tuple[int, ...], otherwise: str = "NCH
     return next((name for name, fit in readings.items() if fit), "")
 
 
-def _trace(model: nn.Module, size: tuple[int, ...]) -> Trace:
+def _trace(model: nn.Module, size: tuple[int, ...], run: Callable) -> Trace:
     calls: Trace = {}
     counter = _Flops()
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        evaluating(model),
+        plain_forward(model),
         _recording(model, calls, counter),
         counter,
     ):
-        _run(model, size)
+        run(model, size)
+    for call in chain.from_iterable(calls.values()):  # a real pass leaves real maps
+        call.inputs, call.output = _shapes(call.inputs), _shapes(call.output)
     return calls
 
 
@@ -129,6 +142,23 @@ def _run(model: nn.Module, size: tuple[int, ...]) -> None:
         for name, tensor in chain(model.named_parameters(), model.named_buffers())
     }
     functional_call(model, meta, torch.empty(1, *size, device="meta", dtype=_float_dtype(model)))
+
+
+def _run_for_real(model: nn.Module, size: tuple[int, ...]) -> None:
+    home = next(model.parameters(), torch.zeros(())).device
+    if home.type == "meta":
+        raise PartitionError("the model holds no weights, and asks for values on its way")
+    with in_float32(model):
+        # noise: a model that looks at the values finds some
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, *size, generator=generator, dtype=torch.float32, device="cpu")
+        model(image.to(home))
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value if value.device.type == "meta" else torch.empty_like(value, device="meta")
+    return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
 
 
 def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
@@ -141,17 +171,22 @@ def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _sizes(model: nn.Module, default: bool = False) -> list[tuple[int, int, int]]:
-    """(C, H, W) of one image, the likeliest first; none where the model has no `pretrained_cfg`,
-    except by `default`.
+    """(C, H, W) of one image, the likeliest first; none where the model has neither a
+    `pretrained_cfg` nor an `img_size`, except by `default`.
 
     The channels are told by three, which need not agree: the first convolution (a TResNet's takes
     48, of images of 3), timm's `in_chans`, and `pretrained_cfg` (a model made with in_chans=1 has
     the 3 of its pretrained weights there).
     """
-    config = getattr(model, "pretrained_cfg", None) or {}
-    if not config and not default:
+    config = description(model)
+    told_sides = _img_size(model)
+    if not config and told_sides is None and not default:
         return []
-    channels, *sides = resolve_model_data_config(model)["input_size"]
+    channels, *sides = resolve_data_config(pretrained_cfg={"input_size": None} | config)[
+        "input_size"
+    ]
+    if not config.get("input_size") and told_sides is not None:
+        sides = told_sides
     named = config.get("first_conv")
     # csatv2 has an empty list
     named = next(iter(named), None) if isinstance(named, tuple | list) else named
@@ -161,7 +196,25 @@ def _sizes(model: nn.Module, default: bool = False) -> list[tuple[int, int, int]
     convolution, said = getattr(first, "in_channels", None), getattr(model, "in_chans", None)
     told = [convolution] if convolution == said else [convolution, said, channels]
     counts = [count for count in dict.fromkeys(told) if isinstance(count, int) and count > 0]
-    return [(count, *sides) for count in counts or [channels]]
+    # a transformer made with img_size= has that of its pretrained weights in its pretrained_cfg
+    lengths = dict.fromkeys((tuple(sides), told_sides or tuple(sides)))
+    return [(count, *each) for each in lengths for count in counts or [channels]]
+
+
+def _img_size(model: nn.Module) -> tuple[int, int] | None:
+    """(H, W) by the attribute `img_size` of the model, or of the first module inside that has
+    one.
+    """
+    for module in model.modules():
+        size = getattr(module, "img_size", None)
+        size = (size, size) if isinstance(size, int) else size
+        if (
+            isinstance(size, tuple | list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+        ):
+            return (size[0], size[1])
+    return None
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:

@@ -4,9 +4,9 @@ method on it.
 
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,13 +17,16 @@ from timm_repair import methods
 from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
-from timm_repair.errors import NoEffectWarning, RepairError
+from timm_repair.errors import NoEffectWarning
 from timm_repair.hub import entry_point
 from timm_repair.hub.lineage import Base
-from timm_repair.methods.method import Method
+from timm_repair.images.preprocessing import told
+from timm_repair.methods.method import Method, Outcome
+from timm_repair.models.copying import as_given, copied, in_working_form, require_real
+from timm_repair.models.temporary import in_float32
 from timm_repair.models.weights import fingerprint
-from timm_repair.options import plain
-from timm_repair.pipeline.measuring import Measured, measure
+from timm_repair.pipeline.keeping import kept
+from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
@@ -50,20 +53,49 @@ def read_data(
         )
 
 
-def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> dict[str, Any]:
-    """What makes a run the same run: only then may it continue where another was killed."""
-    accelerator, options = runtime.accelerator, methods.options_of(method)
-    training = options.get("training")
-    if isinstance(training, dict) and training.get("augmentation") == "flips":
-        del training["augmentation"]  # runs from before it was an option go on
+def identity(base: Base, method: Method, runtime: Runtime) -> dict[str, Any]:
+    """What makes a run the same run, but for its data: only then may it continue where another was
+    killed, and be answered from where it was finished.
+    """
     return {
         "model": base.sha256,
-        "data": plain(data.provenance),
         "method": method.name,
-        "options": options,
+        "options": _compared(methods.options_of(method)),
         "seed": runtime.seed,
-        "processes": accelerator.num_processes,
         "versions": versions(),
+        **environment(runtime),
+    }
+
+
+def run_of(report: Report) -> dict[str, Any]:
+    """The `identity` of the run that a report is of, and its "data"; of older reports as far as
+    they tell it.
+    """
+    return {
+        "model": report.base.get("sha256"),
+        "data": report.provenance,
+        "method": report.method,
+        "options": _compared(report.options),
+        "seed": report.seed,
+        "versions": report.versions,
+        **report.environment,
+    }
+
+
+def _compared(options: dict[str, Any]) -> dict[str, Any]:
+    training = options.get("training")
+    if isinstance(training, dict) and training.get("augmentation") == "flips":
+        # runs from before it was an option go on
+        without = {name: value for name, value in training.items() if name != "augmentation"}
+        return options | {"training": without}
+    return options
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """Where a run computes."""
+    accelerator = runtime.accelerator
+    return {
+        "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "device": runtime.device.type,
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,
@@ -71,20 +103,29 @@ def identity(base: Base, data: RepairData, method: Method, runtime: Runtime) -> 
 
 
 def working_copy(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """A copy to work on.
+
+    Raises:
+        ModelError: it cannot be copied, or has parameters that cannot be trained.
+    """
+    require_real(model)
+    copy = copied(model)
+    told(model, copy)
     # channels last: convolutions of small maps run several times faster on CPUs, and no slower
     # elsewhere
-    return deepcopy(model).to(runtime.device, torch.float32).to(memory_format=torch.channels_last)
+    return in_working_form(copy, runtime.device, torch.channels_last)
 
 
 def run_method(
     base: Base,
+    original: nn.Module,
     model: nn.Module,
     data: RepairData,
     before: Measured,
     method: Method,
     runtime: Runtime,
 ) -> Repaired:
-    """Repair `model`, which is a copy of ours, in place, and report."""
+    """Repair `model`, our copy of the `original`, in place, and report."""
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
     known = len(optimizers)
@@ -94,43 +135,102 @@ def run_method(
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
-    after = measure(model, data, runtime)
+    as_given(model, original)  # what is measured is what is given back
+    done = _Done(base, model, data, before, method, outcome, runtime)
+    where = runtime.journal.folder.parent if runtime.journal else None
+    with (
+        kept(lambda: done.reported(None), "measuring the repaired model", where),
+        in_float32(model),
+    ):
+        with runtime.stage("evaluate"):
+            after = measure(model, data, runtime)
+            timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
-    scores = tuple(
-        Scores(p, images.labels, before.answers[p], after.answers[p])
-        for p, images in data.holdout.items()
-    )
-    notes = outcome.notes
-    if not data.holdout.keys() - {"failing"}:
-        unknown = "what the repair made the model forget is not known; pass retain= or holdout="
-        notes += (f"only failures were measured: {unknown}",)
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3
         )
-    report = Report(
-        method=method.name,
-        options=methods.options_of(method),
-        model=base.name,
-        base=base.to_dict(),
-        weights=fingerprint(model.state_dict()),
-        scores=scores,
-        repaired_blocks=tuple(b.name for b in outcome.repaired),
-        blocks=tuple(b.to_dict() for b in outcome.blocks),
-        localization=outcome.localization.to_dict() if outcome.localization else None,
-        genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()},
-        history=tuple(outcome.history),
-        cost={"before": before.cost, "after": after.cost},
-        stages=tuple(
-            {"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory}
-            for s in runtime.stages
-        ),
-        seed=runtime.seed,
-        versions=versions(),
-        provenance=data.provenance,
-        notes=tuple(notes),
-    )
-    return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)
+    return done.reported(after, timed, untimed)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A repair that is done, but for its measurement and its report."""
+
+    base: Base
+    model: nn.Module
+    data: RepairData
+    before: Measured
+    method: Method
+    outcome: Outcome
+    runtime: Runtime
+
+    def reported(
+        self,
+        after: Measured | None = None,
+        timed: dict[str, dict[str, Any]] | None = None,
+        untimed: Sequence[str] = (),
+    ) -> Repaired:
+        """The model and its report; None is that of a model that could not be measured."""
+        outcome, data, before, runtime = self.outcome, self.data, self.before, self.runtime
+        measured = {} if after is None else data.holdout
+        costs = {"before": before.cost} | ({} if after is None else {"after": after.cost})
+        timed = timed or {}
+        report = Report(
+            method=self.method.name,
+            options=methods.options_of(self.method),
+            model=self.base.name,
+            base=self.base.to_dict(),
+            weights=fingerprint(self.model.state_dict()),
+            scores=tuple(
+                Scores(p, images.labels, before.answers[p], after.answers[p])
+                for p, images in measured.items()
+                if after is not None
+            ),
+            repaired_blocks=tuple(b.name for b in outcome.repaired),
+            blocks=tuple(b.to_dict() for b in outcome.blocks),
+            localization=outcome.localization.to_dict() if outcome.localization else None,
+            genotypes={name: genotype.to_dict() for name, genotype in outcome.genotypes.items()},
+            history=tuple(outcome.history),
+            cost={name: costs.get(name, {}) | timed.get(name, {}) for name in costs | timed},
+            stages=tuple(
+                {"name": s.name, "seconds": s.seconds, "peak_memory": s.peak_memory}
+                for s in runtime.stages
+            ),
+            seed=runtime.seed,
+            versions=versions(),
+            provenance=data.provenance,
+            label_names=data.label_names or (),
+            environment=environment(runtime),
+            notes=(*outcome.notes, *self._notes(after, untimed)),
+        )
+        main = runtime.accelerator.is_main_process
+        return Repaired(self.model, report, tuple(outcome.edits), main)
+
+    def _notes(self, after: Measured | None, untimed: Sequence[str]) -> list[str]:
+        measured = self.before.notes if after is None else (*self.before.notes, *after.notes)
+        notes = list(dict.fromkeys((*measured, *untimed)))
+        kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        if kinds - {torch.float32}:
+            names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+            notes.append(
+                f"computed in float32; what was repaired was rounded to {names} at the end"
+            )
+        if after is None:
+            notes.append("the repaired model was not measured: an error came first")
+        if not self.data.holdout.keys() - {"failing"}:
+            notes.append(
+                "only failures were measured: what the repair made the model forget is not known;"
+                " give retained examples, or a holdout"
+            )
+        kept, held = self.data.retained, self.data.holdout.get("retained")
+        if kept is not None and held is not None and held.pool is kept.pool:
+            notes.append(
+                "'retained' is a part of the retained examples that the repair did not train on; if"
+                " the original was trained on them, they are no unseen data, and it is better there"
+                " than elsewhere: give a holdout of unseen examples to measure what it forgets"
+            )
+        return notes
 
 
 def versions() -> dict[str, str]:
@@ -146,7 +246,7 @@ def context(
     """Add the setting to an error once, and the reports of the methods that were done before it."""
     try:
         yield
-    except (RepairError, RuntimeError) as error:
+    except Exception as error:
         error.add_note(f"while repairing {name} with {method.name}")
         if finished:
             vars(error)["finished"] = Comparison(finished)

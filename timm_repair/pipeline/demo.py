@@ -96,13 +96,20 @@ def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
-def demo(output: Path = Path("demo-output"), *, steps: int = 300, seed: int = 0) -> Repaired:
+def demo(
+    output: Path = Path("demo-output"),
+    *,
+    steps: int = 300,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Repaired:
     """Train, break, repair, measure, save and load back; print what happens.
 
     Args:
         output: a directory for the repaired model, its card, report and figures.
         steps: of the repair; of training the classifier, twice as many.
         seed: of everything random.
+        overwrite: replace another repair in `output`.
 
     Raises:
         RepairError: the repair did not do what the demo promises.
@@ -139,6 +146,7 @@ def demo(output: Path = Path("demo-output"), *, steps: int = 300, seed: int = 0)
         holdout=holdout,
         seed=seed,
         output_dir=output,
+        overwrite=overwrite,
         **options,
     )
     print(f"\n{repaired.report}\n")
@@ -176,8 +184,14 @@ def describe(command: argparse.ArgumentParser) -> None:
     steps = "of the repair; of training the classifier, twice as many"
     command.add_argument("--steps", type=int, default=300, help=steps)
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--overwrite", action="store_true", help="replace another repair")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """What the command does."""
-    demo(arguments.output, steps=arguments.steps, seed=arguments.seed)
+    demo(
+        arguments.output,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,22 +10,25 @@ from torch import nn
 
 from timm_repair import options as option_groups
 from timm_repair.data import collecting
+from timm_repair.data.collected import Collected
 from timm_repair.data.options import DataOptions
 from timm_repair.hub.loading import load
-from timm_repair.images.images import Images
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
+from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.boundary import public
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
 
 
+@public
 def blocks(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     *,
     granularity: str = "stage",
     names: Sequence[str] | None = None,
@@ -37,8 +41,9 @@ def blocks(
             of a name are not loaded.
         granularity, names, input_size: see `partition.blocks`, as for what is returned and raised.
     """
-    if isinstance(model, str):
+    if not isinstance(model, nn.Module):
         _, model = load(model, pretrained=False)
+    model = unwrapped(model)
     return partition.blocks(model, granularity=granularity, names=names, input_size=input_size)
 
 
@@ -50,8 +55,9 @@ class _Asked:
     training: Training = field(default_factory=Training)
 
 
+@public
 def localize(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     retain: Any = None,
     *,
@@ -82,35 +88,44 @@ def localize(
         return found
 
 
+@public
 def collect_failures(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     dataset: Any,
     *,
     max_failures: int | None = None,
+    max_passing: int | None = None,
     seed: int = 0,
     runtime: Runtime | None = None,
     name: str = "failures",
+    data: DataOptions | None = None,
     **options: Any,
-) -> Images:
-    """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`.
+) -> Collected:
+    """The examples of `dataset` that `model` gets wrong, with their share as `error_rate`, and as
+    `passing` those that it gets right.
+
+    A dataset is asked about as a whole; a stream is read until there are `max_failures` (or
+    `max_examples`, or 10,000) failures, or it ends.
 
     Args:
         model: it comes back as it was; a string is loaded as `repair` does.
-        dataset, max_failures, seed, runtime, name, options: see `collecting.collect_failures`, as
-            for what is raised.
+        dataset, max_failures, max_passing, seed, runtime, name, data, options: see
+            `collecting.collect_failures`, as for what is raised.
 
     Example:
         >>> failures = collect_failures(model, "drifted/", max_failures=1000)
         >>> repaired = timm_repair.repair(model, failures)
     """
-    collecting.check_request(dataset, max_failures, options)
+    collecting.check_request(dataset, max_failures, options, max_passing, data)
     _, model = load(model)
     return collecting.collect_failures(
         model,
         dataset,
         max_failures=max_failures,
+        max_passing=max_passing,
         seed=seed,
         runtime=runtime,
         name=name,
+        data=data,
         **options,
     )

@@ -1,10 +1,15 @@
 """Measuring: a model's answers to every population of the holdout, and what it costs to run. The
 same before and after a repair.
+
+Costs are incidental: what cannot be measured is unknown and noted, and the repair goes on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,53 +19,107 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import evaluating
 from timm_repair.runtime.runtime import Runtime
 
+_PAIRS = (5, 31)  # at least and at most so many latencies of both models
+_SECONDS = 2.0  # after which the least will do
+_RANGE = (0.1, 0.5, 0.9)  # quantiles: the middle, and what most are between
+
 
 @dataclass(frozen=True)
 class Measured:
-    """Per population the answers (N,) and their cross-entropy losses (N,), as from `predict`; and
-    `cost`.
+    """What a model does on the holdout, and what it costs.
+
+    Args:
+        answers, losses: per population (N,) each, as from `predict`.
+        cost: see `cost`, with notes on what of it is unknown.
     """
 
     answers: dict[str, Tensor]
     losses: dict[str, Tensor]
-    cost: dict[str, float]
+    cost: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def measure(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
     """Measure `model` on the whole holdout."""
-    with runtime.stage("evaluate"):
-        found = {
-            p: predict(model, images, data.preprocessing, runtime)
-            for p, images in data.holdout.items()
-        }
-        answers, losses = (
-            {p: getattr(each, name) for p, each in found.items()}
-            for name in ("predictions", "losses")
-        )
-        return Measured(answers, losses, cost(model, data, runtime))
-
-
-@torch.no_grad()
-def cost(
-    model: nn.Module, data: RepairData, runtime: Runtime, *, repeats: int = 9
-) -> dict[str, float]:
-    """Parameters, FLOPs of one image's forward pass (a multiply-add counts two), and the median
-    latency of one image in milliseconds.
-    """
-    image = torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
-    counter = FlopCounterMode(display=False)
-    with evaluating(model):
-        with counter:
-            model(image)
-        seconds = sorted(_timed(model, image) for _ in range(repeats))
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": counter.get_total_flops(),
-        "latency_ms": 1000 * seconds[repeats // 2],
+    found = {
+        p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()
     }
+    answers, losses = (
+        {p: getattr(each, name) for p, each in found.items()} for name in ("predictions", "losses")
+    )
+    return Measured(answers, losses, *cost(model, data, runtime))
 
 
-def _timed(model: nn.Module, image: torch.Tensor) -> float:
+def cost(
+    model: nn.Module, data: RepairData, runtime: Runtime
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Parameters, and FLOPs of one image's forward pass (a multiply-add counts two); None for what
+    torch cannot count, with a note.
+    """
+
+    @torch.no_grad()
+    def count() -> int:
+        counter = FlopCounterMode(display=False)
+        with evaluating(model), counter:
+            model(_image(data, runtime))
+        return counter.get_total_flops()
+
+    flops, notes = _incidental("FLOPs per image", count)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": flops}, notes
+
+
+def latency(
+    before: nn.Module, after: nn.Module, data: RepairData, runtime: Runtime
+) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Milliseconds that each model takes for one image, and the relative change; for each the
+    median, and the range of the middle 80 %.
+
+    In turns, pair by pair: what else the machine does meets both models alike.
+
+    Returns:
+        {"before": {"latency_ms", "latency_range_ms"}, "after": likewise, "change": {"latency",
+        "latency_range"} (shares of 1)}; empty, with a note, where it cannot be measured.
+    """
+
+    @torch.no_grad()
+    def paired() -> np.ndarray:
+        image, begun, pairs = _image(data, runtime), perf_counter(), []
+        with evaluating(before), evaluating(after):
+            for model in (before, after):  # the first pass allocates
+                _timed(model, image)
+            while len(pairs) < _PAIRS[0] or (
+                len(pairs) < _PAIRS[1] and perf_counter() - begun < _SECONDS
+            ):
+                order = (before, after) if len(pairs) % 2 else (after, before)
+                times = {id(model): _timed(model, image) for model in order}
+                pairs.append((times[id(before)], times[id(after)]))
+        return np.array(pairs)
+
+    seconds, notes = _incidental("latency", paired)
+    if seconds is None:
+        return {}, notes
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in (("before", 1000 * seconds[:, 0]), ("after", 1000 * seconds[:, 1])):
+        low, middle, high = np.quantile(values, _RANGE).tolist()
+        found[name] = {"latency_ms": middle, "latency_range_ms": [low, high]}
+    low, middle, high = np.quantile(seconds[:, 1] / seconds[:, 0] - 1, _RANGE).tolist()
+    return found | {"change": {"latency": middle, "latency_range": [low, high]}}, ()
+
+
+def _incidental(what: str, compute: Callable[[], Any]) -> tuple[Any, tuple[str, ...]]:
+    """`compute()`, or None and a note: a result is not lost to what is nice to know beside it."""
+    try:
+        return compute(), ()
+    except Exception as error:  # noqa: BLE001  the counter asserts, kernels raise what they like
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, (f"{what}: unknown, it cannot be measured of this model ({reason:.200})",)
+
+
+def _image(data: RepairData, runtime: Runtime) -> Tensor:
+    return torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
+
+
+def _timed(model: nn.Module, image: Tensor) -> float:
     start = perf_counter()
     model(image).sum().item()  # item() waits for the accelerator
     return perf_counter() - start

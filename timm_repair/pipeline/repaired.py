@@ -22,6 +22,13 @@ class Repaired:
     edits: tuple[dict, ...] = ()
     main_process: bool = True  # False on all processes but one: only that one prints and saves
 
+    @property
+    def harmful(self) -> bool:
+        """Whether the repaired model is worse than the original on a holdout beyond its interval,
+        or was trained on labels that the original contradicts wholesale; see `report.verdict`.
+        """
+        return self.report.verdict.harmful
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
         """Write config.json, model.safetensors, repair.json, the card and the figures; see
         `pushing.save_pretrained`.

@@ -5,8 +5,8 @@ This is the one place where the Runtime is made and the global random state is f
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,32 @@ from torch import nn
 
 from timm_repair import methods
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import OptionError, RepairError
+from timm_repair.errors import OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.lineage import Base, Lineage
 from timm_repair.hub.loading import load
 from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
+from timm_repair.models.copying import copied
+from timm_repair.options import plain
 from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
+from timm_repair.pipeline.finished import answered, finished, refuse_another
+from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
+from timm_repair.runtime.boundary import public
 from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batch_sizes import require_enough
 
 
+@public
 def repair(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     *,
     retain: Any = None,
@@ -44,6 +51,7 @@ def repair(
     progress: bool = True,
     data: DataOptions | None = None,
     output_dir: str | Path | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> Repaired:
     """Repair a trained image classifier on examples it gets wrong. The model given is not changed.
@@ -64,13 +72,16 @@ def repair(
         accelerator: yours, if you have one; it decides device and precision.
         data: how the data are read and split.
         output_dir: where to save, checked first. A run that was killed goes on there, to the same
-            bits, when called again.
+            bits, when called again; one that was finished is answered from there, and another one
+            is refused.
+        overwrite: repair anew all the same, and replace what is in `output_dir` at the end.
 
     Returns:
         The repaired model and its report.
 
     Raises:
-        RepairError: bad input, with the fix in the message; before any long work starts.
+        RepairError: bad input, with the fix in the message; before any long work starts. Where the
+            result could not be saved, it is the error's attribute `repaired`.
 
     Example:
         >>> repaired = timm_repair.repair("resnet50", failures, retain=train, seed=0)
@@ -87,34 +98,41 @@ def repair(
         saving.check_savable(model)
     original = model
     base = Base.of(name, model, loaded=named)
-    home = next(model.parameters()).device
+    run = identity(base, chosen, runtime)
+    done = None if target is None or overwrite else finished(target)
+    home, processes = next(model.parameters()).device, runtime.accelerator.num_processes
     with context(name, chosen), own_randomness(seed):
+        if target is not None and done is not None:
+            refuse_another(done, target, run)
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
+        run |= {"data": plain(prepared.provenance)}
+        if target is not None and done is not None:
+            return answered(target, done, run, base, original, runtime)
+        require_enough(model, prepared.preprocessing.input_size, chosen.training, processes)
         if target is not None:
-            runtime.journal = Journal(
-                target, identity(base, prepared, chosen, runtime), runtime.accelerator
+            runtime.keep(Journal(target, run, runtime.accelerator))
+        with runtime.stage("evaluate"):
+            before = Measured(
+                **runtime.once("before", lambda: vars(measure(model, prepared, runtime)))
             )
-        before = Measured(**runtime.once("before", lambda: vars(measure(model, prepared, runtime))))
-        repaired = run_method(base, model, prepared, before, chosen, runtime)
-    repaired.model.to(home)
-    Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
-        repaired.model
-    )
+        repaired = run_method(base, original, model, prepared, before, chosen, runtime)
+    with kept(lambda: repaired, "giving back the repaired model", target):
+        repaired.model.to(home)
+        Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
+            repaired.model
+        )
     if target is not None and runtime.accelerator.is_main_process:
-        try:
+        with kept(lambda: repaired, f"saving to {str(target)!r}", target):
             repaired.save_pretrained(target)
-        except (RepairError, OSError) as error:
-            vars(error)["repaired"] = repaired
-            error.add_note("the repair itself is done: it is this error's attribute `repaired`")
-            raise
         if runtime.journal is not None:
             runtime.journal.close()
     return repaired
 
 
+@public
 def compare(
-    model: str | nn.Module,
+    model: str | PathLike | nn.Module,
     failures: Any,
     *,
     methods: Mapping[str, Method] | Sequence[str | Method],
@@ -149,12 +167,16 @@ def compare(
     with own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime)
-        before = measure(model, prepared, runtime)
+        for method in rows.values():
+            size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
+            require_enough(model, size, method.training, processes)
+        with runtime.stage("evaluate"):
+            before = measure(model, prepared, runtime)
     reports = {}
     for label, method in rows.items():
         with context(name, method, reports), own_randomness(seed):
             reports[label] = run_method(
-                base, deepcopy(model), prepared, before, method, replace(runtime, stages=[])
+                base, model, copied(model), prepared, before, method, replace(runtime, stages=[])
             ).report
     return Comparison(reports)
 

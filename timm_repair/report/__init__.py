@@ -3,6 +3,7 @@
 - report.py (`Report`): all that one repair has to say.
 - scores.py (`Scores`): one population before and after.
 - comparison.py (`Comparison`): several repairs side by side.
+- verdict.py (`Verdict`): whether it helped or harmed, in one sentence.
 - versions.py: saved reports of older versions.
 - tables.py, suspects.py, wording.py: tables and sentences, functions of the values they speak of.
 - figures/: pictures of a report.

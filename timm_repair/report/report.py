@@ -13,6 +13,7 @@ from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
 from timm_repair.report import suspects, tables
 from timm_repair.report.scores import Scores
+from timm_repair.report.verdict import Verdict
 from timm_repair.report.versions import VERSION, check_version, upgraded
 from timm_repair.report.wording import clean, table, wrap
 
@@ -37,9 +38,14 @@ class Report:
             if the method changes weights only.
         history: one dict per training step: stage, step, loss, lr, perhaps objective, alpha and how
             many edges each block has in it.
-        cost: {"before": {"parameters", "flops", "latency_ms"}, "after": {...}}.
+        cost: {"before": {"parameters", "flops", "latency_ms", "latency_range_ms"}, "after": {...},
+            "change": {"latency", "latency_range"}}; what could not be measured is None or missing.
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
-        provenance: where each role's examples came from.
+        provenance: where each role's examples came from; in "read", role to what was read for it
+            and how much of it the original has right (`images.summary.Summary`).
+        label_names: readable names of the classes; empty if not known.
+        environment: {"processes", "precision", "device", "gradient_accumulation_steps"}: where the
+            repair was computed; with the fields above it makes a run the same run.
         notes: what the reader must know, such as what could not be measured.
     """
 
@@ -59,12 +65,14 @@ class Report:
     seed: int = 0
     versions: dict = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
+    label_names: tuple[str, ...] = ()
+    environment: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
         names = [each.population for each in self.scores]
-        if not names or len(set(names)) < len(names):
+        if len(set(names)) < len(names):  # none: an error came before the measurement
             raise DataError(
                 f"a report needs one Scores per population, each under its own name; got {names}"
             )
@@ -74,6 +82,16 @@ class Report:
                 object.__setattr__(
                     self, field.name, tuple(value) if isinstance(value, list) else value
                 )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the repair helped or harmed, in words: print it; `.harmful` is True or False."""
+        return Verdict.of(
+            self.scores,
+            seed=self.seed,
+            retained=self.provenance.get("read", {}).get("retain"),
+            names=self.label_names,
+        )
 
     @property
     def block(self) -> str | None:
@@ -133,11 +151,14 @@ class Report:
         """Plain text, at most 80 columns."""
         head = f"Repair of {clean(self.model, 200)} with {clean(self.method)} (seed {self.seed})"
         sections = [
+            [line for sentence in self.verdict.sentences for line in wrap(sentence)],
             wrap(head),
             suspects.text(self.localization, self.repaired_blocks),
             *tables.architectures(self.genotypes),
             tables.scores_table(self.scores, self.seed),
         ]
+        if read := tables.read_lines(self.provenance.get("read", {})):
+            sections.append(["What was read", *read])
         if self.cost:
             sections.append(["Cost of the model", *table(tables.cost_rows(self.cost))])
         if self.stages:

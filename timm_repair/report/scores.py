@@ -114,18 +114,30 @@ class Scores:
         flips = self.fixed + self.broken
         return float(binomtest(self.fixed, flips, 0.5).pvalue) if flips else 1.0
 
+    def by_class(self) -> dict[int, "Scores"]:
+        """The same of each class that has examples, in ascending order: its accuracy is the class's
+        recall.
+        """
+        masks = {label: self.labels == label for label in self.labels.unique().tolist()}
+        return {
+            label: Scores(self.population, self.labels[of], self.before[of], self.after[of])
+            for label, of in masks.items()
+        }
+
     def intervals(self, *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Intervals:
         """Percentile intervals of both accuracies and of their difference, from one paired
         bootstrap.
 
         Drawing N examples with replacement is drawing the four outcome counts from a multinomial:
-        time is free of N.
+        time is free of N. One broken and one fixed example are added to those that were seen, as
+        Bonett and Price do for paired shares: ten examples of which none changed do not show that
+        none ever does.
         """
         if not 0 < level < 1 or resamples < 1:
             raise OptionError(
                 f"level must be between 0 and 1 and resamples positive; got {level} and {resamples}"
             )
-        shares = np.array(self._counts) / self.n
+        shares = (np.array(self._counts) + (0, 1, 1, 0)) / (self.n + 2)
         right, broken, fixed, _ = (
             np.random.default_rng(seed).multinomial(self.n, shares, size=resamples).T / self.n
         )

@@ -6,6 +6,7 @@ from timm_repair.report.scores import Scores
 from timm_repair.report.wording import (
     clean,
     escape,
+    listed,
     markdown_table,
     p_text,
     points,
@@ -57,8 +58,49 @@ def scores_markdown(scores: Sequence[Scores], seed: int) -> str:
     return markdown_table(rows)
 
 
+def read_lines(read: Mapping[str, Mapping]) -> list[str]:
+    """What was read for each role, `Report.provenance["read"]`, and the original's accuracy on it:
+    lines for a terminal.
+    """
+    lines = [
+        line
+        for role, found in read.items()
+        for line in wrap(f"{clean(role, 40)}: {'; '.join(_read(found))}", "  ", "    ")
+    ]
+    prepared = dict.fromkeys(clean(f["preprocessing"], 300) for f in read.values())
+    return lines + [
+        line for how in prepared for line in wrap(f"preprocessing: {how}", "  ", "    ")
+    ]
+
+
+def read_markdown(read: Mapping[str, Mapping]) -> str:
+    """The same as a list in markdown, for others: without the places on this machine."""
+    roles = [
+        f"- {escape(role)}: {escape('; '.join(_read(found, source=False)), 500)}"
+        for role, found in read.items()
+    ]
+    prepared = dict.fromkeys(escape(f["preprocessing"], 300) for f in read.values())
+    return "\n".join([*roles, *(f"- preprocessing: {how}" for how in prepared)])
+
+
+def _read(found: Mapping, *, source: bool = True) -> list[str]:
+    gone = [
+        f"{count} {clean(kind, 40).replace('_', ' ')}" for kind, count in found["left_out"].items()
+    ]
+    right = found["accuracy"]
+    of_stream = f" (of {found['stream']} of a stream)" if found["stream"] is not None else ""
+    return [
+        f"{found['n']} examples{of_stream}" + f" from {clean(found['source'], 100)}" * source,
+        f"left out: {', '.join(gone) or 'none'}",
+        f"labels by {clean(found['matched'], 60)}, {len(found['classes'])} classes",
+        *([f"the original has {right:.1%} of {found['asked']} right"] if right is not None else []),
+    ]
+
+
 def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
-    """What the model costs to run, `Report.cost`."""
+    """What the model costs to run, `Report.cost`; a latency's change with the range of its middle
+    80 %.
+    """
     before, after = cost.get("before", {}), cost.get("after", {})
     rows = [["", "before", "after", "change"]]
     for key, name in (
@@ -71,6 +113,8 @@ def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
             continue
         change = f"{signed(new / old - 1)} %" if old and new is not None else "-"
         rows.append([name, quantity(old), quantity(new), change])
+    if "latency" in (timed := cost.get("change", {})):  # in turns: the change has a range
+        rows[-1][-1] = f"{points(timed['latency'], timed['latency_range'])} %"
     return rows
 
 
@@ -137,5 +181,12 @@ def scores_table(scores: Sequence[Scores], seed: int) -> list[str]:
     return [
         "Before and after (accuracy and NFR in %)",
         *table(rows, indent="", gap=" "),
-        *wrap(LEGEND),
+        *wrap(" ".join([LEGEND, *_by_construction(scores)])),
     ]
+
+
+def _by_construction(scores: Sequence[Scores]) -> list[str]:
+    """Of populations that start at 0 %, because that is how they were collected."""
+    names = [repr(clean(each.population, 30)) for each in scores if each.accuracy_before == 0]
+    only = "only examples that the original had wrong: there the accuracy could only rise."
+    return [f"{listed(names)}: {only}"] if names else []

@@ -7,5 +7,6 @@
 - randomness.py: seeds, and the states of generators.
 - processes.py: what several processes agree on, average and share.
 - batch_norms.py (`sharded`): statistics over the batch of all processes.
+- boundary.py (`public`): what every public function does around its work.
 - journal.py (`Journal`): resume to the same bits.
 """

@@ -9,10 +9,11 @@ seen.
 """
 
 import json
+import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from timm_repair.runtime.randomness import random_states, set_random_states
 FOLDER = ".resume"
 CHECKPOINTS = 20  # per loop
 LOOP = ".loop.pt"
+SPENT = "spent.json"
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -44,6 +48,7 @@ class Journal:
 
     def __init__(self, directory: Path, identity: Mapping[str, Any], accelerator: Accelerator):
         self.folder, self.accelerator = directory / FOLDER, accelerator
+        self.goes_on = False  # a loop of this run was begun before
         refusal = None
         if accelerator.is_main_process:
             try:
@@ -54,10 +59,19 @@ class Journal:
         refusal = agreed(refusal, accelerator)
         if refusal is not None:
             raise refusal
+        self.earlier = _spent_in(self.folder / SPENT)
+        if self.goes_on:
+            logger.warning(
+                "%s has an unfinished run of the same: it goes on from where it was stopped, after"
+                " %.0f seconds of work",
+                directory,
+                sum(seconds for _, seconds, _ in self.earlier),
+            )
 
     def _open(self, identity: dict[str, Any]) -> None:
         path = self.folder / "run.json"
-        different = _differences(_identity_in(path), identity)
+        different = differences(_identity_in(path), identity)
+        self.goes_on = not different and any(self.folder.glob(f"*{LOOP}"))
         if different and any(self.folder.glob(f"*{LOOP}")):
             raise ResumeError(
                 f"{str(self.folder.parent)!r} has an unfinished run that differs from this one in"
@@ -102,6 +116,13 @@ class Journal:
         set_random_states(kept["random"][self.accelerator.process_index])
         return kept["state"]
 
+    def spend(self, stages: Sequence[tuple[str, float, int]]) -> None:
+        """Keep what the stages of this run have cost so far, in all its parts: (name, seconds, peak
+        memory).
+        """
+        if self.accelerator.is_main_process:
+            self._write(self.folder / SPENT, lambda new: new.write_text(json.dumps(list(stages))))
+
     def close(self) -> None:
         """The run is done, and its result is safe: forget how it came about."""
         if self.accelerator.is_main_process:
@@ -136,6 +157,14 @@ def _read(path: Path) -> Any:
         ) from error
 
 
+def _spent_in(path: Path) -> list[tuple[str, float, int]]:
+    """What was kept by `Journal.spend`; of a damaged file nothing, it is only told."""
+    try:
+        return [(str(n), float(s), int(m)) for n, s, m in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 def _identity_in(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
@@ -145,7 +174,7 @@ def _identity_in(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs between two runs, in words; empty if nothing does."""
     different = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     return "; ".join(f"{k}: {_difference(before.get(k), now.get(k))}" for k in different)

@@ -8,8 +8,9 @@ handed down.
 import hashlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from timm_repair.errors import OptionError, OutputError
 from timm_repair.runtime.accelerators import make_accelerator, refuse_unfit
 from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.memory import as_many_as_fit
@@ -43,6 +45,7 @@ class Runtime:
         logged: counts the rows of the histories, for the accelerator's trackers.
         fitting: how many images were found to fit in memory, without gradients and with; empty
             until some did not.
+        running: the stage that is at work, and since when.
 
     Raises:
         OptionError: the accelerator cannot be had as it was asked for, or is set up for what a
@@ -57,9 +60,12 @@ class Runtime:
     journal: Journal | None = None
     logged: Iterator[int] = field(default_factory=itertools.count)
     fitting: dict[bool, int] = field(default_factory=dict)
+    running: tuple[str, float] | None = None
 
     def __post_init__(self):
         refuse_unfit(self.accelerator)
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed={self.seed!r}: must be from 0 to 2**63 - 1")
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +146,48 @@ class Runtime:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the enclosed work and note its peak memory under `name` in `self.stages`, also when
-        it fails.
+        it fails. With a journal, what earlier parts of the run spent on it is added.
         """
-        with timed(name, self.stages, self.device):
-            yield
+        self.running = (name, time.perf_counter())
+        try:
+            with timed(name, self.stages, self.device):
+                yield
+        finally:
+            self.running = None
+            if self.journal is not None:
+                self.stages[-1] = self._in_all(self.stages[-1], len(self.stages) - 1)
+                with suppress(OutputError):  # what a run costs is told, no result
+                    self._spend()
+
+    def keep(self, journal: Journal) -> None:
+        """Note in `journal` from here on what the run has done; the stages so far are those of
+        every part of it.
+        """
+        self.journal = journal
+        self.stages[:] = [self._in_all(each, i) for i, each in enumerate(self.stages)]
+
+    def checkpoint(self, name: str, state: Any) -> None:
+        """Keep the state of loop `name` in the journal, and what was spent until now."""
+        assert self.journal is not None, "asked for by who has one"
+        self.journal.checkpoint(name, state)
+        self._spend()
+
+    def _in_all(self, stage: Stage, index: int) -> Stage:
+        """`stage`, the one at `index`, with what it cost in the earlier parts of this run: the same
+        stages follow each other in every part.
+        """
+        earlier = self.journal.earlier if self.journal else []
+        if index >= len(earlier) or earlier[index][0] != stage.name:
+            return stage
+        _, seconds, memory = earlier[index]
+        return Stage(stage.name, stage.seconds + seconds, max(stage.peak_memory, memory))
+
+    def _spend(self) -> None:
+        assert self.journal is not None
+        stages = list(self.stages)
+        if self.running is not None:
+            name, start = self.running
+            stages.append(self._in_all(Stage(name, time.perf_counter() - start, 0), len(stages)))
+        spent = [(each.name, each.seconds, each.peak_memory) for each in stages]
+        # those that an earlier part had come to, and this one not yet
+        self.journal.spend([*spent, *self.journal.earlier[len(spent) :]])

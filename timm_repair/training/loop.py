@@ -6,15 +6,17 @@ It repeats a step that it is given. A step draws a batch, computes a loss and ha
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from torch import nn
 
-from timm_repair.errors import NonFiniteError
+from timm_repair.errors import NonFiniteError, OptionError
 from timm_repair.models.weights import snapshot
 from timm_repair.runtime.journal import CHECKPOINTS
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.batch_sizes import REMEDY
 from timm_repair.training.history import Row
 
 
@@ -100,7 +102,8 @@ def fit(
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
         for i in range(len(history), 0 if ended else steps):
-            row: Row = {"stage": stage, "step": i, **step(i)}
+            with _enough_to_normalize():
+                row: Row = {"stage": stage, "step": i, **step(i)}
             if not math.isfinite(row["loss"]):
                 raise NonFiniteError(
                     f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate"
@@ -117,12 +120,23 @@ def fit(
             due = ended or (i + 1) % every == 0
             if state is not None and runtime.journal is not None and due:
                 parts = {name: part.state_dict() for name, part in state.items()}
-                runtime.journal.checkpoint(
-                    stage, {"history": history, "ended": ended, "parts": parts}
-                )
+                runtime.checkpoint(stage, {"history": history, "ended": ended, "parts": parts})
             if ended:
                 break
     return history
+
+
+@contextmanager
+def _enough_to_normalize() -> Iterator[None]:
+    """A batch norm that was added, or met on the way, raises where a batch holds one number a
+    channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise OptionError(f"{error}: {REMEDY}") from error
 
 
 def _resumed(

@@ -16,16 +16,18 @@ from PIL import Image
 from timm_repair.errors import DataError, OptionError, did_you_mean
 from timm_repair.images.corruptions import kernels
 from timm_repair.images.corruptions.parameters import CORRUPTIONS, LARGEST_SIDES, PARAMETERS
+from timm_repair.images.decoding import open_image, to_mode
 from timm_repair.images.images import Images
 from timm_repair.images.opening import open_source
-from timm_repair.images.preprocessing import open_image, to_mode
 from timm_repair.images.readers import Source
 from timm_repair.images.reading import Reading
+from timm_repair.runtime.boundary import public
 
 _SMALLEST = 8
 _CHUNK = 2**20  # values corrupted at once
 
 
+@public
 def corrupt(
     images: Any,
     name: str,
@@ -92,7 +94,8 @@ def corrupt(
         return Corrupted(source, images.rows.tolist(), corruption)
     reading = Reading(split=split, image_column=image_column, label_column=label_column)
     source = open_source(images, reading, "images", {"revision": None, "token": None})
-    return Corrupted(source, range(len(source.labels)), corruption)
+    rows = range(len(source.labels)) if source.rows is None else source.rows
+    return Corrupted(source, rows, corruption)
 
 
 def _check(pixels: np.ndarray, dtype: Any, axis: int, what: str, shape: str) -> None:

@@ -3,7 +3,6 @@ that it did not see.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +14,7 @@ from timm_repair.localization.folds import gain_and_rgn
 from timm_repair.localization.passes import require_usable
 from timm_repair.localization.scores import BlockScores
 from timm_repair.models.block import Block
+from timm_repair.models.copying import copied
 from timm_repair.models.entering import Entrance, entrances
 from timm_repair.models.temporary import evaluating, only_trainable, training_mode
 from timm_repair.models.tracing import trace
@@ -158,7 +158,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )
     training = replace(training, steps=steps, batch_size=BATCH)
-    working = deepcopy(model).to(runtime.device)
+    working = copied(model).to(runtime.device)
     for module in working.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1 - (1 - FORGOTTEN) ** (1 / steps)

@@ -1,0 +1,287 @@
+"""The commands of `timm-repair`: of each its arguments, and what it does. Their `main`: cli.py."""
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from timm_repair.data.options import DataOptions
+from timm_repair.errors import ConfigError, OptionError, OutputError
+from timm_repair.hub.exporting import FORMATS, export
+from timm_repair.hub.folder import PATCH
+from timm_repair.hub.loading import from_pretrained
+from timm_repair.hub.pushing import push_to_hub
+from timm_repair.hub.saving import read_report
+from timm_repair.methods import METHODS
+from timm_repair.models.partition import GRANULARITIES
+from timm_repair.options import make, parse
+from timm_repair.pipeline import demo, inspecting, repairing
+from timm_repair.report.suspects import tie
+from timm_repair.runtime.accelerators import tracking
+
+HARMFUL = 3  # exit status
+# arguments of the library: each has an argument of its own, or none on a console
+RESERVED = {
+    name
+    for verb in (repairing.repair, repairing.compare, inspecting.localize)
+    for name in inspect.signature(verb).parameters
+} - {"options"}
+
+
+# ---- what several commands share
+
+
+def _describe_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
+    command.add_argument(
+        "--failures",
+        required=True,
+        help="parquet, csv or json file, imagefolder directory, or Hub id",
+    )
+    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="how data are read, e.g. label_column=digit",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the method, e.g. steps=500",
+    )
+
+
+def _describe_measuring(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="repeat what OUTPUT holds, or replace it by what this command gives",
+    )
+    command.add_argument(
+        "--holdout",
+        action="append",
+        default=[],
+        metavar="[NAME=]PLACE",
+        help="what to measure on, in any of these forms; several with names:"
+        " --holdout failing=unseen/ --holdout clean=test.parquet",
+    )
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "failures": arguments.failures,
+        "retain": arguments.retain,
+        "seed": arguments.seed,
+        "data": make(DataOptions, parse(arguments.data)),
+    } | parse(arguments.set, RESERVED)
+
+
+def _holdout(given: Sequence[str]) -> Any:
+    parts = [place.partition("=") for place in given]
+    # a path may hold a "=" too
+    named = {n: place for n, equals, place in parts if equals and n and not {"/", "\\"} & set(n)}
+    if not given or (len(given) == 1 and not named):
+        return given[0] if given else None
+    if len(named) < len(given):
+        raise OptionError(
+            "several --holdout need different names: --holdout failing=unseen/ --holdout"
+            " clean=test.parquet"
+        )
+    return named
+
+
+# ---- the commands: the arguments of each, and what it does
+
+
+def _describe_blocks(command: argparse.ArgumentParser) -> None:
+    """List a model's blocks, and why some cannot be repaired."""
+    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
+    command.add_argument("--granularity", default="stage", choices=GRANULARITIES)
+
+
+def _blocks(arguments: argparse.Namespace) -> None:
+    for block in inspecting.blocks(arguments.model, granularity=arguments.granularity):
+        shapes = " -> ".join(
+            "x".join(map(str, s)) if s else "?" for s in (block.in_shape, block.out_shape)
+        )
+        print(
+            f"{block.name:45s} {shapes:27s} {block.num_params:12,d} "
+            f" {'repairable' if block.repairable else block.reason or block.role}"
+        )
+
+
+def _describe_localize(command: argparse.ArgumentParser) -> None:
+    """Score the blocks by how suspicious they are."""
+    _describe_data(command)
+
+
+def _localize(arguments: argparse.Namespace) -> None:
+    found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
+    if not PartialState().is_main_process:
+        return
+    print(json.dumps(found, indent=1))
+    if said := tie(found):
+        print(said, file=sys.stderr)  # standard output is JSON
+
+
+def _describe_repair(command: argparse.ArgumentParser) -> None:
+    """Repair a model and save it."""
+    _describe_data(command)
+    command.add_argument(
+        "--output",
+        required=True,
+        help="directory for the repaired model, its card, report and figures",
+    )
+    command.add_argument("--method", default="archrepair", choices=METHODS)
+    command.add_argument(
+        "--log-with",
+        metavar="TRACKER",
+        help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
+        " disk goes to OUTPUT-logs",
+    )
+    _describe_measuring(command)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    accelerator = tracking(arguments.log_with, arguments.output)
+    repaired = repairing.repair(
+        arguments.model,
+        holdout=_holdout(arguments.holdout),
+        method=arguments.method,
+        output_dir=arguments.output,
+        overwrite=arguments.overwrite,
+        accelerator=accelerator,
+        **_given(arguments),
+    )
+    if accelerator is not None:
+        accelerator.end_training()
+    if repaired.main_process:
+        print(repaired.report)
+        print(
+            f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
+            f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
+        )
+    return HARMFUL if repaired.harmful else 0
+
+
+def _describe_compare(command: argparse.ArgumentParser) -> None:
+    """Run several methods on the same data with the same budget."""
+    _describe_data(command)
+    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    command.add_argument("--output", help="file for the comparison as JSON")
+    _describe_measuring(command)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    output = None if arguments.output is None else Path(arguments.output).expanduser()
+    if output is not None:
+        _require_file(output, arguments.overwrite)
+    comparison = repairing.compare(
+        arguments.model,
+        methods=arguments.methods,
+        holdout=_holdout(arguments.holdout),
+        **_given(arguments),
+    )
+    if not PartialState().is_main_process:
+        return
+    print(comparison)
+    if output is not None:
+        output.write_text(json.dumps(comparison.to_dict(), indent=1))
+
+
+def _require_file(path: Path, overwrite: bool) -> None:
+    """Raise OutputError unless the file can be written, and holds nothing that would be lost."""
+    if path.is_file() and path.stat().st_size and not overwrite:
+        raise OutputError(
+            f"{str(path)!r} exists: choose another file for output_dir=, or overwrite=True"
+        )
+    new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
+    if new:
+        path.unlink()
+
+
+def _describe_report(command: argparse.ArgumentParser) -> None:
+    """Print the report of a saved repair."""
+    command.add_argument("directory", type=Path)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    path = arguments.directory / "repair.json"
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
+    print(read_report(path))
+
+
+def _describe_push(command: argparse.ArgumentParser) -> None:
+    """Upload a saved repair to the Hugging Face Hub (log in before: hf auth login)."""
+    add = command.add_argument
+    add("directory", type=Path, help="of a saved repair")
+    add("repo_id", help="user/name; made if there is none")
+    private = "if the repository is new; else the owner's default"
+    add("--private", action="store_true", default=None, help=private)
+    add("--revision", help="branch; made if there is none")
+    add("--create-pr", action="store_true", help="open a pull request instead of committing")
+    add("--commit-message")
+    patch = "only what the repair changed; the original must be on the Hub"
+    add("--patch", action="store_true", help=patch)
+    code = "also for transformers' trust_remote_code=True"
+    add("--remote-code", action="store_true", help=code)
+    replace = "keep nothing of a README.md that is there"
+    add("--replace-model-card", action="store_true", help=replace)
+    add("--base-model", help="Hub id of the original, if the report does not tell")
+    add("--license", help="of the original, if the report does not tell")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("run", "command", "directory", "repo_id")
+    }
+    if not arguments.directory.is_dir():
+        raise ConfigError(
+            f"{str(arguments.directory)!r} is no directory: give the directory of a saved repair"
+        )
+    card = arguments.directory / "README.md"
+    model = from_pretrained(arguments.directory)
+    given["patch"] |= (arguments.directory / PATCH).is_file()  # as it was saved
+    readme = card.read_text(encoding="utf-8") if card.is_file() else None
+    print(push_to_hub(model, arguments.repo_id, readme=readme, **given))
+
+
+def _describe_export(command: argparse.ArgumentParser) -> None:
+    """Write a saved or published repair as one file: ONNX, or a program of torch."""
+    command.add_argument("model", help="directory or Hub id")
+    command.add_argument("file")
+    command.add_argument("--format", default="onnx", choices=FORMATS)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    print(export(from_pretrained(arguments.model), arguments.file, format=arguments.format))
+
+
+COMMANDS = {
+    "blocks": (_describe_blocks, _blocks),
+    "localize": (_describe_localize, _localize),
+    "repair": (_describe_repair, _repair),
+    "compare": (_describe_compare, _compare),
+    "report": (_describe_report, _report),
+    "push": (_describe_push, _push),
+    "export": (_describe_export, _export),
+    "demo": (demo.describe, demo.run),
+}

@@ -1,0 +1,147 @@
+"""Label maps: what the user says a label means, in the forms that are around.
+
+A dict {name or label: class index or the model's name for it}; torchvision's class_to_idx;
+transformers' id2label and label2id; the names in the model's order; any of them in a file.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm_repair.errors import LabelError
+from timm_repair.images.classes import Classes
+from timm_repair.images.readers import nfc
+
+LabelMap = Mapping | Sequence[str] | str | Path
+FORMS = (
+    "label_map takes {name: index}, {index: name} as transformers' id2label, a list of names in the"
+    " model's order, or a .json or .txt file of one of these"
+)
+
+
+def explicit(
+    used: Iterable[int | str],
+    classes: Classes,
+    names: Sequence[str] | None,
+    label_map: LabelMap,
+    what: str,
+) -> dict[int | str, Any]:
+    """Class index for each label of `used` that `label_map` tells of.
+
+    Args:
+        names: of the dataset's labels, by its index.
+
+    Raises:
+        LabelError: it has another form, may be read in two ways, or sends a label to no class.
+    """
+    told = _as_mapping(label_map, what)
+    inverse = _inverse(told)
+    table: dict[int | str, Any] = {}
+    for label in used:
+        key = next((key for key in _keys(label, names) if key in told), None)
+        by_name = inverse.get(label) if isinstance(label, str) else None
+        if key is None and by_name is None:
+            continue
+        target = by_name if key is None else _index(told[key], label, classes, by_name, what)
+        if by_name is not None and target != by_name:
+            raise LabelError(
+                f"{what}: label_map may send {label!r} to {told[key]!r}, or name the model's class"
+                f" {by_name} {label!r}; give {{name: index}}"
+            )
+        table[label] = target
+    return table
+
+
+def keys_of(label_map: LabelMap, what: str) -> list[str]:
+    """What it names, for messages."""
+    told = _as_mapping(label_map, what)
+    return [*map(str, told), *_inverse(told)]
+
+
+def _keys(label: int | str, names: Sequence[str] | None) -> list[int | str]:
+    keys = [label]
+    # where "3" is a name, 3 is not plainly an index
+    if names and label in names and not str(label).isdecimal():
+        keys.append(list(names).index(str(label)))
+    return keys + [str(key) for key in keys]  # a map read from JSON has text for keys
+
+
+def _index(target: Any, label: int | str, classes: Classes, by_name: int | None, what: str) -> int:
+    """The class that `target` tells of: an index, or the model's name of it."""
+    if isinstance(target, str):
+        found = classes.find(target)
+        if not found and target.isdecimal():
+            return int(target)
+        if not found and by_name is not None:
+            return by_name
+        if len(found) != 1:
+            raise LabelError(
+                f"{what}: label_map sends {label!r} to {target!r}, the name of {len(found)} of the"
+                f" model's classes; give a class index. {FORMS}"
+            )
+        return found[0]
+    if by_name is not None and isinstance(target, Sequence):
+        return by_name
+    if target is None:
+        raise LabelError(
+            f"{what}: label_map sends {label!r} to no class; drop it and set on_unknown='skip'"
+        )
+    if isinstance(target, bool) or not hasattr(target, "__index__"):
+        if isinstance(target, float) and target.is_integer():
+            return int(target)
+        raise LabelError(
+            f"{what}: label_map sends {label!r} to {target!r:.80}, which is no class index. {FORMS}"
+        )
+    return int(target)
+
+
+def _as_mapping(label_map: LabelMap, what: str) -> dict[Any, Any]:
+    given: Any = label_map
+    if isinstance(label_map, str | Path):
+        given = _from_file(Path(label_map).expanduser(), what)
+    if isinstance(given, Mapping):
+        for inner in ("label2id", "id2label", "class_to_idx"):  # a whole configuration
+            if isinstance(given.get(inner), Mapping):
+                given = given[inner]
+                break
+        if not given:
+            raise LabelError(f"{what}: label_map is empty. {FORMS}")
+        return {nfc(key) if isinstance(key, str) else key: v for key, v in given.items()}
+    if not isinstance(given, Iterable):
+        raise LabelError(f"{what}: label_map is a {type(given).__name__}. {FORMS}")
+    # names in the order of the model's classes, or the model's classes in the order of the
+    # dataset's
+    listed = list(given)
+    if all(isinstance(value, str) for value in listed):
+        return {nfc(value): i for i, value in enumerate(listed)}
+    return dict(enumerate(listed))
+
+
+def _from_file(file: Path, what: str) -> Any:
+    if not file.is_file():
+        raise LabelError(f"{what}: label_map={str(file)!r} is no file. {FORMS}")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".json":
+            return json.loads(text)
+    except (OSError, ValueError) as error:
+        raise LabelError(
+            f"{what}: label_map={str(file)!r} cannot be read ({error}). {FORMS}"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _inverse(told: Mapping[Any, Any]) -> dict[str, int]:
+    """Name to index, of a map from all indices to names (of a class with several, each of them)."""
+    inverse: dict[str, int] = {}
+    for key, value in told.items():
+        aliases = [value] if isinstance(value, str) else value
+        index = str(key).isdecimal()
+        if not index or not isinstance(aliases, list | tuple):
+            return {}
+        for alias in aliases:
+            if not isinstance(alias, str) or alias.isdecimal():
+                return {}
+            inverse[nfc(alias)] = int(key)
+    return inverse
