@@ -100,7 +100,7 @@ def test_a_given_holdout_is_measured_and_leaves_the_retained_whole(model, runtim
     )
     assert {name: len(images) for name, images in data.holdout.items()} == {
         "failing": 6,
-        "retained": 20,
+        "holdout": 20,
     }
     assert len(data.retained) == 45
     named = {"failing": examples(9, right=False, seed=4), "drift": holdout}

@@ -129,6 +129,9 @@ def test_a_path_that_is_not_there_is_no_hub_id(root, model, monkeypatch, offline
         ("./other/absent", "no such folder"),
         ("a/b/c", "no such folder"),
         ("rot", "did you mean 'root'"),
+        (" ", "the path is empty"),
+        ("x" * 5000, "cannot be read|does not exist"),
+        ("a\0b", "does not exist"),
     ):
         with pytest.raises(DataError, match=message):
             as_images(given, model, name="retain")
@@ -141,6 +144,10 @@ def test_what_is_packed_is_to_be_unpacked(model, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match="broken.parquet cannot be read"):
         as_images(tmp_path / "broken.parquet", model)
+    for text, message in (("", "holds no examples"), ("image,label\n", "holds no examples")):
+        (tmp_path / "table.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            as_images(tmp_path / "table.csv", model)
 
 
 # ---- label maps, in the forms that are around

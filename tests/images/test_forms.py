@@ -103,6 +103,9 @@ REFUSED = {
     "NaN": (lambda: [(np.full((4, 4), np.nan), 0)], "nan"),
     "two columns": (lambda: {"image": [1], "label": [1, 2]}, "1 images in 'image', but 2 labels"),
     "two splits": (lambda: {"a": PAIRS, "b": PAIRS}, "choose one with split="),
+    "empty dict": (lambda: {}, "dict is empty"),
+    "own stream's error": (lambda: (1 / 0 for _ in PAIRS), "broke off after 0.*ZeroDivisionError"),
+    "no pairs": (lambda: iter([1]), "example 0 must be"),
     "own error": (lambda: TorchData(Failing(PAIRS)), "KeyError"),
 }
 

@@ -393,7 +393,7 @@ def test_streams_for_every_role_of_a_repair(tmp_path):
     # the failures are a list: read as ever
     data = prepare(Reddest(), failing, **given, options=options, runtime=runtime)
     sizes = {name: len(images) for name, images in data.holdout.items()}
-    assert sizes == {"failing": 6, "retained": 20} and data.provenance["retained"]["stream"] == {
+    assert sizes == {"failing": 6, "holdout": 20} and data.provenance["retained"]["stream"] == {
         "read": 25,
         "kept": 25,
     }

@@ -38,6 +38,11 @@ _FIXES: tuple[tuple[tuple[type, ...], tuple[str, ...], str], ...] = (
     ((), ("Bad split", "Unknown split"), "Check split="),
     (
         (),
+        ("corresponds to no data", "No columns to parse"),
+        "It holds no examples: give at least one image with its label",
+    ),
+    (
+        (),
         ("Config name is missing",),
         "Load it with datasets.load_dataset(id, configuration) and pass what that gives",
     ),
@@ -78,6 +83,7 @@ def raise_loading(what: str, error: Exception, token: str | bool | None = None) 
         token: what the user gave.
     """
     chain: list[BaseException] = []
+    first: BaseException
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
@@ -86,7 +92,10 @@ def raise_loading(what: str, error: Exception, token: str | bool | None = None) 
     fix = next(
         (do for kinds, words, do in _FIXES if _applies(chain, said, kinds, words)), _OTHERWISE
     )
-    message = f"{what} ({type(error).__name__}: {' '.join(str(error).split())}). {fix}"
+    first = error  # datasets says only that something went wrong; its cause says what
+    while isinstance(first, datasets.exceptions.DatasetGenerationError) and first.__cause__:
+        first = first.__cause__
+    message = f"{what} ({type(first).__name__}: {' '.join(str(first).split())}). {fix}"
     # the HTTP client quotes a header that it refuses, and the token is in one
     secrets = [
         secret

@@ -47,11 +47,15 @@ def find(source: Any, reading: Reading, name: str, hub: dict) -> Source | Stream
     """
     split, columns = reading.split, reading.columns
     if isinstance(source, str | Path):
+        if not str(source).strip():
+            raise DataError(f"{name}: the path is empty; give one, or a dataset")
         hub = hub | {"streaming": reading.streaming or None}
         return _from_path(source, split, columns, name, hub)
     if isinstance(source, datasets.Dataset | datasets.IterableDataset):
         return from_dataset(source, columns, name)
     table = as_columns(source, columns)
+    if split is not None and (table is not None or not isinstance(source, Mapping)):
+        logger.warning("%s: split=%r means nothing for a %s", name, split, type(source).__name__)
     if table is not None:
         return from_columns(table, columns, name)
     if isinstance(source, Mapping):
@@ -88,7 +92,9 @@ def _from_path(
             kind, published = "a dataset of the Hub", True
             found = _from_hub(_hub_id(local, text, name), text, split, columns, name, hub)
     except OSError as error:
-        raise DataError(f"{name}: {text} cannot be read ({error}); check the path") from error
+        raise DataError(
+            f"{name}: {text:.200} cannot be read ({error.strerror or error}); check the path"
+        ) from error
     logger.info("%s: read from %s, %s", name, text, kind)
     found.origin["source"] = text + (f"@{hub['revision']}" if hub["revision"] and published else "")
     if published:
@@ -130,16 +136,17 @@ def _hub_id(local: Path, text: str, name: str) -> str:
         return match[2]
     there = [each.name for each in local.parent.iterdir()] if local.parent.is_dir() else []
     close = difflib.get_close_matches(local.name, there, n=1)
-    meant = f"; did you mean {str(local.parent / close[0])!r}?" if close else ""
-    if not match:
-        meant += " It can be no Hub id either ('namespace/name')." if not close else ""
-    elif is_path:
-        meant += (
-            f" As {str(local.parent)!r} is a folder here, the Hub was not asked; for a dataset of"
-            f" the Hub give 'hfds/{text}'."
-        )
     what = "file" if local.suffix.lower() in FORMATS else "folder or file"
-    raise DataError(f"{name}: there is no such {what}: {text} does not exist{meant} Check the path")
+    said = f"{name}: there is no such {what}: {text:.200} does not exist"
+    said += f"; did you mean {str(local.parent / close[0])!r}?" if close else "."
+    if match and is_path:
+        said += (
+            f" As {str(local.parent)!r} is a folder here, the Hub was not asked; for a dataset of"
+            f" the Hub give 'hfds/{text:.200}'."
+        )
+    elif not match:
+        said += " Nor can it be a Hub id ('namespace/name')."
+    raise DataError(f"{said} Check the path")
 
 
 def _from_hub(

@@ -43,9 +43,20 @@ class Generated:
         return self
 
     def __iter__(self) -> Iterator[dict]:
-        for number, item in enumerate(self.items):
+        number, items = 0, iter(self.items)
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except (*UNREADABLE, *USERS_ERRORS) as error:
+                raise DataError(
+                    f"{self.name}: the stream broke off after {number} examples: it raised"
+                    f" {type(error).__name__}: {error}"
+                ) from error
             image, label = pair_of(item, self.columns, f"{self.name}: example {number}")
             yield {"image": image, "label": label}
+            number += 1
 
 
 @dataclass

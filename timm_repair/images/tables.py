@@ -102,6 +102,8 @@ def from_dataset(
 
 def one_split(dataset: Mapping, split: str | None, name: str) -> Any:
     """The one that `split` names, or the only one; raises DataError where that cannot be told."""
+    if not dataset:
+        raise DataError(f"{name}: the dict is empty; give it a dataset, or columns image and label")
     if split is None and len(dataset) != 1:
         raise DataError(
             f"{name}: there are splits {', '.join(map(str, dataset))}; choose one with split="
