@@ -197,8 +197,8 @@ def _sizes(model: nn.Module, default: bool = False) -> list[tuple[int, int, int]
     told = [convolution] if convolution == said else [convolution, said, channels]
     counts = [count for count in dict.fromkeys(told) if isinstance(count, int) and count > 0]
     # a transformer made with img_size= has that of its pretrained weights in its pretrained_cfg
-    lengths = dict.fromkeys((tuple(sides), told_sides or tuple(sides)))
-    return [(count, *each) for each in lengths for count in counts or [channels]]
+    lengths = dict.fromkeys(((sides[0], sides[1]), told_sides or (sides[0], sides[1])))
+    return [(count, h, w) for h, w in lengths for count in counts or [channels]]
 
 
 def _img_size(model: nn.Module) -> tuple[int, int] | None:
