@@ -118,20 +118,37 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
     return kind(**own)
 
 
-def by_name(kind: str, given: Any, table: Mapping[str, Any], **options: Any) -> Any:
+def by_name(
+    kind: str,
+    given: Any,
+    table: Mapping[str, Any],
+    *,
+    contract: type | None = None,
+    **options: Any,
+) -> Any:
     """What `given` names in `table`, made with `options` if it is a class; an object as it is.
 
     Args:
         kind: what it is, for messages: "method", "strategy", "scorer".
+        contract: a protocol whose attributes and methods an object needs.
 
     Raises:
-        OptionError: unknown name or option, with a suggestion; options for an object.
+        OptionError: unknown name or option, with a suggestion; options for an object, or one that
+            lacks what the contract says.
     """
     if not isinstance(given, str):
         if options:
             raise OptionError(
                 f"options {', '.join(options)} go with a {kind}'s name; set them on your object"
                 " instead"
+            )
+        asked = (*contract.__annotations__, *vars(contract)) if contract is not None else ()
+        lacking = [n for n in asked if not n.startswith("_") and not hasattr(given, n)]
+        if lacking or isinstance(given, type):
+            what = "class" if isinstance(given, type) else type(given).__name__
+            raise OptionError(
+                f"{kind}=<{what}>: must be one of {', '.join(table)}, or an object"
+                + (f" with {', '.join(lacking)}" if lacking else ", not its class")
             )
         return given
     if given not in table:

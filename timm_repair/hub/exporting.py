@@ -99,6 +99,8 @@ def _checked(path: Path, format: str) -> Path:
             f"{path.name!r} is the name of another format: pass format={meant!r}, or a name ending"
             f" in {FORMATS[format]}"
         )
+    if not path.name:
+        raise OutputError(f"{str(path)!r} is no name of a file: choose one")
     # "resnet18.a1_in1k" has no suffix
     path = path if path.suffix == FORMATS[format] else path.with_name(path.name + FORMATS[format])
     if not path.parent.is_dir():

@@ -10,6 +10,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.localizing import DEFAULT_SCORER, Scorer, localize
+from timm_repair.localization.scores import NeuronScorer
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.partition import GRANULARITIES
@@ -49,11 +50,19 @@ class Target:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         chosen = self.chosen
         if (
-            len(set(chosen)) < len(chosen)
+            not all(isinstance(name, str) for name in chosen)
+            or len(set(chosen)) < len(chosen)
             or self.block == ()
-            or not all(isinstance(name, str) for name in chosen)
         ):
             raise OptionError(f"block={self.block!r} must be a name, or several different names")
+        if self.names is not None and not (
+            isinstance(self.names, tuple) and all(isinstance(name, str) for name in self.names)
+        ):
+            raise OptionError(f"names={self.names!r:.80} must be a list of names, or None")
+        if not (isinstance(self.score, str | NeuronScorer) or callable(self.score)):
+            raise OptionError(
+                f"score={self.score!r:.80} must be the name of a score, or a function"
+            )
         if self.blocks < 1:
             raise OptionError(f"blocks must be at least 1, got {self.blocks}")
         if self.blocks > 1 and self.block is not None:

@@ -31,7 +31,7 @@ def named(method: str | Method, **options: Any) -> Method:
     Example:
         >>> named("archrepair", block="layer1", level="layer", steps=500)
     """
-    return by_name("method", method, METHODS, **options)
+    return by_name("method", method, METHODS, contract=Method, **options)
 
 
 def options_of(method: Method) -> dict[str, Any]:

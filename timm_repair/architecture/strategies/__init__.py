@@ -26,7 +26,7 @@ def named(strategy: str | Strategy, **options: Any) -> Strategy:
     Raises:
         OptionError: unknown name or option.
     """
-    return _checked(by_name("strategy", strategy, STRATEGIES, **options))
+    return _checked(by_name("strategy", strategy, STRATEGIES, contract=Strategy, **options))
 
 
 def _checked(strategy: Strategy) -> Strategy:
