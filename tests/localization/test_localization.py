@@ -138,7 +138,8 @@ def test_no_trace_is_left(faulty, score):
     found = blocks(model)
     model.fc.register_forward_hook(lambda *_: 1 / 0)
     if score != "random":  # which runs nothing
-        with unchanged(model), pytest.raises(ZeroDivisionError):
+        # met on the trace, where a model's own error gets words, or on the pass over the data
+        with unchanged(model), pytest.raises((ZeroDivisionError, PartitionError)):
             localize(model, found, data, score=score, runtime=quiet())
 
 
