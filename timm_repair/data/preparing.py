@@ -78,16 +78,10 @@ def prepare(
         if h is not None
     }
     kept = None if retain is None else _read(retain, model, options, "retain")
-    require_one_vocabulary(
-        {"failures": given}
-        | ({} if kept is None else {"retain": kept})
-        | {f"holdout {name!r}": images for name, images in measured.items()}
-    )
-    known = Known(
-        {"failures": given}
-        | ({} if kept is None else {"retain": kept})
-        | {f"holdout {name}": images for name, images in measured.items()}
-    )
+    sources = {"failures": given} | ({} if kept is None else {"retain": kept})
+    sources |= {f"holdout {name!r}": images for name, images in measured.items()}
+    require_one_vocabulary(sources)
+    known = Known(sources)
     asked = _Asked(model, runtime)
     failing = _really_failing(asked, known.once(given), options)
     sets = {"failing": failing}

@@ -6,6 +6,8 @@ An augmentation has the methods of `Augmentation` (augmentation.py). Ours are fo
 AUGMENTATIONS; yours is passed as an object, `augmentation=`.
 """
 
+from typing import Any
+
 from timm_repair.options import by_name
 from timm_repair.training.augmentations.augmentation import Augmentation
 from timm_repair.training.augmentations.flips import Flips
@@ -21,5 +23,7 @@ def chosen(options: Augmenting) -> Augmentation:
         OptionError: unknown name, with a suggestion.
     """
     given = options.augmentation
-    own = {"hflip": options.hflip, "shift": options.shift} if given == "flips" else {}
+    own: dict[str, Any] = (
+        {"hflip": options.hflip, "shift": options.shift} if given == "flips" else {}
+    )
     return by_name("augmentation", given, AUGMENTATIONS, **own)
