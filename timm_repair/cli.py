@@ -1,4 +1,4 @@
-"""The console command `timm-repair`: blocks, localize, repair, compare, report, push, export, demo.
+"""The console command `timm-repair`: blocks, localize, diagnose, repair, compare, report, push, export, demo.
 
 It is also what `accelerate launch examples/repair.py` runs.
 """
@@ -27,7 +27,7 @@ from timm_repair.pipeline import demo, inspecting, repairing
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
-RESERVED = set("model failures retain holdout method methods seed data output".split())
+RESERVED = set("model failures retain holdout passing method methods seed data output".split())
 RESERVED |= {"accelerator", "progress"}  # what a console cannot give
 
 
@@ -122,6 +122,15 @@ def _holdout(given: Sequence[str]) -> Any:
     return named
 
 
+def _check_file(output: str | None) -> None:
+    """Before long work starts: can it be written?"""
+    try:
+        if output:
+            Path(output).touch()
+    except OSError as error:
+        raise OutputError(f"cannot write {output!r} ({error}): choose another file") from error
+
+
 # ---- the commands: the arguments of each, and what it does
 
 
@@ -154,6 +163,23 @@ def _localize(arguments: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1))
     if said := tie(found):
         print(said, file=sys.stderr)  # standard output is JSON
+
+
+def _describe_diagnose(command: argparse.ArgumentParser) -> None:
+    """Say what the failures have in common."""
+    _describe_data(command)
+    command.add_argument("--passing", help="of the failures' population, what the model has right")
+    command.add_argument("--output", help="file for the diagnosis as JSON")
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    _check_file(arguments.output)
+    found = inspecting.diagnose(arguments.model, passing=arguments.passing, **_given(arguments))
+    if not PartialState().is_main_process:
+        return
+    print(found)
+    if arguments.output:
+        Path(arguments.output).write_text(found.to_json())
 
 
 def _describe_repair(command: argparse.ArgumentParser) -> None:
@@ -203,13 +229,7 @@ def _describe_compare(command: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    if arguments.output:
-        try:
-            Path(arguments.output).touch()
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {arguments.output!r} ({error}): choose another file"
-            ) from error
+    _check_file(arguments.output)
     comparison = repairing.compare(
         arguments.model,
         methods=arguments.methods,
@@ -286,6 +306,7 @@ def _export(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "blocks": (_describe_blocks, _blocks),
     "localize": (_describe_localize, _localize),
+    "diagnose": (_describe_diagnose, _diagnose),
     "repair": (_describe_repair, _repair),
     "compare": (_describe_compare, _compare),
     "report": (_describe_report, _report),

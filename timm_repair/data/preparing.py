@@ -56,21 +56,19 @@ def prepare(
     options, runtime = options or DataOptions(), runtime or Runtime()
     check_finite(model)
     classes = Classes.of(model)
-    given = _read(failures, model, options, "failures")
+    given = read(failures, model, options, "failures")
     # a dict of datasets' own is one source with several splits
     several = isinstance(holdout, Mapping) and not isinstance(
         holdout, DatasetDict | IterableDatasetDict
     )
     named = cast(Mapping[str, Any], holdout if several else {"retained": holdout})
     measured = {
-        name: _read(h, model, options, "holdout", name)
-        for name, h in named.items()
-        if h is not None
+        name: read(h, model, options, "holdout", name) for name, h in named.items() if h is not None
     }
-    failing = _really_failing(model, without_duplicates(given), options, runtime)
+    failing = really_failing(model, without_duplicates(given), options, runtime)
     sets = {"failing": failing}
     if retain is not None:
-        sets["retained"] = without(_read(retain, model, options, "retain"), failing)
+        sets["retained"] = without(read(retain, model, options, "retain"), failing)
         _refuse_single_class(sets["retained"], classes)
     refuse_overlap(measured, failing, sets.get("retained"))
     generator = runtime.generator("split")
@@ -102,9 +100,16 @@ def _described(sets: Mapping[str, Images]) -> dict:
     return {name: images.describe() for name, images in sets.items()}
 
 
-def _read(
+def read(
     source: Any, model: nn.Module, options: DataOptions, role: str, population: str | None = None
 ) -> Images:
+    """What the user calls failures, retained examples ("retain"), a holdout, or examples that pass,
+    as images for `model`.
+
+    Raises:
+        NoFailuresError: no failures.
+        DataError: it cannot be used, is empty, or was read for another model.
+    """
     empty = not isinstance(source, str | Path) and hasattr(source, "__len__") and len(source) == 0
     if empty and role == "failures":
         raise NoFailuresError(
@@ -117,7 +122,7 @@ def _read(
         model,
         name=name,
         check_readable=role != "retain",
-        **vars(options.reading_of(role, source)),
+        **vars(options.reading_of("failures" if role == "passing" else role, source)),
     )
     if len(images) == 0:
         raise DataError(f"{name}: no examples; give at least one")
@@ -132,9 +137,15 @@ def _read(
     return images
 
 
-def _really_failing(
+def really_failing(
     model: nn.Module, images: Images, options: DataOptions, runtime: Runtime
 ) -> Images:
+    """Those that `model` gets wrong, with its `answers`; the rest is left out with a warning.
+
+    Raises:
+        NoFailuresError: it has all right.
+        DataError: it has more of them right than `max_right`.
+    """
     answers = predict(model, images, images.preprocessing, runtime).predictions
     wrong = answers != images.labels
     right, total = int((~wrong).sum()), len(images)

@@ -1,4 +1,6 @@
-"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong."""
+"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong, and what
+that has in common.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +12,20 @@ from torch import nn
 from timm_repair import options as option_groups
 from timm_repair.data import collecting
 from timm_repair.data.options import DataOptions
+from timm_repair.data.predicting import predict
+from timm_repair.data.preparing import read, really_failing
+from timm_repair.data.splits import without, without_duplicates
+from timm_repair.diagnosis import diagnosing
+from timm_repair.diagnosis.diagnosis import Diagnosis
+from timm_repair.errors import DataError
 from timm_repair.hub.loading import load
+from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
 from timm_repair.models.block import Block
+from timm_repair.models.weights import check_finite
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.randomness import own_randomness
@@ -80,6 +90,62 @@ def localize(
         found = target.choose(model, prepared, asked.training, runtime)[2]
         assert found is not None, "no block is given"
         return found
+
+
+def diagnose(
+    model: str | nn.Module,
+    failures: Any,
+    retain: Any,
+    passing: Any = None,
+    *,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """What the failures have in common, before anything is repaired: a corruption with its strength,
+    a wrong preprocessing with its fix, confused classes, wrong labels, or none of these.
+
+    Args:
+        model, failures, retain, seed, accelerator, progress, data: as for `repair`; nothing of the
+            failures is set aside.
+        passing: examples of the failing population that the model has right, in their natural
+            number, in any of these forms; those it has wrong are left out.
+        options: compared=, pixels=, failures=, parts=, populations=, see `diagnosing.Looking`.
+
+    Returns:
+        A value: print it, `to_json()` it, `apply(images)` it for more failures, draw it with
+        `report.figures.patterns`.
+
+    Raises:
+        NoFailuresError: no failures, or none that the model gets wrong.
+        DataError: the data cannot be used, or retained examples are missing.
+        RepairError: what a diagnosis needs is not installed.
+
+    Example:
+        >>> print(timm_repair.diagnose("resnet50", failures, train))
+    """
+    looking = option_groups.make(diagnosing.Looking, options, "diagnose")
+    if retain is None:
+        raise DataError("diagnose compares failures with retained examples: give retain=")
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
+    asked = data or DataOptions()
+    _, model = load(model)
+    with own_randomness(seed):
+        model = working_copy(model, runtime)
+        with runtime.stage("prepare"):
+            check_finite(model)
+            given = without_duplicates(read(failures, model, asked, "failures"))
+            failing = really_failing(model, given, asked, runtime)
+            retained = without(read(retain, model, asked, "retain"), failing)
+            right = None
+            if passing is not None:
+                right = read(passing, model, asked, "passing")
+                answers = predict(model, right, right.preprocessing, runtime).predictions
+                right = right.subset(answers == right.labels)
+        names = Classes.of(model).readable
+        return diagnosing.diagnose(model, failing, retained, right, runtime, looking, names)
 
 
 def collect_failures(
