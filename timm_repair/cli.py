@@ -1,4 +1,5 @@
-"""The console command `timm-repair`: blocks, localize, diagnose, repair, compare, report, push, export, demo.
+"""The console command `timm-repair`: blocks, localize, diagnose, repair, compare, report, push,
+export, demo.
 
 It is also what `accelerate launch examples/repair.py` runs.
 """

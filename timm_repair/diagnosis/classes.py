@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import binomtest, fisher_exact
 from torch import Tensor
 
@@ -77,7 +78,7 @@ def _lost(
             others = total - k, given - passed[one]
             if not n or not sum(others):
                 continue
-            p = fisher_exact([[k, passed[one]], others], alternative="greater").pvalue
+            p = fisher_exact([[k, passed[one]], others], alternative="greater")[1]
             bounds = binomtest(k, n).proportion_ci(method="wilson")
             expected = 1 - right[one] / seen[one] if seen[one] else 0.0
             found.append(
@@ -108,7 +109,7 @@ def label_errors(
     known: tuple[Tensor, Tensor],
 ) -> list[Suspect]:
     """Failures whose label is probably wrong, by confident learning: the model is as sure of
-    another class as it is, on average, where that class is true.
+    another class as it is, on average and in half of the cases, where that class is true.
 
     Args:
         ids, labels: (N,) of the failures.
@@ -134,6 +135,7 @@ def label_errors(
     sure = sure / sure.sum(1, keepdims=True)
     if len(present) < 2:
         return []
+    usual = _usual(*known)
     order = find_label_issues(
         np.searchsorted(present, every),
         sure,
@@ -144,5 +146,14 @@ def label_errors(
     return [
         Suspect(ids[i], int(labels[i]), int(probabilities[i].argmax()),
                 float(probabilities[i, labels[i]]))
-        for i in order.tolist() if i < len(labels)
+        for i in order.tolist()
+        if i < len(labels) and probabilities[i].max() >= usual[probabilities[i].argmax()]
     ]  # fmt: skip
+
+
+def _usual(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """(classes,) the median probability of each class where it is true; 1 where it is not seen."""
+    found = torch.ones(probabilities.shape[1])
+    for label in labels.unique().tolist():
+        found[label] = probabilities[labels == label, label].median()
+    return found

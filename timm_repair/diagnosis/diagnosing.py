@@ -25,6 +25,10 @@ from timm_repair.runtime.runtime import Runtime
 FEW = 50  # failures, below which less is asked of them
 FEWEST = 12  # below which no corruption can be told from chance
 EFFECT = 0.03  # by so much more often must the model be wrong on T(retained)
+NO_LABELS = (
+    "label errors were not looked for: what the model says of images that something was done to is"
+    " no evidence about their labels"
+)
 OBVIOUS = 0.75  # told so well, populations differ, whether the model minds or not
 
 
@@ -105,8 +109,7 @@ def diagnose(
         corrupted = bool(patterns) or any(each.found for each in undone)
         suspects = [] if corrupted else _suspects(failing, known, asking)
         if corrupted:
-            notes += ("label errors were not looked for: what the model says of images that something"
-                      " was done to is no evidence about their labels",)  # fmt: skip
+            notes += (NO_LABELS,)
     with runtime.stage("diagnose: images"):
         single = quality.looked_at(failing, known)
     return Diagnosis(
@@ -141,8 +144,9 @@ def _notes(
         notes.append(f"patterns were fitted to {looking.failures} of the {len(failing)} failures,"
                      " drawn at random")  # fmt: skip
     if missing := _missing(failing, retained):
-        notes.append(f"no retained example is of class {', '.join(map(str, missing[:10]))}, which"
-                     " failures are of: what these have in common may be what they show")  # fmt: skip
+        named = ", ".join(map(str, missing[:10]))
+        notes.append(f"no retained example is of class {named}, which failures are of: what these"
+                     " have in common may be what they show")  # fmt: skip
     if passing is None:
         notes.append("only failures were given, which are harder than what is usual in their"
                      " population; passing= the examples of it that the model has right says"

@@ -1,5 +1,5 @@
-"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong, and what
-that has in common.
+"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong, and
+what that has in common.
 """
 
 from collections.abc import Sequence
@@ -104,8 +104,8 @@ def diagnose(
     data: DataOptions | None = None,
     **options: Any,
 ) -> Diagnosis:
-    """What the failures have in common, before anything is repaired: a corruption with its strength,
-    a wrong preprocessing with its fix, confused classes, wrong labels, or none of these.
+    """What the failures have in common, before anything is repaired: a corruption with its
+    strength, a wrong preprocessing with its fix, confused classes, wrong labels, or none of these.
 
     Args:
         model, failures, retain, seed, accelerator, progress, data: as for `repair`; nothing of the
