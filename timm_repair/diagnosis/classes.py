@@ -4,7 +4,7 @@ failures whose label is probably wrong.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def _lost(
             others = total - k, given - passed[one]
             if not n or not sum(others):
                 continue
-            p = fisher_exact([[k, passed[one]], others], alternative="greater")[1]
+            _, p = cast(tuple[float, float], fisher_exact([[k, passed[one]], others], "greater"))
             bounds = binomtest(k, n).proportion_ci(method="wilson")
             expected = 1 - right[one] / seen[one] if seen[one] else 0.0
             found.append(

@@ -272,18 +272,21 @@ def _patterns(
 ) -> tuple[Pattern, ...]:
     settings, path = samples.chosen(fit)
     made = samples.told([(settings, 1.0)]) if settings else told
+    everything = torch.arange(len(samples.failing))
+    right = asking.right(Asked(samples.judged, labels))
     groups = []
     if samples.looked_for > 1 and made.right - 0.5 > 0.2 * (told.right - 0.5):
         groups = several(samples, (settings, made), samples.looked_for)
-    if not groups:
-        groups = [(settings, torch.arange(len(samples.failing)), path, fit)] if settings else []
-    found = []
-    right = asking.right(Asked(samples.judged, labels))
-    for settings, rows, path, fit in groups:
-        pattern = _pattern(samples, settings, rows, path, fit, asking, labels, right)
-        if real(pattern) or len(groups) > 1:
-            found.append(pattern)
-    return tuple(found)
+    found = [_pattern(samples, *group, asking, labels, right) for group in groups]
+    if len(found) > 1 and all(real(p) and p.well or _as_they_are(p) for p in found):
+        return tuple(found)
+    whole = _pattern(samples, settings, everything, path, fit, asking, labels, right)
+    return (whole,) if real(whole) else ()
+
+
+def _as_they_are(pattern: Pattern) -> bool:
+    """A population to which nothing was done."""
+    return not pattern.parts and pattern.plain.right < 0.65
 
 
 def real(pattern: Pattern) -> bool:

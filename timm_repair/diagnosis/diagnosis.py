@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from timm_repair.diagnosis.applying import transformed
+from timm_repair.diagnosis.drawing import figure
 from timm_repair.diagnosis.fitting import Setting, Settings
 from timm_repair.diagnosis.telling import Told
 from timm_repair.diagnosis.wording import text
 from timm_repair.errors import ConfigError, DataError
 from timm_repair.images.images import Images
+from timm_repair.report.figures.drawing import Figure
 
 VERSION = 1
 
@@ -261,6 +263,18 @@ class Diagnosis:
         return transformed(
             images, [(pattern.settings, pattern.share) for pattern in self.patterns], seed
         )
+
+    def figure(self, retain: Images, failures: Images, *, count: int = 8) -> Figure:
+        """For each pattern `count` retained images, what it makes of them, and the failures that
+        look most like these.
+
+        Raises:
+            DataError: nothing was found.
+            RepairError: matplotlib is not installed.
+        """
+        if not self.patterns:
+            raise DataError("no corruption was found in the failures, so there is none to draw")
+        return figure(self, retain, failures, count)
 
     def to_json(self) -> str:
         """As text; the way back is `from_json`."""

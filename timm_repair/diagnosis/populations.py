@@ -15,6 +15,7 @@ from timm_repair.diagnosis.telling import Told, told_apart
 
 SMALLEST = 30  # failures of a population, and
 SHARE = 0.1  # of all at least
+APART = 0.2  # least silhouette coefficient of populations: below, one is cut in two
 AXES = 8  # principal ones, in which populations are looked for
 BETTER = 0.03  # by so much less must failures be told from what two patterns make than from one's
 
@@ -75,6 +76,7 @@ def clusters(failing: Tensor, retained: Tensor, seed: int, most: int) -> list[Te
         most: populations.
     """
     from sklearn.decomposition import PCA
+    from sklearn.metrics import silhouette_score
     from sklearn.mixture import GaussianMixture
 
     everything = [torch.arange(len(failing))]
@@ -90,6 +92,8 @@ def clusters(failing: Tensor, retained: Tensor, seed: int, most: int) -> list[Te
         which = mixture.predict(x)
         sizes = np.bincount(which, minlength=count)
         if sizes.min() < max(SMALLEST, SHARE * len(x)):
+            break
+        if count > 1 and silhouette_score(x, which) < APART:
             break
         if (criterion := mixture.bic(x)) < best:
             best = criterion

@@ -36,13 +36,14 @@ def headline(diagnosis: Any) -> str:
     if wrong is not None:
         return f"wrong preprocessing: {wrong.name}"
     if diagnosis.patterns:
-        return "; ".join(_pattern_words(pattern) for pattern in diagnosis.patterns)
+        return "; ".join(pattern_words(pattern) for pattern in diagnosis.patterns)
     if diagnosis.same_population:
         return "no corruption: the retained data already are of this population"
     return "no corruption and no wrong preprocessing that explains them"
 
 
-def _pattern_words(pattern: Any) -> str:
+def pattern_words(pattern: Any) -> str:
+    """A pattern in one line."""
     parts = [" ".join([p.kind, *(s.words for s in p.strengths)]) for p in pattern.parts]
     return listed(parts) if parts else "as retained images"
 

@@ -115,8 +115,8 @@ def diagnose(
         options: compared=, pixels=, failures=, parts=, populations=, see `diagnosing.Looking`.
 
     Returns:
-        A value: print it, `to_json()` it, `apply(images)` it for more failures, draw it with
-        `report.figures.patterns`.
+        A value: print it, `to_json()` it, `apply(images)` it for more failures, draw its
+        `figure(retain, failures)`.
 
     Raises:
         NoFailuresError: no failures, or none that the model gets wrong.

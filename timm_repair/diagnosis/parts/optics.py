@@ -56,13 +56,18 @@ def _defocus(x: Tensor, draws: Draws, radius: Tensor) -> Tensor:
 
 
 def _motion(x: Tensor, draws: Draws, length: Tensor, angle: Tensor, around: Tensor) -> Tensor:
-    turned = torch.deg2rad(angle + around * (2 * draws.uniform("direction") - 1)).view(-1, 1, 1)
+    return along(x, length, angle + around * (2 * draws.uniform("direction") - 1))
+
+
+def along(x: Tensor, length: Tensor, degrees: Tensor) -> Tensor:
+    """Each image blurred along a line of `length` (N,) pixels at an angle (N,)."""
+    turned = torch.deg2rad(degrees).view(-1, 1, 1)
     # shakes are no steps: a Gaussian along the line, as wide as a line of this length
     sigma = (length / math.sqrt(12)).clamp(min=0.05).view(-1, 1, 1)
     yy, xx = _grid(_reach(0.75 * length + 1, x), x)
-    along = xx * turned.cos() + yy * turned.sin()
+    line = xx * turned.cos() + yy * turned.sin()
     across = yy * turned.cos() - xx * turned.sin()
-    kernel = (-0.5 * (along / sigma) ** 2).exp() * (1 - across.abs()).clamp(min=0)
+    kernel = (-0.5 * (line / sigma) ** 2).exp() * (1 - across.abs()).clamp(min=0)
     return convolved(x, kernel)
 
 

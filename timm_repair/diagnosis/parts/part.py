@@ -60,6 +60,8 @@ class Kind:
         knobs: its strengths.
         starts: where a fit begins, one or several.
         colour: it needs three channels.
+        varying: how much it is taken to vary over images before that is fitted: weather is never
+            the same.
         family: what kinds that may be taken for each other have in common.
     """
 
@@ -69,6 +71,7 @@ class Kind:
     starts: tuple[tuple[float, ...], ...]
     colour: bool = False
     family: str = ""
+    varying: float = 0.0
 
     def __call__(self, x: Tensor, draws: Draws, *strengths: Tensor) -> Tensor:
         return self.act(x, draws, *strengths).clamp(0, 1)

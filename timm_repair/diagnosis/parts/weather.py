@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from timm_repair.diagnosis.draws import Draws
-from timm_repair.diagnosis.parts.optics import gaussian
+from timm_repair.diagnosis.parts.optics import along, gaussian
 from timm_repair.diagnosis.parts.part import Kind, Knob, each
 
 
@@ -21,7 +21,7 @@ def _clouds(draws: Draws, x: Tensor) -> Tensor:
             align_corners=False,
         )
         / weight
-        for cells, weight in ((2, 1), (4, 1.5), (8, 3))
+        for cells, weight in ((2, 1), (4, 1.5), (8, 3), (16, 5))
     )
     found = torch.stack(list(octaves)).sum(0)
     low, high = found.amin((2, 3), keepdim=True), found.amax((2, 3), keepdim=True)
@@ -37,6 +37,13 @@ def _specks(x: Tensor, draws: Draws, share: Tensor, size: Tensor, level: Tensor)
     field = field / field.std((2, 3), keepdim=True).clamp(min=1e-6)
     beyond = torch.special.ndtri(1 - each(share))
     return x + (each(level) - x) * ((field - beyond) * 4 + 0.5).clamp(0, 1)
+
+
+def _fall(x: Tensor, draws: Draws, amount: Tensor, length: Tensor) -> Tensor:
+    flakes = (draws.normal("flakes", 1, *x.shape[-2:]) - 0.5).clamp(min=0)
+    steep = 90 + 45 * (2 * draws.uniform("falling") - 1)
+    fallen = along(flakes, length, steep)
+    return x + each(amount) * fallen / fallen.mean((2, 3), keepdim=True).clamp(min=1e-3)
 
 
 def _occlude(x: Tensor, draws: Draws, share: Tensor, level: Tensor) -> Tensor:
@@ -73,6 +80,18 @@ KINDS = (
         ),
         ((0.3, 0.8), (0.6, 0.6)),
         family="veil",
+        varying=0.3,
+    ),
+    Kind(
+        "falling flakes",
+        _fall,
+        (
+            Knob("amount", "{:.2f} brighter", 0.01, 1),
+            Knob("length", "in streaks of {:.1f} pixels", 0.5, 40, varies=False),
+        ),
+        ((0.1, 4), (0.3, 12)),
+        family="specks",
+        varying=0.2,
     ),
     Kind(
         "specks",
