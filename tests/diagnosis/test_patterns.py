@@ -86,9 +86,7 @@ def test_the_same_seed_gives_the_same_and_nothing_is_changed(model):
     once, again = (scenes.diagnosed(model, failing, compared=20) for _ in range(2))
     assert once == again
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(
-        np.array_equal(image, was) for (image, _), was in zip(failing, pixels, strict=True)
-    )
+    assert all(np.array_equal(image, was) for (image, _), was in zip(failing, pixels, strict=True))
     assert Diagnosis.from_json(once.to_json()) == once
 
 

@@ -2,6 +2,7 @@
 failures whose label is probably wrong.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -121,7 +122,8 @@ def label_errors(
         RepairError: cleanlab is not installed.
     """
     try:
-        from cleanlab.filter import find_label_issues
+        with warnings.catch_warnings():  # it changes what the program wants to be warned of
+            from cleanlab.filter import find_label_issues
     except ImportError as error:
         raise RepairError(
             "label errors are looked for with cleanlab, not installed here: pip install"

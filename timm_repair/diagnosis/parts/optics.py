@@ -36,9 +36,11 @@ def convolved(x: Tensor, kernels: Tensor) -> Tensor:
 def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
     """Each image convolved with a Gaussian of its own `sigma` (N,), in two passes."""
     n, c, h, w = x.shape
-    reach = _reach(2.7 * sigma, x)
+    reach = _reach(3 * sigma, x)
     line = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    weights = (-0.5 * (line / sigma.clamp(min=0.05).view(-1, 1)) ** 2).exp()
+    away = line / sigma.clamp(min=0.05).view(-1, 1)
+    # cut off where it is for this image, whatever is in the batch
+    weights = (-0.5 * away**2).exp() * (away.abs() <= 3)
     weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(c, 0)
     flat = F.pad(x, (reach,) * 4, mode="reflect").reshape(1, n * c, h + 2 * reach, w + 2 * reach)
     flat = F.conv2d(flat, weights[:, None, None], groups=n * c)
@@ -52,7 +54,7 @@ def _gaussian(x: Tensor, draws: Draws, sigma: Tensor) -> Tensor:
 def _defocus(x: Tensor, draws: Draws, radius: Tensor) -> Tensor:
     yy, xx = _grid(_reach(radius + 1, x), x)
     # its edge is as wide as a pixel, so that the radius can grow by less than one
-    return convolved(x, (radius.view(-1, 1, 1) - torch.hypot(yy, xx) + 0.5).clamp(1e-4, 1))
+    return convolved(x, (radius.view(-1, 1, 1) - torch.hypot(yy, xx) + 0.5).clamp(0, 1))
 
 
 def _motion(x: Tensor, draws: Draws, length: Tensor, angle: Tensor, around: Tensor) -> Tensor:
@@ -68,6 +70,7 @@ def along(x: Tensor, length: Tensor, degrees: Tensor) -> Tensor:
     line = xx * turned.cos() + yy * turned.sin()
     across = yy * turned.cos() - xx * turned.sin()
     kernel = (-0.5 * (line / sigma) ** 2).exp() * (1 - across.abs()).clamp(min=0)
+    kernel = kernel * (line.abs() <= 0.75 * length.view(-1, 1, 1) + 0.5)
     return convolved(x, kernel)
 
 
