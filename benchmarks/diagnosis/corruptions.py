@@ -1,7 +1,7 @@
 """Corruptions planted in CIFAR-10: does a diagnosis name them, how strong does it say they are, and
 how much does it explain?
 
-    python -m benchmarks.diagnosis.corruptions ROOT  # resumable; a row takes about a minute on one core
+    python -m benchmarks.diagnosis.corruptions ROOT  # resumable
     python -m benchmarks.diagnosis.corruptions ROOT --models resnet18_cifar10 --severities 5
 
 ROOT holds models/NAME (folders of timm) and data/cifar10/{train,test}.parquet. Writes a row a
@@ -43,7 +43,7 @@ NAMES = {
     "pixelate": ("pixelation",),
     "jpeg_compression": ("JPEG",),
 }
-# those whose strength has the same unit in a part: the part, and the parameter as its first strength
+# where the first strength of a part has the unit of the parameter: the part, and that parameter
 STRENGTHS = {
     "gaussian_noise": ("Gaussian noise", lambda p: p),
     "shot_noise": ("shot noise", lambda p: p),
