@@ -7,6 +7,7 @@ timm_repair catch them too.
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class RepairError(Exception):
@@ -63,8 +64,28 @@ class HubError(RepairError, OSError):
     """
 
 
+class MissingPackageError(RepairError, ImportError):
+    """What was asked for needs a package that timm_repair installs as an extra only."""
+
+
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+def require_packages(extra: str, what: str, *packages: str) -> None:
+    """Check, before any work, that the packages (names to import) of an extra are installed;
+    `what` needs them.
+
+    Raises:
+        MissingPackageError: those that are not there, and the command that installs them.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(
+            f"{what} needs {', '.join(missing)}, not installed here: pip install"
+            f" 'timm_repair[{extra}]'",
+            name=missing[0],
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
