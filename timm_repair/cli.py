@@ -1,5 +1,4 @@
-"""The console command `timm-repair`: blocks, localize, diagnose, repair, compare, report, push,
-export, demo.
+"""The console command `timm-repair`; COMMANDS lists what it can do.
 
 It is also what `accelerate launch examples/repair.py` runs.
 """
@@ -67,28 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _describe_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument(
-        "--failures",
-        required=True,
-        help="parquet, csv or json file, imagefolder directory, or Hub id",
-    )
-    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="how data are read, e.g. label_column=digit",
-    )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the method, e.g. steps=500",
-    )
+    add, pairs = command.add_argument, {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    add("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
+    forms = "parquet, csv or json file, imagefolder directory, or Hub id"
+    add("--failures", required=True, help=forms)
+    add("--retain", help="what must not be forgotten, in any of these forms")
+    add("--seed", type=int, default=0)
+    add("--data", help="how data are read, e.g. label_column=digit", **pairs)
+    add("--set", help="an option of the method, e.g. steps=500", **pairs)
 
 
 def _describe_holdout(command: argparse.ArgumentParser) -> None:
@@ -124,7 +109,7 @@ def _holdout(given: Sequence[str]) -> Any:
 
 
 def _check_file(output: str | None) -> None:
-    """Before long work starts: can it be written?"""
+    """Can it be written? Asked before long work starts."""
     try:
         if output:
             Path(output).touch()
@@ -176,11 +161,10 @@ def _describe_diagnose(command: argparse.ArgumentParser) -> None:
 def _diagnose(arguments: argparse.Namespace) -> None:
     _check_file(arguments.output)
     found = inspecting.diagnose(arguments.model, passing=arguments.passing, **_given(arguments))
-    if not PartialState().is_main_process:
-        return
-    print(found)
-    if arguments.output:
-        Path(arguments.output).write_text(found.to_json())
+    if PartialState().is_main_process:
+        print(found)
+        if arguments.output:
+            Path(arguments.output).write_text(found.to_json())
 
 
 def _describe_repair(command: argparse.ArgumentParser) -> None:
@@ -237,11 +221,10 @@ def _compare(arguments: argparse.Namespace) -> None:
         holdout=_holdout(arguments.holdout),
         **_given(arguments),
     )
-    if not PartialState().is_main_process:
-        return
-    print(comparison)
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))
+    if PartialState().is_main_process:
+        print(comparison)
+        if arguments.output:
+            Path(arguments.output).write_text(json.dumps(comparison.to_dict(), indent=1))
 
 
 def _describe_report(command: argparse.ArgumentParser) -> None:

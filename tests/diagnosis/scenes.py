@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from timm_repair.diagnosis.diagnosing import Looking, diagnose
+from timm_repair.diagnosis.diagnosing import diagnose
 from timm_repair.diagnosis.diagnosis import Diagnosis
+from timm_repair.diagnosis.sampling import Looking
 from timm_repair.images.images import Images
 from timm_repair.images.sources import as_images
 from timm_repair.runtime.runtime import Runtime

@@ -4,6 +4,7 @@ import numpy as np
 import planted
 import pytest
 import torch
+from diagnosis import scenes
 from PIL import Image
 
 from timm_repair.diagnosis.classes import confusions, label_errors
@@ -66,15 +67,13 @@ def test_label_errors_are_those_that_look_like_another_class():
 
 def test_images_that_are_no_good_are_listed():
     model = planted.network(in_chans=3)
-    rng = np.random.default_rng(0)
-    many = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(20)]
-    many = [np.asarray(Image.fromarray(m[:6, :6]).resize((32, 32))) for m in many]
+    many = list(scenes.scenes(20, 0))
     pairs = [(Image.fromarray(image), i % 10) for i, image in enumerate(many)]
     brighter = np.clip(many[0].astype(int) + 6, 0, 255).astype(np.uint8)
     pairs += [
         (Image.fromarray(many[3]), 3),
         (Image.fromarray(brighter), 0),
-        (Image.fromarray((many[1] // 40).astype(np.uint8)), 1),
+        (Image.fromarray((many[1] // 20).astype(np.uint8)), 1),
         (Image.new("RGB", (32, 32), (90, 90, 90)), 2),
         (Image.fromarray(many[2]).resize((200, 20)), 2),
         (Image.fromarray(many[4]).convert("CMYK"), 4),

@@ -11,7 +11,7 @@ from diagnosis import scenes
 
 from timm_repair import Diagnosis, corrupt, diagnose
 from timm_repair.cli import main
-from timm_repair.diagnosis.diagnosis import Part, Pattern, Strength
+from timm_repair.diagnosis.findings import Part, Pattern, Strength
 from timm_repair.diagnosis.telling import Told
 from timm_repair.errors import ConfigError, DataError, NoFailuresError, OptionError
 from timm_repair.images.images import Images

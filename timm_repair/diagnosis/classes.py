@@ -12,8 +12,7 @@ import torch
 from scipy.stats import binomtest, fisher_exact
 from torch import Tensor
 
-from timm_repair.diagnosis.diagnosis import Confusion, Suspect
-from timm_repair.errors import RepairError
+from timm_repair.diagnosis.findings import Confusion, Suspect
 
 LEAST = 3  # failures of a kind that are worth a word
 SHOWN = 10
@@ -117,18 +116,10 @@ def label_errors(
         probabilities: (N, classes) that the model gives.
         known: labels (M,) and probabilities (M, classes) of retained examples, to know how sure the
             model is of each class.
-
-    Raises:
-        RepairError: cleanlab is not installed.
     """
-    try:
-        with warnings.catch_warnings():  # it changes what the program wants to be warned of
-            from cleanlab.filter import find_label_issues
-    except ImportError as error:
-        raise RepairError(
-            "label errors are looked for with cleanlab, not installed here: pip install"
-            " timm_repair[diagnosis]"
-        ) from error
+    with warnings.catch_warnings():  # it changes what the program wants to be warned of
+        from cleanlab.filter import find_label_issues
+
     every = np.concatenate([labels.numpy(), known[0].numpy()])
     sure = np.concatenate([probabilities.numpy(), known[1].numpy()]).astype(float)
     present = np.unique(every)  # cleanlab wants classes without gaps

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from timm_repair.diagnosis.diagnosis import Quality
-from timm_repair.errors import RepairError
+from timm_repair.diagnosis.findings import Quality
 from timm_repair.images.images import Images
 from timm_repair.images.pool import UNREADABLE
 from timm_repair.images.preprocessing import open_image
 
-DARK, BLANK = 0.06, 0.01  # brightness of nearly all pixels; standard deviation
+DARK, BLANK = 0.06, 0.004  # brightness of nearly all pixels; standard deviation, one level of 256
 NEAR = 3  # of 64 bits of a perceptual hash that may differ
 ODD = 2.0  # times as long or as wide as usual
 SHOWN = 50
@@ -23,11 +22,7 @@ _ORIENTATION = 0x0112  # EXIF
 
 
 def looked_at(failing: Images, retained: Images | None) -> Quality:
-    """What is wrong with single images among the first `LOOKED_AT` failures.
-
-    Raises:
-        RepairError: ImageHash is not installed.
-    """
+    """What is wrong with single images among the first `LOOKED_AT` failures."""
     count = min(len(failing), LOOKED_AT)
     ids, pixels = failing.ids[:count], failing.pixels(list(range(count)))
     groups = _equal(failing.subset(list(range(count))).digests())
@@ -61,13 +56,8 @@ def _equal(digests: list[bytes]) -> list[list[int]]:
 
 
 def _alike(rows: list[int], pixels: np.ndarray) -> list[tuple[int, int]]:
-    try:
-        from imagehash import phash
-    except ImportError as error:
-        raise RepairError(
-            "near-duplicates are looked for with ImageHash, not installed here: pip install"
-            " timm_repair[diagnosis]"
-        ) from error
+    from imagehash import phash
+
     if len(rows) < 2:
         return []
     images = (

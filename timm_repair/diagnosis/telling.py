@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from timm_repair.errors import RepairError
-
 FOLDS = 5
 
 
@@ -29,20 +27,12 @@ class Told:
 
 
 def told_apart(one: Tensor, other: Tensor, seed: int) -> Told:
-    """Cross-validated, of statistics (N, D) and (M, D).
+    """Cross-validated, of statistics (N, D) and (M, D)."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    Raises:
-        RepairError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-        from sklearn.model_selection import StratifiedKFold, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise RepairError(
-            "a diagnosis needs scikit-learn, not installed here: pip install timm_repair[diagnosis]"
-        ) from error
     x = np.concatenate([one.cpu().numpy(), other.cpu().numpy()]).astype(float)
     y = np.repeat([0, 1], [len(one), len(other)])
     centre, scale = np.median(x, 0), x.std(0) + 1e-6

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from timm_repair.diagnosis.diagnosis import Undone
+from timm_repair.diagnosis.findings import Undone
 from timm_repair.diagnosis.fitting import Fit
 from timm_repair.diagnosis.undoing import (
     CONSTANTS,

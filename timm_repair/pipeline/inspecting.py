@@ -15,9 +15,9 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import read, really_failing
 from timm_repair.data.splits import without, without_duplicates
-from timm_repair.diagnosis import diagnosing
+from timm_repair.diagnosis import diagnosing, sampling
 from timm_repair.diagnosis.diagnosis import Diagnosis
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, require_packages
 from timm_repair.hub.loading import load
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
@@ -112,7 +112,7 @@ def diagnose(
             failures is set aside.
         passing: examples of the failing population that the model has right, in their natural
             number, in any of these forms; those it has wrong are left out.
-        options: compared=, pixels=, failures=, parts=, populations=, see `diagnosing.Looking`.
+        options: compared=, pixels=, failures=, parts=, populations=, see `sampling.Looking`.
 
     Returns:
         A value: print it, `to_json()` it, `apply(images)` it for more failures, draw its
@@ -121,12 +121,13 @@ def diagnose(
     Raises:
         NoFailuresError: no failures, or none that the model gets wrong.
         DataError: the data cannot be used, or retained examples are missing.
-        RepairError: what a diagnosis needs is not installed.
+        MissingPackageError: scikit-learn, cleanlab or ImageHash is not installed.
 
     Example:
         >>> print(timm_repair.diagnose("resnet50", failures, train))
     """
-    looking = option_groups.make(diagnosing.Looking, options, "diagnose")
+    looking = option_groups.make(sampling.Looking, options, "diagnose")
+    require_packages("diagnosis", "a diagnosis", "sklearn", "cleanlab", "imagehash")
     if retain is None:
         raise DataError("diagnose compares failures with retained examples: give retain=")
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)
