@@ -12,9 +12,11 @@ from timm_repair.images.sources import as_images as as_images
 from timm_repair.pipeline.inspecting import collect_failures as collect_failures
 
 # ask a model
+from timm_repair.diagnosis.diagnosis import Diagnosis as Diagnosis
 from timm_repair.localization.localization import Localization as Localization
 from timm_repair.models.block import Block as Block
 from timm_repair.pipeline.inspecting import blocks as blocks
+from timm_repair.pipeline.inspecting import diagnose as diagnose
 from timm_repair.pipeline.inspecting import localize as localize
 
 # repair it

@@ -28,7 +28,7 @@ HARMFUL = 3  # exit status
 # arguments of the library: each has an argument of its own, or none on a console
 RESERVED = {
     name
-    for verb in (repairing.repair, repairing.compare, inspecting.localize)
+    for verb in (repairing.repair, repairing.compare, inspecting.localize, inspecting.diagnose)
     for name in inspect.signature(verb).parameters
 } - {"options"}
 
@@ -132,6 +132,26 @@ def _localize(arguments: argparse.Namespace) -> None:
     print(json.dumps(found, indent=1))
     if said := tie(found):
         print(said, file=sys.stderr)  # standard output is JSON
+
+
+def _describe_diagnose(command: argparse.ArgumentParser) -> None:
+    """Say what the failures have in common."""
+    _describe_data(command)
+    command.add_argument("--passing", help="of the failures' population, what the model has right")
+    command.add_argument("--output", type=Path, help="file for the diagnosis as JSON")
+    command.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    output = None if arguments.output is None else arguments.output.expanduser()
+    if output is not None:
+        _require_file(output, arguments.overwrite)
+    found = inspecting.diagnose(arguments.model, passing=arguments.passing, **_given(arguments))
+    if not PartialState().is_main_process:
+        return
+    print(found)
+    if output is not None:
+        output.write_text(found.to_json())
 
 
 def _describe_repair(command: argparse.ArgumentParser) -> None:
@@ -278,6 +298,7 @@ def _export(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "blocks": (_describe_blocks, _blocks),
     "localize": (_describe_localize, _localize),
+    "diagnose": (_describe_diagnose, _diagnose),
     "repair": (_describe_repair, _repair),
     "compare": (_describe_compare, _compare),
     "report": (_describe_report, _report),

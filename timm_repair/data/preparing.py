@@ -120,6 +120,45 @@ def prepare(
     )
 
 
+def unsplit(
+    model: nn.Module,
+    failures: Any,
+    *,
+    retain: Any,
+    passing: Any = None,
+    options: DataOptions,
+    runtime: Runtime,
+) -> tuple[Images, Images, Images | None]:
+    """Read and check failures, retained examples and examples that pass as `prepare` does, and keep
+    each whole: to look at, where nothing is trained or measured.
+
+    Args:
+        passing: examples of the failing population that the model has right; None takes those that
+            `collect_failures` gave with the failures. Those it has wrong are left out.
+
+    Returns:
+        Failures with their `answers`, retained, passing.
+
+    Raises:
+        DataError, NoFailuresError, NonFiniteError: as `prepare`.
+    """
+    check_finite(model)
+    given = _read(failures, model, options, "failures")
+    kept = _read(retain, model, options, "retain")
+    if passing is None:
+        passing = getattr(failures, "passing", None)
+    right = None if passing is None else _read(passing, model, options, "passing")
+    sources = {"failures": given, "retain": kept}
+    sources |= {} if right is None else {"passing": right}
+    require_one_vocabulary(sources)
+    known, asked = Known(sources), _Asked(model, runtime)
+    failing = _really_failing(asked, known.once(given), options)
+    asked.check(kept, "retain", retained=True)
+    if right is not None:
+        right = right.subset(asked.answers(right, "passing") == right.labels)
+    return failing, known.without(known.once(kept), failing), right
+
+
 def _described(sets: Mapping[str, Images]) -> dict:
     return {name: images.describe() for name, images in sets.items()}
 
@@ -155,7 +194,7 @@ def _read(
             model,
             name=name,
             check_readable=role != "retain",
-            **vars(options.reading_of(role, source)),
+            **vars(options.reading_of("failures" if role == "passing" else role, source)),
         )
         if role == "retain" and images.small:  # its pixels are compared anyway
             images = leave_out_unreadable(images)

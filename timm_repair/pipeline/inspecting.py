@@ -1,4 +1,6 @@
-"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong."""
+"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong, and
+what that has in common.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +14,12 @@ from timm_repair import options as option_groups
 from timm_repair.data import collecting
 from timm_repair.data.collected import Collected
 from timm_repair.data.options import DataOptions
+from timm_repair.data.preparing import unsplit
+from timm_repair.diagnosis import diagnosing, sampling
+from timm_repair.diagnosis.diagnosis import Diagnosis
+from timm_repair.errors import DataError, require_packages
 from timm_repair.hub.loading import load
+from timm_repair.images.classes import Classes
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
@@ -86,6 +93,59 @@ def localize(
         found = target.choose(model, prepared, asked.training, runtime)[2]
         assert found is not None, "no block is given"
         return found
+
+
+@public
+def diagnose(
+    model: str | PathLike | nn.Module,
+    failures: Any,
+    retain: Any,
+    passing: Any = None,
+    *,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """What the failures have in common, before anything is repaired: a corruption with its
+    strength, a wrong preprocessing with its fix, confused classes, wrong labels, or none of these.
+
+    Args:
+        model, failures, retain, seed, accelerator, progress, data: as for `repair`; nothing of the
+            failures is set aside.
+        passing: examples of the failing population that the model has right, in their natural
+            number, in any of these forms; those it has wrong are left out. None takes those that
+            `collect_failures` gave with the failures.
+        options: compared=, pixels=, failures=, parts=, populations=, see `sampling.Looking`.
+
+    Returns:
+        A value: print it, `to_json()` it, `apply(images)` it for more failures, draw its
+        `figure(retain, failures)`.
+
+    Raises:
+        NoFailuresError: no failures, or none that the model gets wrong.
+        DataError: the data cannot be used, or retained examples are missing.
+        MissingPackageError: scikit-learn, cleanlab or ImageHash is not installed.
+
+    Example:
+        >>> print(timm_repair.diagnose("resnet50", failures, train))
+    """
+    looking = option_groups.make(sampling.Looking, options, "diagnose")
+    require_packages("diagnosis", "a diagnosis", "sklearn", "cleanlab", "imagehash")
+    if retain is None:
+        raise DataError("diagnose compares failures with retained examples: give retain=")
+    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
+    asked = data or DataOptions()
+    _, model = load(model)
+    with own_randomness(seed):
+        model = working_copy(model, runtime)
+        with runtime.stage("prepare"):
+            failing, retained, right = unsplit(
+                model, failures, retain=retain, passing=passing, options=asked, runtime=runtime
+            )
+        names = Classes.of(model).readable
+        return diagnosing.diagnose(model, failing, retained, right, runtime, looking, names)
 
 
 @public

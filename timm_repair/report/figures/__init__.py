@@ -8,5 +8,6 @@ Each returns a `matplotlib.figure.Figure` of its own; matplotlib is an optional 
 - architecture.py: what was built.
 - accuracy.py (`before_after`): what it changed.
 - trajectories.py: how training and search went.
+- patterns.py: what failures have in common, before anything is repaired.
 - drawing.py: what all figures share.
 """

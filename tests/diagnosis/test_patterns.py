@@ -1,0 +1,134 @@
+"""Corruptions planted in pictures whose answers are known by construction: named, with their
+strength, or said not to be found.
+"""
+
+import numpy as np
+import planted
+import pytest
+import torch
+from diagnosis import scenes
+from torch import nn
+
+from timm_repair import corrupt
+from timm_repair.diagnosis.diagnosis import Diagnosis
+from timm_repair.diagnosis.draws import Draws
+from timm_repair.diagnosis.fitting import Fit, Setting, applied
+from timm_repair.diagnosis.parts import KINDS
+from timm_repair.diagnosis.statistics import Statistics
+from timm_repair.images.corruptions.parameters import PARAMETERS
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return planted.classifier(in_chans=3)
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+# name, severity, what the first part may be called, the largest relative error of its strength
+PLANTED = [
+    ("contrast", 5, "contrast", 0.15),
+    ("gaussian_noise", 5, "Gaussian noise", 0.15),
+    ("brightness", 5, "brightness", 0.2),
+    ("jpeg_compression", 4, "JPEG", 0.25),
+]
+
+
+@pytest.mark.parametrize("name, severity, kind, error", PLANTED, ids=[row[0] for row in PLANTED])
+def test_a_corruption_is_named_with_its_strength(model, name, severity, kind, error):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, name, severity))
+    found = scenes.diagnosed(model, failing)
+    (pattern,) = found.patterns
+    true = PARAMETERS["cifar"][name][severity - 1]
+    assert pattern.parts[0].kind == kind
+    strength = pattern.parts[0].strengths[0]
+    assert strength.value == pytest.approx(true, rel=error)
+    assert strength.low <= strength.value <= strength.high
+    assert pattern.well and pattern.made.right < 0.7 < 0.9 < pattern.plain.right
+    assert kind in str(found) and "explains them well" in str(found)
+
+
+def test_failures_as_the_retained_are_have_nothing_in_common(model):
+    found = scenes.diagnosed(model, scenes.mislabelled(model, lambda x: x))
+    assert found.same_population and found.nothing
+    assert "already are of this population" in str(found)
+
+
+def test_what_no_part_expresses_is_said_to_be_badly_explained(model):
+    # every other column from another place: neither noise nor blur, nor any geometry
+    def combed(x: np.ndarray) -> np.ndarray:
+        x = x.copy()
+        x[:, :, ::2] = 255 - np.roll(x, 11, 1)[:, :, ::2]
+        return x
+
+    found = scenes.diagnosed(model, scenes.mislabelled(model, combed))
+    assert not any(pattern.well for pattern in found.patterns)
+    said = str(found)
+    assert "BADLY EXPLAINED" in said or "None of the corruptions" in said
+    assert found.wrong_preprocessing is None
+
+
+def test_two_populations_are_found_as_two(model):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, "contrast", 5), 90)
+    failing += scenes.mislabelled(model, lambda x: corrupt(x, "gaussian_noise", 5), 90, seed=7)
+    found = scenes.diagnosed(model, failing, populations=2)
+    assert sorted(p.parts[0].kind for p in found.patterns) == ["Gaussian noise", "contrast"]
+    assert all(pattern.share == pytest.approx(0.5, abs=0.05) for pattern in found.patterns)
+    assert "Population 2: " in str(found)
+
+
+def test_the_same_seed_gives_the_same_and_nothing_is_changed(model):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, "brightness", 5), 60)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pixels = [np.array(image) for image, _ in failing]
+    once, again = (scenes.diagnosed(model, failing, compared=20) for _ in range(2))
+    assert once == again
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(np.array_equal(image, was) for (image, _), was in zip(failing, pixels, strict=True))
+    assert Diagnosis.from_json(once.to_json()) == once
+
+
+def test_few_failures_get_one_part_and_a_word(model):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, "contrast", 5), 30)
+    found = scenes.diagnosed(model, failing)
+    assert [len(pattern.parts) for pattern in found.patterns] == [1]
+    assert any("are few" in note for note in found.notes)
+    fewest = scenes.diagnosed(model, failing[:8])
+    assert not fewest.patterns and any("too few" in note for note in fewest.notes)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_part_keeps_the_range_and_follows_from_the_place_alone(name):
+    kind = KINDS[name]
+    x = tensor(scenes.scenes(6, 0))
+    for start in kind.starts:
+        setting = Setting(name, tuple(map(float, start)), 0.1)
+        made = applied([setting], x, Draws(3, range(6)))
+        assert made.shape == x.shape and 0 <= made.min() and made.max() <= 1
+        alone = applied([setting], x[4:5], Draws(3, [4]))
+        torch.testing.assert_close(made[4:5], alone, atol=1e-5, rtol=0)
+        assert not torch.equal(made, x)
+
+
+@pytest.mark.parametrize("name", ["Gaussian noise", "shot noise", "contrast", "saturation", "veil"])
+def test_a_fit_finds_its_own_strength(name):
+    x, kind = tensor(scenes.scenes(60, 1)), KINDS[name]
+    statistics = Statistics((3, scenes.SIDE, scenes.SIDE))
+    true = Setting(name, tuple(map(float, kind.starts[0])))
+    seen = applied([true], tensor(scenes.scenes(100, 2)), Draws(9, range(100)))
+    fit = Fit(statistics, x, statistics(seen), Draws(0, range(60)))
+    start = tuple(k.outer(k.inner(v) + 0.4) for k, v in zip(kind.knobs, true.values, strict=True))
+    ((found,), cost) = fit.refined((Setting(name, start),), 8)
+    assert found.values == pytest.approx(true.values, rel=0.2)
+    assert cost < 2 * fit.noise < fit.cost(())
+    assert fit.cost((found,)) == pytest.approx(cost)
+
+
+def test_grey_images_at_another_size():
+    statistics = Statistics((1, 48, 40))
+    x = torch.rand(30, 1, 48, 40, generator=torch.Generator().manual_seed(0))
+    fit = Fit(statistics, x, statistics((x * 0.5).flip(0)), Draws(0, range(30)))
+    ((found,), cost) = fit.refined((Setting("exposure", (0.7,)),), 8)
+    assert found.values[0] == pytest.approx(0.5, rel=0.05) and cost < 0.1

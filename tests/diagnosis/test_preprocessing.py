@@ -1,0 +1,93 @@
+"""Mistakes of preprocessing, each planted and named."""
+
+from collections.abc import Callable
+
+import numpy as np
+import planted
+import pytest
+import torch
+from diagnosis import scenes
+from torch import nn
+
+from timm_repair.diagnosis.undoing import mistakes
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return planted.classifier(in_chans=3)
+
+
+def bytes_of(x: np.ndarray) -> np.ndarray:
+    return (255 * x.clip(0, 1)).round().astype(np.uint8)
+
+
+def normalized(x: np.ndarray) -> np.ndarray:
+    return bytes_of((x / 255 - MEAN) / STD)
+
+
+PLANTED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "bgr": (lambda x: x[..., ::-1], "channels swapped"),
+    "inverted": (lambda x: 255 - x, "inverted"),
+    "exif": (lambda x: np.rot90(x, 1, (1, 2)), "turned by 90° to the left"),
+    "video levels": (lambda x: bytes_of((16 + x * (219 / 255)) / 255), "video levels"),
+    "linear": (lambda x: bytes_of((x / 255) ** 2.2), "linear light"),
+    "0 to 1": (lambda x: (x / 255).round().astype(np.uint8), "values from 0 to 1 stored"),
+    "normalized": (normalized, "already normalized, with ImageNet's"),
+    "planar": (
+        lambda x: np.ascontiguousarray(x.transpose(0, 3, 1, 2)).reshape(x.shape),
+        "channels-first values read as channels-last",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_mistake_is_named_and_undone(model, name):
+    change, words = PLANTED[name]
+    failing = scenes.failing_by(model, lambda x: np.ascontiguousarray(change(x)), 60, 300)
+    found = scenes.diagnosed(model, failing, compared=24, parts=1)
+    wrong = found.wrong_preprocessing
+    assert wrong is not None and wrong.name.startswith(words)
+    lossless = name in ("bgr", "inverted", "exif", "planar")
+    assert wrong.right == 1 if lossless else wrong.low <= wrong.right <= wrong.high
+    said = " ".join(str(found).split())
+    assert "mend the data, not the model" in said and wrong.name in said and wrong.fix in said
+
+
+def test_wrong_constants_of_the_model_are_named():
+    model = planted.classifier(in_chans=3, config={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    pixels = scenes.scenes(260, 300)
+    labels = [label for _, label in scenes.labelled(model, pixels, wrong=False)]
+    pairs = [
+        (scenes.Image.fromarray(image), label) for image, label in zip(pixels, labels, strict=True)
+    ]
+    model.pretrained_cfg["mean"], model.pretrained_cfg["std"] = (0.5,) * 3, (0.5,) * 3
+    wrong, right = planted.wrong_by(model, pairs, at_least=20)
+    failing, retained = scenes.images(model, wrong[:60]), scenes.images(model, pairs)
+    found = scenes.diagnose(
+        model,
+        failing,
+        retained,
+        None,
+        scenes.Runtime(progress=False),
+        scenes.Looking(**scenes.QUICK),
+    )
+    named = found.wrong_preprocessing
+    assert named is not None and "none (values from 0 to 1)" in named.name
+    assert named.right == 1 and named.retained == 1
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.4, 0.3), (0.5,)], ids=["colour", "grey"])
+def test_each_mistake_is_taken_back(mean):
+    pixels = torch.from_numpy(scenes.scenes(4, 0)).permute(0, 3, 1, 2) / 255
+    x = 0.3 + 0.4 * pixels[:, : len(mean)]  # within what a wrong scale of values keeps
+    for mistake in mistakes(mean, (0.6,) * len(mean)):
+        if mistake.colour and len(mean) == 1:
+            continue
+        back = mistake.undo(mistake.do(x))
+        assert back.shape == x.shape
+        content = "content" in mistake.name or "stretched" in mistake.name
+        middle = (slice(None), slice(None), slice(12, 20), slice(12, 20))
+        off = (back - x)[middle if content else ...].abs().mean()
+        assert off < (0.06 if content else 0.02), mistake.name

@@ -1,0 +1,176 @@
+"""Try each wrong preprocessing: undo it, ask the model again, and see whether the failures then
+look like retained images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from timm_repair.diagnosis.findings import Undone
+from timm_repair.diagnosis.fitting import Fit
+from timm_repair.diagnosis.undoing import (
+    CONSTANTS,
+    Change,
+    Mistake,
+    affine_pair,
+    mistakes,
+    scale_of,
+)
+from timm_repair.images.images import Images
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.models.temporary import evaluating_on
+from timm_repair.runtime.runtime import Runtime
+
+TRIED = 10  # mistakes that the model is asked about: those after whose undoing images look best
+CLOSER = 0.08  # of the distance between the populations may be left
+ANY_SCALE = "on another scale of values (other constants of normalization)"
+MENDED = 0.05  # of the failures must become right, beyond those that any change makes right
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images that the model is asked about: (N, C, H, W) from 0 to 1 and their labels (N,)."""
+
+    x: Tensor
+    labels: Tensor
+
+
+class Asking:
+    """The original model, and how often it is right on changed images.
+
+    Args:
+        model: it comes back as it was.
+    """
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, runtime: Runtime):
+        self.model, self.preprocessing, self.runtime = model, preprocessing, runtime
+
+    @torch.no_grad()
+    def right(
+        self, asked: Asked, constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    ) -> Tensor:
+        """(N,) bool; `constants` are the mean and standard deviation to normalize with instead of
+        the model's own.
+        """
+        mean, std = constants or (self.preprocessing.mean, self.preprocessing.std)
+        channels = asked.x.shape[1]
+        mean, std = (
+            asked.x.new_tensor(v[:channels]).view(1, -1, 1, 1) for v in (tuple(mean), tuple(std))
+        )
+        pixels = (asked.x.clamp(0, 1) * 255).round() / 255
+
+        def ask(rows: Tensor) -> Tensor:
+            given = ((pixels[rows] - mean) / std).to(self.runtime.device)
+            with self.runtime.accelerator.autocast():
+                return self.model(given).argmax(1).cpu()
+
+        with evaluating_on(self.model, self.runtime.device):
+            answers = list(self.runtime.in_batches(ask, torch.arange(len(pixels))))
+        return torch.cat(answers) == asked.labels
+
+    def probabilities(self, images: Images) -> Tensor:
+        """(N, classes) that the model gives, float32."""
+
+        def ask(rows: Tensor) -> Tensor:
+            given = self.preprocessing.normalize(images.pixels(rows), self.runtime.device)
+            with self.runtime.accelerator.autocast():
+                return self.model(given).float().softmax(1).cpu()
+
+        with evaluating_on(self.model, self.runtime.device), torch.no_grad():
+            return torch.cat(list(self.runtime.in_batches(ask, torch.arange(len(images)))))
+
+
+def tried(asking: Asking, fit: Fit, failing: Asked, retained: Asked) -> tuple[list[Undone], float]:
+    """What was undone, the best first, and the share right after a change without meaning.
+
+    Args:
+        fit: of the same retained images; its statistics say how alike images look.
+    """
+    placebo = max(
+        float(asking.right(Asked(change(failing.x), failing.labels)).float().mean())
+        for change in (lambda x: x.flip(3), lambda x: x.roll((1, 1), (2, 3)))
+    )
+    found = _of_pixels(asking, fit, failing, placebo)
+    found += _of_constants(asking, failing, retained, placebo)
+    # those that are so stay in the order of how close they come, a special mistake before any scale
+    found.sort(key=lambda e: (0, e.name == ANY_SCALE) if e.found else (1, -e.right))
+    return found, placebo
+
+
+def _interval(right: Tensor) -> tuple[float, float]:
+    bounds = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list[Undone]:
+    x = failing.x
+    channels, square = x.shape[1], x.shape[2] == x.shape[3]
+    possible = [
+        m
+        for m in mistakes(asking.preprocessing.mean, asking.preprocessing.std)
+        if (channels == 3 or not m.colour) and (square or not m.square)
+    ]
+    any_scale = _rescaled(x, fit.retained)
+
+    def distance(do: Change) -> float:
+        made = fit.statistics(do(fit.retained).clamp(0, 1).contiguous())
+        return float((fit.residuals(made) ** 2).sum())
+
+    before = distance(lambda x: x)
+    ranked = sorted(((distance(m.do), m) for m in [*possible, any_scale]), key=lambda e: e[0])
+    found = []
+    for after, mistake in ranked[:TRIED]:
+        right = asking.right(Asked(mistake.undo(x).contiguous(), failing.labels))
+        low, high = _interval(right)
+        share = float(right.float().mean())
+        mended = low > placebo + MENDED
+        # the same, as far as samples of this size can tell
+        same = after < min(max(CLOSER * before, 2 * fit.noise), 0.6 * before)
+        so = mended and (same or (share >= 0.5 and after < 0.9 * before))
+        lossy = same and after < CLOSER * before and before > 20 * fit.noise
+        so = (mended and same) if mistake is any_scale else so or lossy
+        found.append(Undone(mistake.name, mistake.fix, share, low, high, len(right), None, so))
+    return found
+
+
+def _rescaled(x: Tensor, like: Tensor) -> Mistake:
+    gain, offset = scale_of(x, like)
+    do, undo = affine_pair(gain, offset)
+    pairs = zip(gain.tolist(), offset.tolist(), strict=True)
+    seen = ", ".join(f"{g:.2f} · x {o:+.2f}" for g, o in pairs)
+    return Mistake(
+        ANY_SCALE,
+        f"undo what was done to the values x from 0 to 1: {seen}",
+        undo,
+        do,
+    )
+
+
+def _of_constants(asking: Asking, failing: Asked, retained: Asked, placebo: float) -> list[Undone]:
+    """The model's own constants may be the wrong ones: then retained images suffer too."""
+    own = tuple(map(float, asking.preprocessing.mean)), tuple(map(float, asking.preprocessing.std))
+    before, found = asking.right(retained), []
+    for name, (mean, std) in CONSTANTS.items():
+        channels = failing.x.shape[1]
+        constants = tuple(map(float, mean[:channels])), tuple(map(float, std[:channels]))
+        if constants == own:
+            continue
+        right, others = asking.right(failing, constants), asking.right(retained, constants)
+        low, high = _interval(right)
+        gained, lost = int((others & ~before).sum()), int((before & ~others).sum())
+        better = gained > lost and float(binomtest(lost, gained + lost).pvalue) < 0.01
+        found.append(
+            Undone(
+                f"the model was trained with other constants of normalization: {name}",
+                f"set model.pretrained_cfg['mean'], ['std'] to {constants[0]}, {constants[1]}",
+                float(right.float().mean()),
+                low,
+                high,
+                len(right),
+                float(others.float().mean()),
+                better and low > placebo,
+            )
+        )
+    return found
