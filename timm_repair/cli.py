@@ -9,12 +9,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
-from timm_repair.data.options import DataOptions
-from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError
+from timm_repair.arguments import describe_data, describe_holdout, describe_property, given, holdout
+from timm_repair.errors import ConfigError, OutputError, RepairError
 from timm_repair.hub.exporting import FORMATS, export
 from timm_repair.hub.folder import PATCH
 from timm_repair.hub.loading import from_pretrained
@@ -22,13 +21,12 @@ from timm_repair.hub.pushing import push_to_hub
 from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
 from timm_repair.models.partition import GRANULARITIES
-from timm_repair.options import make, parse
 from timm_repair.pipeline import demo, inspecting, repairing
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
-RESERVED = set("model failures retain holdout method methods seed data output".split())
-RESERVED |= {"accelerator", "progress"}  # what a console cannot give
+# what is compared unless methods are named: those that take any image classifier and any failures
+GENERAL = ["archrepair", "finetune", "bn_recalibration"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,66 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- what several commands share
-
-
-def _describe_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument(
-        "--failures",
-        required=True,
-        help="parquet, csv or json file, imagefolder directory, or Hub id",
-    )
-    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="how data are read, e.g. label_column=digit",
-    )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the method, e.g. steps=500",
-    )
-
-
-def _describe_holdout(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--holdout",
-        action="append",
-        default=[],
-        metavar="[NAME=]PLACE",
-        help="what to measure on, in any of these forms; several with names:"
-        " --holdout failing=unseen/ --holdout clean=test.parquet",
-    )
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "failures": arguments.failures,
-        "retain": arguments.retain,
-        "seed": arguments.seed,
-        "data": make(DataOptions, parse(arguments.data, RESERVED)),
-    } | parse(arguments.set, RESERVED)
-
-
-def _holdout(given: Sequence[str]) -> Any:
-    named = dict(place.split("=", 1) for place in given if "=" in place)
-    if not given or (len(given) == 1 and not named):
-        return given[0] if given else None
-    if len(named) < len(given):
-        raise OptionError(
-            "several --holdout need different names: --holdout failing=unseen/ --holdout"
-            " clean=test.parquet"
-        )
-    return named
-
-
 # ---- the commands: the arguments of each, and what it does
 
 
@@ -144,11 +82,11 @@ def _blocks(arguments: argparse.Namespace) -> None:
 
 def _describe_localize(command: argparse.ArgumentParser) -> None:
     """Score the blocks by how suspicious they are."""
-    _describe_data(command)
+    describe_data(command)
 
 
 def _localize(arguments: argparse.Namespace) -> None:
-    found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
+    found = inspecting.localize(arguments.model, **given(arguments)).to_dict()
     if not PartialState().is_main_process:
         return
     print(json.dumps(found, indent=1))
@@ -158,7 +96,8 @@ def _localize(arguments: argparse.Namespace) -> None:
 
 def _describe_repair(command: argparse.ArgumentParser) -> None:
     """Repair a model and save it."""
-    _describe_data(command)
+    describe_data(command)
+    describe_property(command)
     command.add_argument(
         "--output",
         required=True,
@@ -171,35 +110,43 @@ def _describe_repair(command: argparse.ArgumentParser) -> None:
         help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
         " disk goes to OUTPUT-logs",
     )
-    _describe_holdout(command)
+    describe_holdout(command)
 
 
 def _repair(arguments: argparse.Namespace) -> None:
     accelerator = tracking(arguments.log_with, arguments.output)
     repaired = repairing.repair(
         arguments.model,
-        holdout=_holdout(arguments.holdout),
+        holdout=holdout(arguments.holdout),
         method=arguments.method,
         output_dir=arguments.output,
         accelerator=accelerator,
-        **_given(arguments),
+        **given(arguments),
     )
     if accelerator is not None:
         accelerator.end_training()
     if repaired.main_process:
         print(repaired.report)
+        if repaired.report.properties:
+            print(f"\nSaved to {arguments.output}: {', '.join(_names(arguments.output))}")
+            return
         print(
             f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
             f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
         )
 
 
+def _names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
 def _describe_compare(command: argparse.ArgumentParser) -> None:
     """Run several methods on the same data with the same budget."""
-    _describe_data(command)
-    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    describe_data(command)
+    describe_property(command)
+    command.add_argument("--methods", nargs="+", default=GENERAL, choices=METHODS)
     command.add_argument("--output", help="file for the comparison as JSON")
-    _describe_holdout(command)
+    describe_holdout(command)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -213,8 +160,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     comparison = repairing.compare(
         arguments.model,
         methods=arguments.methods,
-        holdout=_holdout(arguments.holdout),
-        **_given(arguments),
+        holdout=holdout(arguments.holdout),
+        **given(arguments),
     )
     if not PartialState().is_main_process:
         return

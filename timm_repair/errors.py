@@ -7,6 +7,7 @@ timm_repair catch them too.
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class RepairError(Exception):
@@ -27,6 +28,16 @@ class LabelError(DataError):
 
 class NoFailuresError(DataError):
     """There is nothing to repair: no example given, or none that the model gets wrong."""
+
+
+class PropertyError(DataError):
+    """A property or a network's file is malformed, or the two do not fit together; the message has
+    the line or the box.
+    """
+
+
+class MissingPackageError(RepairError, ImportError):
+    """An optional package is needed and not installed; the message says how to get it."""
 
 
 class ModelError(RepairError, ValueError):
@@ -65,6 +76,19 @@ class HubError(RepairError, OSError):
 
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
+
+
+def require_package(package: str, what: str, *, extra: str) -> None:
+    """Raise MissingPackageError unless `package` is installed.
+
+    Args:
+        what: needs it, for the message.
+        extra: of timm_repair, which brings it.
+    """
+    if find_spec(package) is None:
+        raise MissingPackageError(
+            f"{what} needs {package}, not installed here: pip install 'timm_repair[{extra}]'"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

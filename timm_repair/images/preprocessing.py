@@ -30,7 +30,7 @@ class Preprocessing:
         config: timm's resolved data config (crop, interpolation, ...).
     """
 
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: dict

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +19,36 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoEffectWarning, RepairError
-from timm_repair.hub import entry_point
+from timm_repair.hub import entry_point, saving
 from timm_repair.hub.lineage import Base
+from timm_repair.hub.loading import load
 from timm_repair.methods.method import Method
-from timm_repair.models.weights import fingerprint
+from timm_repair.models.weights import check_finite, fingerprint
 from timm_repair.options import plain
 from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
+from timm_repair.properties import answers, checking, networks, preparing
 from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
 from timm_repair.report.scores import Scores
 from timm_repair.runtime.runtime import Runtime
+
+
+def load_model(model: Any) -> tuple[str, nn.Module]:
+    """As `loading.load`; files of networks with properties are read too, see `networks.load`."""
+    if not networks.is_network_file(model):
+        return load(model)
+    network = networks.load(model)
+    check_finite(network)
+    return Path(model).name, network
+
+
+def check_savable(model: nn.Module, failures: Any) -> None:
+    """Raise a RepairError unless what comes of the repair can be saved."""
+    if preparing.is_property(failures):
+        networks.check_savable(model)
+    else:
+        saving.check_savable(model)
 
 
 def read_data(
@@ -36,10 +56,15 @@ def read_data(
     failures: Any,
     retain: Any,
     holdout: Any,
-    options: DataOptions | None,
+    options: Any,
     runtime: Runtime,
 ) -> RepairData:
+    """The data of a repair: of images, or of properties where `failures` are such."""
     with runtime.stage("prepare"):
+        if preparing.is_property(failures):
+            return preparing.prepare(
+                model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime
+            )
         return prepare(
             model,
             failures,
@@ -94,13 +119,19 @@ def run_method(
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
-    after = measure(model, data, runtime)
+    after, checked = measure(model, data, runtime), []
+    if isinstance(data, preparing.PropertyData):
+        answers.restore(model)
+        with runtime.stage("evaluate"):
+            checked = checking.check(model, data, runtime)
     model.to(memory_format=torch.contiguous_format)
     scores = tuple(
         Scores(p, images.labels, before.answers[p], after.answers[p])
         for p, images in data.holdout.items()
     )
     notes = outcome.notes
+    if isinstance(data, preparing.PropertyData):
+        notes += data.notes + checking.notes(checked)
     if not data.holdout.keys() - {"failing"}:
         unknown = "what the repair made the model forget is not known; pass retain= or holdout="
         notes += (f"only failures were measured: {unknown}",)
@@ -129,6 +160,7 @@ def run_method(
         versions=versions(),
         provenance=data.provenance,
         notes=tuple(notes),
+        properties=tuple(checked),
     )
     return Repaired(model, report, tuple(outcome.edits), runtime.accelerator.is_main_process)
 

@@ -12,6 +12,7 @@ from typing import Any
 from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
 from timm_repair.report import suspects, tables
+from timm_repair.report.properties import LEGEND, property_rows
 from timm_repair.report.scores import Scores
 from timm_repair.report.versions import VERSION, check_version, upgraded
 from timm_repair.report.wording import clean, table, wrap
@@ -41,6 +42,8 @@ class Report:
         stages: {"name", "seconds", "peak_memory" (bytes)} in the order in which they ran.
         provenance: where each role's examples came from.
         notes: what the reader must know, such as what could not be measured.
+        properties: of a network with properties, one dict per box, see
+            `properties.checking.check`.
     """
 
     method: str
@@ -60,6 +63,7 @@ class Report:
     versions: dict = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    properties: tuple[dict, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
@@ -138,6 +142,8 @@ class Report:
             *tables.architectures(self.genotypes),
             tables.scores_table(self.scores, self.seed),
         ]
+        if self.properties:
+            sections.append(["Properties", *table(property_rows(self.properties)), *wrap(LEGEND)])
         if self.cost:
             sections.append(["Cost of the model", *table(tables.cost_rows(self.cost))])
         if self.stages:

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from timm_repair.errors import ConfigError
 
-VERSION = 3  # of the form; 1 knew one repaired block at most, 2 nothing of the base but its name
+# of the form; 1 knew one repaired block at most, 2 nothing of the base but its name, 3 no
+# properties
+VERSION = 4
 
 # the columns of α in histories of before they named their `operations`
 OPERATIONS = ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
@@ -24,6 +26,8 @@ def upgraded(data: Mapping) -> Mapping:
         }
     if data.get("version") in (1, 2) and "base" not in data:
         data = dict(data) | {"base": {}, "weights": None}
+    if data.get("version") in (1, 2, 3) and "properties" not in data:
+        data = dict(data) | {"properties": []}
     return data
 
 
