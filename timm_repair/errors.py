@@ -36,10 +36,6 @@ class PropertyError(DataError):
     """
 
 
-class MissingPackageError(RepairError, ImportError):
-    """An optional package is needed and not installed; the message says how to get it."""
-
-
 class ModelError(RepairError, ValueError):
     """The model cannot be loaded: no such name, folder or repository."""
 
@@ -74,20 +70,27 @@ class HubError(RepairError, OSError):
     """
 
 
+class MissingPackageError(RepairError, ImportError):
+    """What was asked for needs a package that timm_repair installs as an extra only."""
+
+
 class NoEffectWarning(UserWarning):
     """A repair changed nothing: the repaired model answers exactly as the original does."""
 
 
-def require_package(package: str, what: str, *, extra: str) -> None:
-    """Raise MissingPackageError unless `package` is installed.
+def require_packages(extra: str, what: str, *packages: str) -> None:
+    """Check, before any work, that the packages (names to import) of an extra are installed;
+    `what` needs them.
 
-    Args:
-        what: needs it, for the message.
-        extra: of timm_repair, which brings it.
+    Raises:
+        MissingPackageError: those that are not there, and the command that installs them.
     """
-    if find_spec(package) is None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
         raise MissingPackageError(
-            f"{what} needs {package}, not installed here: pip install 'timm_repair[{extra}]'"
+            f"{what} needs {', '.join(missing)}, not installed here: pip install"
+            f" 'timm_repair[{extra}]'",
+            name=missing[0],
         )
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from timm_repair.errors import DataError, OptionError, PartitionError, did_you_mean, require_package
+from timm_repair.errors import (
+    DataError,
+    OptionError,
+    PartitionError,
+    did_you_mean,
+    require_packages,
+)
 from timm_repair.gradient_free.neurons import Factors, Site, sites, states
 from timm_repair.gradient_free.swarm import Swarm
 from timm_repair.images.images import Images
@@ -51,7 +57,7 @@ class Scaling:
 
     def __post_init__(self):
         check_types(self)
-        require_package("pymoo", "a particle swarm", extra="properties")
+        require_packages("properties", "a particle swarm", "pymoo")
         if self.responsibility not in RESPONSIBILITY:
             known = did_you_mean(self.responsibility, RESPONSIBILITY)
             raise OptionError(f"unknown responsibility {self.responsibility!r}{known}")

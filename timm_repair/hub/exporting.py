@@ -5,13 +5,19 @@ program of torch.
 import tempfile
 import warnings
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from timm_repair.errors import ConfigError, OptionError, OutputError, RepairError, did_you_mean
+from timm_repair.errors import (
+    ConfigError,
+    OptionError,
+    OutputError,
+    RepairError,
+    did_you_mean,
+    require_packages,
+)
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.models.weights import unwrapped
 
@@ -36,7 +42,8 @@ def export(model: nn.Module, path: str | Path, *, format: str = "onnx") -> Path:
     Raises:
         OptionError: unknown format, or a suffix of the other one.
         OutputError: the file cannot be written.
-        ConfigError: a package is missing, the model cannot be exported, or the written model
+        MissingPackageError: one of these packages is not installed.
+        ConfigError: the model cannot be exported, or the written model
             answers otherwise. A file that was there before stays.
     """
     path = _checked(Path(path).expanduser(), format)
@@ -83,15 +90,8 @@ def _checked(path: Path, format: str) -> Path:
     """The path with its suffix; what is wrong shows before any work."""
     if format not in FORMATS:
         raise OptionError(f"no export format {format!r}{did_you_mean(str(format), FORMATS)}")
-    missing = [
-        name
-        for name in ("onnx", "onnxscript", "onnxruntime")
-        if format == "onnx" and find_spec(name) is None
-    ]
-    if missing:
-        raise ConfigError(
-            f"exporting to ONNX needs {', '.join(missing)}: pip install 'timm_repair[export]'"
-        )
+    if format == "onnx":
+        require_packages("export", "exporting to ONNX", "onnx", "onnxscript", "onnxruntime")
     meant = next(
         (name for name, suffix in FORMATS.items() if name != format and suffix == path.suffix), None
     )

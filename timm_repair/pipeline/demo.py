@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 from tqdm import trange
 
-from timm_repair.errors import ConfigError, RepairError
+from timm_repair.errors import RepairError, require_packages
 from timm_repair.images.images import Images
 from timm_repair.images.sources import as_images
 from timm_repair.pipeline.inspecting import collect_failures
@@ -43,12 +43,9 @@ def digits(seed: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """(image, label) pairs: 800 to train the classifier on, 550 that it meets in production, 447
     held out from everything.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ConfigError(
-            "the demo needs scikit-learn, which has the digits: pip install 'timm_repair[demo]'"
-        ) from error
+    require_packages("demo", "the demo, whose digits are scikit-learn's,", "sklearn")
+    from sklearn.datasets import load_digits
+
     bunch = cast(Any, load_digits())  # by its own hints a pair
     images = [
         Image.fromarray((pixels * 15.9375).astype(np.uint8)).resize(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from timm_repair.errors import PropertyError, require_package
+from timm_repair.errors import PropertyError, require_packages
 from timm_repair.properties.nnet import linear_layer
 
 MOST_BYTES = 256 * 1024**2
@@ -30,7 +30,7 @@ _SHAPES = ("Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "Unsqueeze")
 
 def require_onnx() -> None:
     """Raise MissingPackageError unless onnx is installed."""
-    require_package("onnx", "reading and writing ONNX", extra="properties")
+    require_packages("properties", "reading and writing ONNX", "onnx")
 
 
 def read(path: str | Path) -> nn.Sequential:

@@ -4,7 +4,7 @@ the figures is decided here.
 
 from typing import Any, TypeAlias
 
-from timm_repair.errors import RepairError
+from timm_repair.errors import require_packages
 
 # what is drawn on; matplotlib is an optional extra, so that its own types cannot be named here
 Axes: TypeAlias = Any
@@ -26,14 +26,11 @@ def empty(width: float, height: float) -> Figure:
     """A figure of so many inches with nothing on it.
 
     Raises:
-        RepairError: matplotlib is not installed.
+        MissingPackageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RepairError(
-            "figures need matplotlib, not installed here: pip install timm_repair[figures]"
-        ) from error
+    require_packages("figures", "drawing", "matplotlib")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 

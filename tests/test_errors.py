@@ -1,0 +1,41 @@
+"""What is wrong, and what to do about it: suggestions, and packages that are not there."""
+
+import pytest
+from planted import classifier
+
+from timm_repair import errors
+from timm_repair.errors import MissingPackageError, RepairError, did_you_mean, require_packages
+from timm_repair.hub.exporting import export
+from timm_repair.pipeline.demo import digits
+from timm_repair.report.figures.drawing import empty
+
+
+def test_a_near_miss_is_suggested_and_all_are_named():
+    assert did_you_mean("fintune", ["probe", "finetune"]) == (
+        "; did you mean 'finetune'? Known: finetune, probe"
+    )
+    assert did_you_mean("zzz", ["probe", "finetune"]) == "; Known: finetune, probe"
+
+
+NEEDS = {
+    "matplotlib": (lambda path: empty(2, 2), "figures"),
+    "onnx": (lambda path: export(classifier(), path / "model.onnx"), "export"),
+    "sklearn": (lambda path: digits(0), "demo"),
+}
+
+
+@pytest.mark.parametrize("package", NEEDS)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    package, tmp_path, monkeypatch
+):
+    use, extra = NEEDS[package]
+    found = errors.find_spec
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(MissingPackageError, match=rf"{package}.*timm_repair\[{extra}\]") as raised:
+        use(tmp_path)
+    assert isinstance(raised.value, RepairError) and isinstance(raised.value, ImportError)
+    assert raised.value.name == package and not list(tmp_path.iterdir())
+
+
+def test_installed_packages_are_not_missing():
+    require_packages("demo", "this", "numpy", "torch")
