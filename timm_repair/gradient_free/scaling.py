@@ -53,7 +53,7 @@ class Scaling:
     reach: float = 1.0
     caution: float = 0.5
     clearance: float = 0.1
-    examples: int = 1000
+    examples: int = 500
 
     def __post_init__(self):
         check_types(self)

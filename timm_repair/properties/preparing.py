@@ -201,7 +201,7 @@ class _Samples:
     def _good(self, inputs: Tensor) -> Tensor:
         """Those of `inputs` that violate no property in any box they are in."""
         judge = Judge(tuple(self.properties))
-        return inputs[judge.excess(inputs, outputs_of(self.model, inputs)) < 0]
+        return inputs[judge.excess(judge.inside(inputs), outputs_of(self.model, inputs)) < 0]
 
     def retained(self, given: Tensor | None) -> Vectors:
         """All well-behaved inputs, with the network's own answers."""

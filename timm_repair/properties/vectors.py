@@ -14,7 +14,7 @@ from torch import Tensor
 
 from timm_repair.images.images import Images
 from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.properties.property import Property
+from timm_repair.properties.property import Property, Region
 
 
 class Identity(Preprocessing):
@@ -40,16 +40,25 @@ class Judge:
     properties: tuple[Property, ...]
     sign: int = 1
 
-    def excess(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """(n,) how far `outputs` (n, K) violate what holds for `inputs` (n, D), at least 0 where
-        they do; -inf outside of all boxes.
+    @property
+    def regions(self) -> list[Region]:
+        """The boxes of all properties."""
+        return [region for each in self.properties for region in each.regions]
+
+    def inside(self, inputs: Tensor) -> Tensor:
+        """(n, boxes) bool: in which of all boxes `inputs` (n, D) are."""
+        return torch.stack([region.holds(inputs) for region in self.regions], 1)
+
+    def excess(self, inside: Tensor, outputs: Tensor) -> Tensor:
+        """(n,) how far `outputs` (n, K) violate what holds for their inputs, at least 0 where they
+        do; -inf outside of all boxes.
+
+        Args:
+            inside: (n, boxes) of the inputs.
         """
-        worst = outputs.new_full((len(outputs),), -torch.inf)
-        for region in (region for each in self.properties for region in each.regions):
-            there = region.holds(inputs).to(outputs.device)
-            margin = region.margin(self.sign * outputs)
-            worst = torch.where(there, torch.maximum(worst, margin), worst)
-        return worst
+        margins = [region.margin(self.sign * outputs) for region in self.regions]
+        inside = inside.to(outputs.device)
+        return torch.stack(margins, 1).masked_fill(~inside, -torch.inf).amax(1)
 
 
 class Vectors(Images):
@@ -81,7 +90,7 @@ class Vectors(Images):
         self.judge, self.name, self.strict = judge, name, strict
         self.origin, self.error_rate, self.on_unreadable = {}, None, "stop"
         self.ids = tuple(range(len(inputs))) if ids is None else tuple(ids)
-        self.identity = Identity(inputs.shape[1])
+        self.identity, self.inside = Identity(inputs.shape[1]), judge.inside(self.inputs)
 
     def __repr__(self) -> str:
         return f"Vectors({self.name!r}, n={len(self)}, inputs={self.inputs.shape[1]})"
@@ -125,12 +134,12 @@ class Vectors(Images):
 
     def right(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(n,) bool: which of `logits` (n, K) violate nothing and, if strict, have the label."""
-        allowed = self.judge.excess(self.inputs[rows], logits) < 0
+        allowed = self.judge.excess(self.inside[rows], logits) < 0
         return allowed & super().right(logits, rows) if self.strict else allowed
 
     def margins(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(n,) how far each of `logits` (n, K) is from a violation, negative where it is one."""
-        return -self.judge.excess(self.inputs[rows], logits)
+        return -self.judge.excess(self.inside[rows], logits)
 
     def expect(self, indices: Sequence[int] | Tensor) -> None:
         """Nothing has to be decoded."""
