@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks import property_tables
 from benchmarks.imagenet import costs
 from benchmarks.localization import regret_tables
 from benchmarks.speed import prefix_tables
@@ -41,7 +42,11 @@ SUMMARY = {  # rows of the README's table
 GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
 # targets, as shares of the time of fine-tuning the whole network
 SWEEP, EARLY, LATE = 0.45, 1.2, 0.7
-PAGES = {"processes.md": costs.TABLES, "speed.md": prefix_tables.TABLES}
+PAGES = {
+    "processes.md": costs.TABLES,
+    "speed.md": prefix_tables.TABLES,
+    "properties.md": property_tables.TABLES,
+}
 MISSING = "*Not measured yet.*"
 
 

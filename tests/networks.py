@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 
-def ramp(threshold: float = 0.6) -> nn.Sequential:
+def ramp(threshold: float = 0.6, outputs: int = 2) -> nn.Sequential:
     """Two inputs, two outputs: y = (x_0 - threshold, 0). In the unit square y_0 >= y_1 exactly
-    where x_0 >= threshold.
+    where x_0 >= threshold. Further `outputs` are -1.
 
     The hidden layer keeps x_0 and x_1 (which are not negative), and four units that are dead in the
     unit square.
     """
-    network = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2))
+    network = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, outputs))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -21,6 +21,7 @@ def ramp(threshold: float = 0.6) -> nn.Sequential:
         network[0].bias[2:] = -1.0
         network[2].weight[0, 0] = 1.0
         network[2].bias[0] = -threshold
+        network[2].bias[2:] = -1.0
     return network.eval()
 
 
