@@ -1,5 +1,6 @@
 """Repairs of networks with properties, whose violating regions are known exactly."""
 
+import dataclasses
 import json
 import math
 
@@ -10,14 +11,19 @@ from states import unchanged
 
 import timm_repair
 from timm_repair.cli import main
-from timm_repair.errors import NoFailuresError, OptionError, PropertyError
+from timm_repair.errors import NoFailuresError, OptionError, PartitionError, PropertyError
+from timm_repair.methods.method import Outcome
 from timm_repair.properties import networks as files
 from timm_repair.properties import pac, vnnlib
 from timm_repair.properties.preparing import is_property, prepare
 from timm_repair.properties.property import Property
 from timm_repair.properties.sampling import Sampling, outputs_of
+from timm_repair.properties.vectors import Judge, Vectors
 from timm_repair.report.report import Report
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.imitation import neighbours
+from timm_repair.training.job import Job
+from timm_repair.training.options import Training
 
 FEW = Sampling(violations=100, draws=20_000, retained=300, ascent=10, epsilon=0.01, eta=0.01)
 BUDGET = {"steps": 60, "batch_size": 32, "learning_rate": 0.05, "progress": False, "data": FEW}
@@ -99,40 +105,102 @@ def test_splits_share_no_input_and_labels_are_those_of_neighbours():
 
 
 def test_a_repair_that_breaks_another_property_says_so():
-    """Only where x_0 < 0.3 does the second property ask for output 0; to satisfy the first
-    everywhere breaks it.
+    """Where x_0 is from 0.25 to 0.3 the second property asks for output 0, which is the answer
+    there; the first asks for 1 everywhere. No network has both.
     """
-    network = made.ramp(
-        0.2
-    )  # violates the first where x_0 >= 0.2, and the second nowhere on [0.25, 0.3]
-    first = unsafe()
+    network, first = made.ramp(0.2), unsafe()
     second = Property.allowing("second", [0.25, 0], [0.3, 1], [0], outputs=2, answer="highest")
-    report = timm_repair.repair(
-        network, first, method="linear_program", **BUDGET | {"steps": 1}
-    ).report
-    assert (
-        report.properties[0]["after"]["violations"] < report.properties[0]["before"]["violations"]
-    )
-    from timm_repair.properties import checking
-
-    results = [
-        report.properties[0],
-        {
-            **report.properties[0],
-            "property": "second",
-            "before": {"violations": 0, "searched": 0},
-            "after": {"violations": 7, "searched": 0},
-        },
-    ]
-    said = checking.notes(results)
-    assert any("BROKE" in each for each in said) and any(
-        "mends unsafe and breaks second" in each for each in said
-    )
-    both = timm_repair.repair(network, [first, second], method="finetune", **BUDGET).report
-    assert [each["property"] for each in both.properties] == ["unsafe", "second"]
-    assert all(math.isclose(each["pac"]["eta"], 0.005) for each in both.properties), (
+    given = BUDGET | {"method": "linear_program", "limit": 10.0, "progress": False}
+    report = timm_repair.repair(network, [first, second], **given).report
+    mended, broken = report.properties
+    assert mended["before"]["rate"] > 0.7 and mended["after"]["rate"] < 0.1
+    assert broken["before"]["violations"] == broken["before"]["searched"] == 0
+    assert broken["after"]["rate"] > 0.5 and not broken["pac"]["holds"]
+    assert broken["drawdown"]["violate_now"] == broken["after"]["violations"]
+    said = "\n".join(report.notes)
+    assert "second, box 1: the repair BROKE it" in said
+    assert "the repair mends unsafe and breaks second" in said
+    assert all(math.isclose(each["pac"]["eta"], 0.005) for each in report.properties), (
         "the statements hold together"
     )
+    assert "second" in str(report) and "unsafe" in str(report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """A method that repairs nothing."""
+
+    training: Training = Training()
+    name = "nothing"
+
+    def repair(self, model, data, runtime):
+        return Outcome(model)
+
+
+@pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")
+def test_counterexamples_that_remain_are_reported():
+    prop, network = unsafe(), made.ramp()
+    (checked,) = timm_repair.repair(network, prop, method=Nothing(), data=FEW).report.properties
+    assert checked["before"] == checked["after"] and checked["drawdown"]["changed_answers"] == 0
+    inputs = torch.tensor(checked["counterexamples"])
+    assert len(inputs) == FEW.counterexamples and prop.regions[0].holds(inputs).all()
+    assert prop.violated(outputs_of(network, inputs), torch.zeros(len(inputs), dtype=int)).all()
+
+
+def test_a_search_finds_what_no_sample_does():
+    """The violating strip is a ten-thousandth of the square: none of 459 samples is in it."""
+    given = {"method": Nothing(), "data": dataclasses.replace(FEW, ascent=60), "progress": False}
+    with pytest.warns(timm_repair.NoEffectWarning):
+        report = timm_repair.repair(made.ramp(1 - 1e-4), unsafe(), **given).report
+    (checked,) = report.properties
+    assert checked["after"]["violations"] == 0 and checked["after"]["searched"] > 0
+    assert checked["pac"]["holds"] and checked["counterexamples"]
+    assert "the property does not hold" in "\n".join(report.notes)
+
+
+def test_a_property_of_values_is_repaired_by_outputs_and_not_by_labels():
+    """y_0 must stay below -0.2 of outputs (x_0 - 0.9, 1): the answer is 1 wherever one looks."""
+    network = made.ramp(0.9)
+    with torch.no_grad():
+        network[2].bias[1] = 1.0
+    text = f"{made.declared()}\n{made.box()}\n(assert (>= Y_0 -0.2))"
+    options = BUDGET | {"learning_rate": 0.02, "steps": 150, "method": "birdnn_retrain"}
+    report = timm_repair.repair(network, unsafe(text=text), **options).report
+    (checked,) = report.properties
+    assert abs(checked["before"]["rate"] - 0.3) < 0.1 and checked["after"]["rate"] < 0.05
+    assert "labels teach nothing about them" in "\n".join(report.notes)
+
+
+def test_an_allowed_answer_is_right_whatever_its_label():
+    """Selection goes by violations: of three outputs only 0 is forbidden."""
+    prop = Property.allowing("not 0", [0, 0], [1, 1], [1, 2], outputs=3, answer="highest")
+    inputs, labels = torch.rand(3, 2), torch.tensor([1, 1, 1])
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    for strict, right in ((False, [True, True, False]), (True, [True, False, False])):
+        vectors = Vectors(inputs, labels, Judge((prop,)), name="any", strict=strict)
+        assert vectors.right(logits, torch.arange(3)).tolist() == right
+        assert vectors.margins(logits, torch.arange(3)).tolist() == [2, 2, -1]
+    negated = Vectors(inputs, labels, Judge((prop,), -1), name="any", strict=False)
+    assert negated.right(-logits, torch.arange(3)).tolist() == [True, True, False]
+    outside = Vectors(inputs + 5, labels, Judge((prop,)), name="any", strict=False)
+    assert (
+        outside.right(logits, torch.arange(3)).all()
+        and outside.margins(logits, torch.arange(3)).isinf().all()
+    )
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 100.0])
+def test_neighbours_are_well_behaved_by_the_margin(margin):
+    """A violation is x_0 >= 0.6, and the margin of the others 0.6 - x_0."""
+    runtime = Runtime(progress=False)
+    data = prepare(made.ramp(), unsafe(), retain=None, holdout=None, options=FEW, runtime=runtime)
+    found = neighbours(
+        Job(made.ramp(), data, Training(), runtime), made.ramp(), most=1000, margin=margin
+    )
+    margins = 0.6 - data.retained.inputs[:, 0]
+    asked = min(margin * margins.std(), margins.quantile(0.9))
+    assert (found.rows >= 0).all() and (margins[found.rows] >= asked - 1e-4).all()
+    assert (margins[found.rows] - asked).min() < 0.02, "of those the nearest"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +222,8 @@ def test_a_repair_that_breaks_another_property_says_so():
             "no violation of held was found",
         ),
         ({"failures": [unsafe(), unsafe()]}, PropertyError, "one name"),
+        ({"method": "archrepair"}, PartitionError, "no block of Sequential can be repaired"),
+        ({"retain": "train/"}, ValueError, "retain= is numbers"),
         ({"holdout": torch.rand(9, 2)}, OptionError, "holdout= is not used"),
         ({"data": timm_repair.DataOptions()}, OptionError, "is a properties.sampling.Sampling"),
         ({"retain": torch.rand(9, 3)}, ValueError, "retain= is finite inputs of shape"),

@@ -197,8 +197,11 @@ def compare(network: nn.Sequential, proto: Any, name: str) -> None:
         if each.name not in {i.name for i in proto.graph.initializer}
     ]
     shape = [each.dim_value or 1 for each in given.type.tensor_type.shape.dim]
-    with torch.no_grad():
-        mine = network(inputs)
+    try:
+        with torch.no_grad():
+            mine = network(inputs)
+    except RuntimeError as error:
+        raise PropertyError(f"{name}: its layers do not fit together ({error})") from error
     try:
         found: Any = ReferenceEvaluator(proto).run(
             None, {given.name: inputs.numpy().reshape(shape)}
