@@ -60,6 +60,7 @@ def run(tmp_path, monkeypatch):
     pages = {
         "processes.md": ("imagenet_stages", "imagenet_machines"),
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
+        "properties.md": ("properties",),
     }
     for page, names in (
         (readme, ("summary",)),
