@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks import property_tables
 from benchmarks.diagnosis import tables as diagnosis_tables
 from benchmarks.imagenet import costs
 from benchmarks.localization import regret_tables
@@ -46,6 +47,7 @@ PAGES = {
     "processes.md": costs.TABLES,
     "speed.md": prefix_tables.TABLES,
     "diagnosis.md": diagnosis_tables.TABLES,
+    "properties.md": property_tables.TABLES,
 }
 MISSING = "*Not measured yet.*"
 

@@ -19,6 +19,7 @@ class Case:
     Args:
         changes: all that the returned model has different: WEIGHTS (parameters), STATISTICS (batch
             norms'), ARCHITECTURE (modules).
+        middle: a function that is called in its middle, and at which call it is to fail there.
         searches: it may also keep the raw architecture; its report says whether it did.
     """
 
@@ -26,6 +27,7 @@ class Case:
     options: dict
     changes: tuple[str, ...] = (WEIGHTS, STATISTICS)
     searches: bool = False
+    middle: tuple[str, int] = ("timm_repair.training.batches.Batches.take", 2)
 
 
 def _searching(**options) -> Case:
@@ -42,6 +44,16 @@ def _tuned(*changes: str, **options) -> Case:
 
 # smaller than a weight's last bit
 STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
+
+# the classes that are confused cannot be mended by factors, but a swarm always finds some that lower
+# the loss
+SWARM = {"particles": 4, "reach": 0.05, "examples": 60}
+
+
+def _scaled(**options) -> Case:
+    apply = ("timm_repair.gradient_free.neurons.Factors.apply", 2)
+    return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
+
 
 STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 
@@ -66,6 +78,20 @@ METHOD_CASES = {
         WEIGHTS, level="layer", block=["layer1.0.conv1", "layer3.0.conv2"]
     ),
     "finetune too small": Case("finetune", GENTLE | STILL, NOTHING),
+    "birdnn_retrain": Case("birdnn_retrain", GENTLE),
+    "birdnn_retrain labels": Case("birdnn_retrain", GENTLE | {"imitate": "labels"}),
+    "birdnn_retrain layers, block": Case(
+        "birdnn_retrain", GENTLE | {"imitate": "layers", "block": "layer2"}
+    ),
+    "birdnn_finetune": _scaled(),
+    "birdnn_finetune block": _scaled(block="layer3"),
+    "birdnn": Case("birdnn", GENTLE | SWARM | {"retrain_share": 0.5}),
+    "linear_program": Case(
+        "linear_program",
+        GENTLE,
+        (WEIGHTS,),
+        middle=("timm_repair.methods.linear_program.solve", 1),
+    ),
     "bn_recalibration": Case("bn_recalibration", GENTLE | {"batches": 2}, (STATISTICS,)),
 }
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import networks
 import planted
 import pytest
 import timm
@@ -24,6 +25,7 @@ from timm.models import save_for_hf
 import timm_repair
 from timm_repair import cli
 from timm_repair.hub.lineage import lineage
+from timm_repair.properties import networks as made
 from timm_repair.training.options import Training
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +76,9 @@ def unseen_failing() -> list[planted.Pair]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory, deployed, pictures) -> Path:
-    """A directory with what the text speaks of: image folders, and the model as a timm folder."""
+    """A directory with what the text speaks of: image folders, the model as a timm folder, and a
+    network with a property.
+    """
     place = tmp_path_factory.mktemp("docs")
     save_for_hf(deployed, place / "model", safe_serialization=True)
     wrong, _ = planted.wrong_by(deployed, pictures["pool"])
@@ -90,6 +94,10 @@ def place(tmp_path_factory, deployed, pictures) -> Path:
             path = place / folder / str(label) / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path)
+    made.save(networks.ramp(outputs=3), place / "net.onnx")
+    made.save(networks.ramp(outputs=3), place / "net.nnet")
+    (text,) = (block.values[0] for block in blocks("smt2"))
+    (place / "unsafe.vnnlib").write_text(text)
     return place
 
 

@@ -61,6 +61,7 @@ def run(tmp_path, monkeypatch):
         "processes.md": ("imagenet_stages", "imagenet_machines"),
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
         "diagnosis.md": ("diagnosis",),
+        "properties.md": ("properties",),
     }
     for page, names in (
         (readme, ("summary",)),

@@ -27,6 +27,8 @@ from timm_repair.data.options import DataOptions as DataOptions
 from timm_repair.pipeline.repaired import Repaired as Repaired
 from timm_repair.pipeline.repairing import compare as compare
 from timm_repair.pipeline.repairing import repair as repair
+from timm_repair.properties.property import Property as Property
+from timm_repair.properties.sampling import Sampling as Sampling
 
 # what came of it
 from timm_repair.report.comparison import Comparison as Comparison

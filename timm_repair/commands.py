@@ -1,17 +1,20 @@
 """The commands of `timm-repair`: of each its arguments, and what it does. Their `main`: cli.py."""
 
 import argparse
-import inspect
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
-from timm_repair.data.options import DataOptions
-from timm_repair.errors import ConfigError, OptionError, OutputError
+from timm_repair.arguments import (
+    describe_data,
+    describe_measuring,
+    describe_property,
+    given,
+    holdout,
+)
+from timm_repair.errors import ConfigError, OutputError
 from timm_repair.hub.exporting import FORMATS, export
 from timm_repair.hub.folder import PATCH
 from timm_repair.hub.loading import from_pretrained
@@ -19,85 +22,14 @@ from timm_repair.hub.pushing import push_to_hub
 from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
 from timm_repair.models.partition import GRANULARITIES
-from timm_repair.options import make, parse
 from timm_repair.pipeline import demo, inspecting, repairing
+from timm_repair.report.report import Report
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
 HARMFUL = 3  # exit status
-# arguments of the library: each has an argument of its own, or none on a console
-RESERVED = {
-    name
-    for verb in (repairing.repair, repairing.compare, inspecting.localize, inspecting.diagnose)
-    for name in inspect.signature(verb).parameters
-} - {"options"}
-
-
-# ---- what several commands share
-
-
-def _describe_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="timm name, hf-hub:… or local-dir:…")
-    command.add_argument(
-        "--failures",
-        required=True,
-        help="parquet, csv or json file, imagefolder directory, or Hub id",
-    )
-    command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="how data are read, e.g. label_column=digit",
-    )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the method, e.g. steps=500",
-    )
-
-
-def _describe_measuring(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="repeat what OUTPUT holds, or replace it by what this command gives",
-    )
-    command.add_argument(
-        "--holdout",
-        action="append",
-        default=[],
-        metavar="[NAME=]PLACE",
-        help="what to measure on, in any of these forms; several with names:"
-        " --holdout failing=unseen/ --holdout clean=test.parquet",
-    )
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "failures": arguments.failures,
-        "retain": arguments.retain,
-        "seed": arguments.seed,
-        "data": make(DataOptions, parse(arguments.data)),
-    } | parse(arguments.set, RESERVED)
-
-
-def _holdout(given: Sequence[str]) -> Any:
-    parts = [place.partition("=") for place in given]
-    # a path may hold a "=" too
-    named = {n: place for n, equals, place in parts if equals and n and not {"/", "\\"} & set(n)}
-    if not given or (len(given) == 1 and not named):
-        return given[0] if given else None
-    if len(named) < len(given):
-        raise OptionError(
-            "several --holdout need different names: --holdout failing=unseen/ --holdout"
-            " clean=test.parquet"
-        )
-    return named
+# what is compared unless methods are named: those that take any image classifier and any failures
+GENERAL = ["archrepair", "finetune", "bn_recalibration"]
 
 
 # ---- the commands: the arguments of each, and what it does
@@ -122,11 +54,11 @@ def _blocks(arguments: argparse.Namespace) -> None:
 
 def _describe_localize(command: argparse.ArgumentParser) -> None:
     """Score the blocks by how suspicious they are."""
-    _describe_data(command)
+    describe_data(command)
 
 
 def _localize(arguments: argparse.Namespace) -> None:
-    found = inspecting.localize(arguments.model, **_given(arguments)).to_dict()
+    found = inspecting.localize(arguments.model, **given(arguments)).to_dict()
     if not PartialState().is_main_process:
         return
     print(json.dumps(found, indent=1))
@@ -136,7 +68,7 @@ def _localize(arguments: argparse.Namespace) -> None:
 
 def _describe_diagnose(command: argparse.ArgumentParser) -> None:
     """Say what the failures have in common."""
-    _describe_data(command)
+    describe_data(command)
     command.add_argument("--passing", help="of the failures' population, what the model has right")
     command.add_argument("--output", type=Path, help="file for the diagnosis as JSON")
     command.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
@@ -146,7 +78,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     output = None if arguments.output is None else arguments.output.expanduser()
     if output is not None:
         _require_file(output, arguments.overwrite)
-    found = inspecting.diagnose(arguments.model, passing=arguments.passing, **_given(arguments))
+    found = inspecting.diagnose(arguments.model, passing=arguments.passing, **given(arguments))
     if not PartialState().is_main_process:
         return
     print(found)
@@ -156,7 +88,8 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
 def _describe_repair(command: argparse.ArgumentParser) -> None:
     """Repair a model and save it."""
-    _describe_data(command)
+    describe_data(command)
+    describe_property(command)
     command.add_argument(
         "--output",
         required=True,
@@ -169,37 +102,46 @@ def _describe_repair(command: argparse.ArgumentParser) -> None:
         help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
         " disk goes to OUTPUT-logs",
     )
-    _describe_measuring(command)
+    describe_measuring(command)
 
 
 def _repair(arguments: argparse.Namespace) -> int:
     accelerator = tracking(arguments.log_with, arguments.output)
     repaired = repairing.repair(
         arguments.model,
-        holdout=_holdout(arguments.holdout),
+        holdout=holdout(arguments.holdout),
         method=arguments.method,
         output_dir=arguments.output,
         overwrite=arguments.overwrite,
         accelerator=accelerator,
-        **_given(arguments),
+        **given(arguments),
     )
     if accelerator is not None:
         accelerator.end_training()
     if repaired.main_process:
         print(repaired.report)
-        print(
-            f"\nSaved to {arguments.output}: load it with\n  import timm, timm_repair\n"
-            f"  model = timm.create_model({f'local-dir:{arguments.output}'!r}, pretrained=True)"
-        )
+        _tell_where(repaired.report, arguments.output)
     return HARMFUL if repaired.harmful else 0
+
+
+def _tell_where(report: Report, output: str) -> None:
+    if report.properties:
+        names = sorted(path.name for path in Path(output).iterdir())
+        print(f"\nSaved to {output}: {', '.join(names)}")
+        return
+    print(
+        f"\nSaved to {output}: load it with\n  import timm, timm_repair\n"
+        f"  model = timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
+    )
 
 
 def _describe_compare(command: argparse.ArgumentParser) -> None:
     """Run several methods on the same data with the same budget."""
-    _describe_data(command)
-    command.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    describe_data(command)
+    describe_property(command)
+    command.add_argument("--methods", nargs="+", default=GENERAL, choices=METHODS)
     command.add_argument("--output", help="file for the comparison as JSON")
-    _describe_measuring(command)
+    describe_measuring(command)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -209,8 +151,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     comparison = repairing.compare(
         arguments.model,
         methods=arguments.methods,
-        holdout=_holdout(arguments.holdout),
-        **_given(arguments),
+        holdout=holdout(arguments.holdout),
+        **given(arguments),
     )
     if not PartialState().is_main_process:
         return

@@ -30,6 +30,12 @@ class NoFailuresError(DataError):
     """There is nothing to repair: no example given, or none that the model gets wrong."""
 
 
+class PropertyError(DataError):
+    """A property or a network's file is malformed, or the two do not fit together; the message has
+    the line or the box.
+    """
+
+
 class ModelError(RepairError, ValueError):
     """The model cannot be loaded (no such name, folder or repository), copied or run, or does not
     say how its images are prepared.

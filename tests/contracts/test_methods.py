@@ -4,6 +4,7 @@ made tiny.
 
 import dataclasses
 import json
+import pkgutil
 from copy import deepcopy
 
 import planted
@@ -28,6 +29,7 @@ from timm_repair.architecture.strategies import STRATEGIES
 from timm_repair.architecture.strategies.pc_darts import PCDarts
 from timm_repair.data.predicting import predict
 from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
+from timm_repair.gradient_free.scaling import Scaling
 from timm_repair.hub.loading import from_pretrained
 from timm_repair.images.sources import as_images
 from timm_repair.localization.scorers import SCORERS
@@ -38,6 +40,7 @@ from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.method import Outcome
 from timm_repair.report.report import Report
 from timm_repair.training.batches import Batches
+from timm_repair.training.imitation import Imitating
 from timm_repair.training.options import Training
 
 
@@ -167,15 +170,17 @@ def test_the_contract(label, classifier, given, tmp_path):
 
 @pytest.mark.parametrize("label", METHOD_CASES)
 def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given, monkeypatch):
-    case, draws, take = METHOD_CASES[label], [], Batches.take
+    case, calls = METHOD_CASES[label], []
+    place, last = case.middle
+    original = pkgutil.resolve_name(place)
 
-    def fail(self, *given):
-        draws.append(1)
-        if len(draws) == 2:
+    def fail(*given):
+        calls.append(1)
+        if len(calls) == last:
             raise KeyboardInterrupt
-        return take(self, *given)
+        return original(*given)
 
-    monkeypatch.setattr(Batches, "take", fail)
+    monkeypatch.setattr(place, fail)
     with unchanged(unusual(classifier)), pytest.raises(KeyboardInterrupt):
         repair(classifier, **given, method=case.method, **case.options)
 
@@ -210,7 +215,12 @@ def test_options_come_back_from_the_report(label):
     case = METHOD_CASES[label]
     method = methods.named(case.method, **case.options)
     plain = json.loads(json.dumps(methods.options_of(method)))
-    groups = {"target": Target, "training": Training}
+    groups = {
+        "target": Target,
+        "training": Training,
+        "imitating": Imitating,
+        "scaling": Scaling,
+    }
     rebuilt = type(method)(**{k: groups[k](**v) if k in groups else v for k, v in plain.items()})
     assert rebuilt == method
     assert methods.named(method) is method

@@ -18,16 +18,27 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests, as pytest has them
 
+import networks
 import planted
 
 import timm_repair
+from timm_repair.properties.property import Property
+from timm_repair.properties.sampling import Sampling
 
 
 def work(output: Path, options: dict) -> None:
-    """A whole repair of the planted classifier with dropout; always the same. The labels are wrong
-    for any model.
+    """A whole repair of the planted classifier with dropout, or of a network with a property;
+    always the same. The labels are wrong for any model.
     """
     warnings.simplefilter("ignore")
+    options = dict(options)
+    if options.pop("property", False):
+        unsafe = Property.allowing("unsafe", [0, 0], [1, 1], [1], outputs=2, answer="highest")
+        few = Sampling(violations=100, draws=20_000, retained=300, ascent=5, epsilon=0.01, eta=0.01)
+        timm_repair.repair(
+            networks.ramp(), unsafe, data=few, progress=False, output_dir=output, **options
+        )
+        return
     model = planted.classifier(drop_rate=0.2)
     failures = planted.mislabelled(model, planted.pictures(120))
     timm_repair.repair(

@@ -193,7 +193,16 @@ def test_the_search_finds_the_same_architecture(world, alone):
 @pytest.mark.parametrize("name", REPAIRS)
 def test_repairs_are_the_same(world, alone, name):
     assert world[name] == alone[name]
-    assert bool(alone[name]["genotypes"]) == (name != "finetune")
+    assert bool(alone[name]["genotypes"]) == (name in ("archrepair", "cached"))
+
+
+@pytest.mark.parametrize("method", ["birdnn_retrain", "birdnn_finetune", "linear_program"])
+def test_repairs_of_properties_are_the_same(world, alone, method):
+    found, expected = (each["properties"][method] for each in (world, alone))
+    compare(found, expected, 5e-5)
+    first, second = expected["told"]
+    assert first["before"]["violations"] > first["after"]["violations"]
+    assert second["before"]["violations"] == 0
 
 
 def test_recalibration_averages_over_whole_batches(world, alone):

@@ -17,11 +17,19 @@ from safetensors.torch import load_file
 
 import timm_repair
 from timm_repair.errors import OutputError, PartitionError, ResumeError
+from timm_repair.properties.networks import load
 from timm_repair.runtime import journal
 from timm_repair.runtime.journal import FOLDER, Journal
 from timm_repair.runtime.runtime import Runtime
 
+MODEL = "model.safetensors"
 SCRIPT = Path(__file__).with_name("killing.py")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the model that was saved there."""
+    network = folder / "network.onnx"
+    return load(network).state_dict() if network.exists() else load_file(folder / MODEL)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +49,9 @@ SCRIPT = Path(__file__).with_name("killing.py")
             },
             6,
         ),
+        ({"property": True, "method": "birdnn", "steps": 60, "particles": 5, "examples": 60}, 5),
     ],
-    ids=["archrepair", "finetune", "cached"],
+    ids=["archrepair", "finetune", "cached", "property"],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -53,9 +62,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_p
     assert found["kills"] >= kills and found["ended"]
     whole, timed = tmp_path / "whole", {"cost", "stages"}  # seconds and memory
     for name in found["ended"]:
-        one, other = (
-            load_file(folder / "model.safetensors") for folder in (whole, tmp_path / name)
-        )
+        one, other = (weights(folder) for folder in (whole, tmp_path / name))
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
         one, other = (
             json.loads((folder / "repair.json").read_text()) for folder in (whole, tmp_path / name)

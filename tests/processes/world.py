@@ -10,6 +10,9 @@ import runpy
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests, as pytest has them
+
+import networks
 import timm
 import torch
 from accelerate import Accelerator
@@ -32,6 +35,8 @@ from timm_repair.localization.scorers import SCORERS
 from timm_repair.models.partition import blocks
 from timm_repair.models.surgery import extract, swap
 from timm_repair.models.temporary import training_mode
+from timm_repair.properties.property import Property
+from timm_repair.properties.sampling import Sampling
 from timm_repair.runtime.batch_norms import sharded
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
@@ -49,6 +54,10 @@ PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.
 SEARCH = {"block": "layer3", "search_share": 0.5}
 REPAIRS = {
     "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0},
+    # smooth, and few enough steps that a rounding difference stays one
+    "birdnn_retrain": {"method": "birdnn_retrain", "imitate": "layers", "hflip": 0.0, "shift": 0.0},
+    "birdnn_finetune": {"method": "birdnn_finetune", "particles": 4, "examples": 30, "steps": 5},
+    "linear_program": {"method": "linear_program"},
     "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
 }  # fmt: skip
 NORMS = {
@@ -128,6 +137,29 @@ def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
     }
 
 
+def with_property(accelerator: Accelerator, method: str, **options) -> dict:
+    """The repair of a network with two properties, of which the second is not violated: what its
+    report says of them, and the weights.
+    """
+    unsafe = Property.allowing("unsafe", [0, 0], [1, 1], [1], outputs=2, answer="highest")
+    calm = Property.allowing("calm", [0.1, 0], [0.2, 1], [1], outputs=2, answer="highest")
+    few = {"violations": 100, "draws": 20_000, "retained": 300, "ascent": 5}
+    repaired = timm_repair.repair(
+        networks.ramp(),
+        [unsafe, calm],
+        method=method,
+        data=Sampling(**few, epsilon=0.01, eta=0.01),
+        accelerator=accelerator,
+        progress=False,
+        **options,
+    )
+    told = [
+        {name: each[name] for name in ("property", "samples", "before", "after", "drawdown")}
+        for each in repaired.report.properties
+    ]
+    return {"state": repaired.model.state_dict(), "told": told}
+
+
 def message(error: type[Exception], run) -> str:
     """What `run()` is refused with, on every process."""
     try:
@@ -195,6 +227,15 @@ def found_in(folder: Path) -> dict:
             (each.population, each.before.tolist(), each.after.tolist()) for each in report.scores
         ]
         found[name] = {"genotypes": report.genotypes, "scores": scores}
+
+    plain = PLAIN | {"learning_rate": 0.02}
+    found["properties"] = {
+        "birdnn_retrain": with_property(accelerator, "birdnn_retrain", **plain),
+        "birdnn_finetune": with_property(
+            accelerator, "birdnn_finetune", particles=5, examples=50, steps=5
+        ),
+        "linear_program": with_property(accelerator, "linear_program"),
+    }
 
     found["NaN"] = message(
         NonFiniteError, lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30)

@@ -22,11 +22,12 @@ BAR_FROM = 2000  # images; below, a progress bar is noise
 @dataclass(frozen=True)
 class Prediction:
     """Answers in example order, on the CPU: predictions (N,) int64 class indices, losses (N,)
-    float32 cross-entropy.
+    float32 cross-entropy, right (N,) bool whether the answer is the one that is wanted.
     """
 
     predictions: Tensor
     losses: Tensor
+    right: Tensor
 
 
 @torch.no_grad()
@@ -58,9 +59,9 @@ def predict(
     # the last shares are filled up by repeating the last example: gather needs equal sizes
     mine = (torch.arange(share) + share * accelerator.process_index).clamp(max=total - 1)
     bar = runtime.bar(share, f"evaluate {images.name}") if total > BAR_FROM else nullcontext()
-    answers: list[tuple[Tensor, Tensor, Tensor]] = []
+    answers: list[tuple[Tensor, ...]] = []
 
-    def ask(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def ask(batch: Tensor) -> tuple[Tensor, ...]:
         labels = images.labels[batch].to(runtime.device)
         given = (
             preprocessing.normalize(images.pixels(batch), runtime.device)
@@ -73,6 +74,7 @@ def predict(
         return (
             logits.argmax(1),
             F.cross_entropy(logits, labels, reduction="none"),
+            images.right(logits, batch),
             logits.isfinite().all(1),
         )
 
@@ -82,10 +84,11 @@ def predict(
             if shown is not None:
                 shown.update(len(found[0]))
     if not answers:
-        return Prediction(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+        nothing = torch.zeros(0, dtype=torch.long)
+        return Prediction(nothing, torch.zeros(0), nothing.bool())
     # gathered before it is judged: a process that raised alone would leave the others waiting
     parts = [torch.cat(part) for part in zip(*answers, strict=True)]
-    predictions, losses, finite = (accelerator.gather(part)[:total].cpu() for part in parts)
+    predictions, losses, right, finite = (accelerator.gather(part)[:total].cpu() for part in parts)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
         raise NonFiniteError(
@@ -93,7 +96,7 @@ def predict(
             f" {total} images, first for {images.ids[bad]!r}; check its weights, or evaluate in"
             " full precision (mixed_precision='no')"
         )
-    return Prediction(predictions, losses)
+    return Prediction(predictions, losses, right)
 
 
 def _checked(logits: Tensor, labels: Tensor) -> Tensor:

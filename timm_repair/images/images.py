@@ -140,6 +140,20 @@ class Images(torch.utils.data.Dataset):
                     raise UnreadableError(f"{self.name}: {error}", error.row) from error
                 rows = torch.where(rows == error.row, self._substitute(error), rows)
 
+    def right(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(n,) bool: for which of the examples `rows` (n,) the model's `logits` (n, classes) are
+        the answer that is wanted.
+        """
+        return logits.argmax(1) == self.labels[rows].to(logits.device)
+
+    def margins(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(n,) by how much each of `logits` (n, classes) of the examples `rows` (n,) is right: the
+        label's above the highest other, negative where it is wrong.
+        """
+        labels = self.labels[rows].to(logits.device)[:, None]
+        others = logits.scatter(1, labels, -torch.inf).amax(1)
+        return logits.gather(1, labels)[:, 0] - others
+
     def expect(self, indices: Sequence[int] | Tensor) -> None:
         """Begin to decode the examples at `indices` (n,), whose pixels will be wanted next, beside
         what the caller does.

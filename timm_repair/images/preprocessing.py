@@ -37,7 +37,7 @@ class Preprocessing:
         source: where this came from, in words; not compared.
     """
 
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: dict

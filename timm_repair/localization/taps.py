@@ -63,7 +63,7 @@ def layers_of(model: nn.Module, blocks: Sequence[Block]) -> dict[str, str]:
 
 
 def find_taps(
-    model: nn.Module, blocks: Sequence[Block], input_size: tuple[int, int, int]
+    model: nn.Module, blocks: Sequence[Block], input_size: tuple[int, ...]
 ) -> tuple[Tap, ...]:
     """Where to read each neuron of `blocks`: its pre-activation, after the norm where one follows.
 

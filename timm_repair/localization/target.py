@@ -14,6 +14,7 @@ from timm_repair.localization.scores import NeuronScorer
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.partition import GRANULARITIES
+from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.options import Training
@@ -87,6 +88,28 @@ class Target:
             if self.block is None
             else (self.block,)
         )
+
+    def require_named(self, method: str) -> None:
+        """Raise OptionError where a score is to choose, for a method that repairs the whole network
+        unless blocks are named.
+        """
+        if self.blocks > 1:
+            raise OptionError(
+                f"blocks= is not used by {method}: name them, block=(…), or leave it out"
+            )
+
+    def named_part(
+        self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
+    ) -> tuple[tuple[Block, ...], tuple[Block, ...], nn.Module, list[str] | None]:
+        """For a method that repairs the blocks named, or the whole network: all blocks, those
+        named, the part that they are, and its modules' paths; without names none, none, the model
+        and None.
+        """
+        if not self.chosen:
+            return (), (), model, None
+        found, chosen, _ = self.choose(model, data, training, runtime)
+        paths = [path for block in chosen for path in block.paths]
+        return found, chosen, part_of(model, *chosen), paths
 
     def choose(
         self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime

@@ -3,6 +3,11 @@
 - `"archrepair"` (archrepair.py, the paper's): searches a block's architecture and weights together.
 - `"finetune"` (finetune.py): trains the weights of the network, of blocks or of layers.
 - `"bn_recalibration"` (bn_recalibration.py): renews batch-norm statistics alone; the cheapest.
+- `"birdnn_retrain"`, `"birdnn_finetune"`, `"birdnn"` (birdnn_retrain.py, …): failures imitate their
+  nearest well-behaved neighbours; neurons that behave differently are scaled; the one, then the
+  other.
+- `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
+  failures right.
 
 A method is a frozen dataclass of options with the contract in method.py. Ours are found by name in
 METHODS; yours is passed as an object. Copying the model, evaluating, reporting and saving are not
@@ -13,12 +18,24 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from timm_repair.methods.archrepair import ArchRepair
+from timm_repair.methods.birdnn import Birdnn
+from timm_repair.methods.birdnn_finetune import BirdnnFineTune
+from timm_repair.methods.birdnn_retrain import BirdnnRetrain
 from timm_repair.methods.bn_recalibration import BnRecalibration
 from timm_repair.methods.finetune import FineTune
+from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
 from timm_repair.options import by_name, flat, plain
 
-METHODS = {"archrepair": ArchRepair, "finetune": FineTune, "bn_recalibration": BnRecalibration}
+METHODS = {
+    "archrepair": ArchRepair,
+    "finetune": FineTune,
+    "bn_recalibration": BnRecalibration,
+    "birdnn": Birdnn,
+    "birdnn_retrain": BirdnnRetrain,
+    "birdnn_finetune": BirdnnFineTune,
+    "linear_program": LinearProgram,
+}
 
 
 def named(method: str | Method, **options: Any) -> Method:

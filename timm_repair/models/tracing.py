@@ -84,7 +84,7 @@ def trace(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace:
     ) from error
 
 
-def input_size(model: nn.Module) -> tuple[int, int, int]:
+def input_size(model: nn.Module) -> tuple[int, ...]:
     """(C, H, W) of the images that the model takes, as far as it tells; timm's default size where
     it does not.
     """
@@ -163,9 +163,10 @@ def _shapes(value: Any) -> Any:
 
 def _checked(size: tuple[int, ...]) -> tuple[int, ...]:
     size = tuple(size)
-    if len(size) != 3 or any(not isinstance(side, int) or side < 1 for side in size):
+    if len(size) not in (1, 3) or any(not isinstance(side, int) or side < 1 for side in size):
         raise PartitionError(
-            f"input_size must be (channels, height, width), for example (3, 224, 224), not {size!r}"
+            "input_size must be (channels, height, width), for example (3, 224, 224), or (numbers,)"
+            f" where inputs are no images, not {size!r}"
         )
     return size
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,20 +19,39 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoEffectWarning
-from timm_repair.hub import entry_point
+from timm_repair.hub import entry_point, saving
 from timm_repair.hub.lineage import Base
+from timm_repair.hub.loading import load
 from timm_repair.images.preprocessing import told
 from timm_repair.methods.method import Method, Outcome
 from timm_repair.models.copying import as_given, copied, in_working_form, require_real
 from timm_repair.models.temporary import in_float32
-from timm_repair.models.weights import fingerprint
+from timm_repair.models.weights import check_finite, fingerprint
 from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
+from timm_repair.properties import answers, checking, networks, preparing
 from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
 from timm_repair.report.scores import Scores
 from timm_repair.runtime.runtime import Runtime
+
+
+def load_model(model: Any) -> tuple[str, nn.Module]:
+    """As `loading.load`; files of networks with properties are read too, see `networks.load`."""
+    if not networks.is_network_file(model):
+        return load(model)
+    network = networks.load(model)
+    check_finite(network)
+    return Path(model).name, network
+
+
+def check_savable(model: nn.Module, failures: Any) -> None:
+    """Raise a RepairError unless what comes of the repair can be saved."""
+    if preparing.is_property(failures):
+        networks.check_savable(model)
+    else:
+        saving.check_savable(model)
 
 
 def read_data(
@@ -39,10 +59,15 @@ def read_data(
     failures: Any,
     retain: Any,
     holdout: Any,
-    options: DataOptions | None,
+    options: Any,
     runtime: Runtime,
 ) -> RepairData:
+    """The data of a repair: of images, or of properties where `failures` are such."""
     with runtime.stage("prepare"):
+        if preparing.is_property(failures):
+            return preparing.prepare(
+                model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime
+            )
         return prepare(
             model,
             failures,
@@ -145,12 +170,13 @@ def run_method(
         with runtime.stage("evaluate"):
             after = measure(model, data, runtime)
             timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
+            checked = done.checked()
     model.to(memory_format=torch.contiguous_format)
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3
         )
-    return done.reported(after, timed, untimed)
+    return done.reported(after, timed, untimed, checked)
 
 
 @dataclass(frozen=True)
@@ -165,14 +191,26 @@ class _Done:
     outcome: Outcome
     runtime: Runtime
 
+    def checked(self) -> list[dict[str, Any]]:
+        """What holds of the properties, if the data have such; measured on outputs as they were
+        given, which the repair may have turned.
+        """
+        if not isinstance(self.data, preparing.PropertyData):
+            return []
+        answers.restore(self.model)
+        return checking.check(self.model, self.data, self.runtime)
+
     def reported(
         self,
         after: Measured | None = None,
         timed: dict[str, dict[str, Any]] | None = None,
         untimed: Sequence[str] = (),
+        checked: Sequence[dict[str, Any]] = (),
     ) -> Repaired:
         """The model and its report; None is that of a model that could not be measured."""
         outcome, data, before, runtime = self.outcome, self.data, self.before, self.runtime
+        if isinstance(data, preparing.PropertyData):
+            answers.restore(self.model)
         measured = {} if after is None else data.holdout
         costs = {"before": before.cost} | ({} if after is None else {"after": after.cost})
         timed = timed or {}
@@ -202,12 +240,15 @@ class _Done:
             provenance=data.provenance,
             label_names=data.label_names or (),
             environment=environment(runtime),
-            notes=(*outcome.notes, *self._notes(after, untimed)),
+            notes=(*outcome.notes, *self._notes(after, untimed, checked)),
+            properties=tuple(checked),
         )
         main = runtime.accelerator.is_main_process
         return Repaired(self.model, report, tuple(outcome.edits), main)
 
-    def _notes(self, after: Measured | None, untimed: Sequence[str]) -> list[str]:
+    def _notes(
+        self, after: Measured | None, untimed: Sequence[str], checked: Sequence[dict[str, Any]]
+    ) -> list[str]:
         measured = self.before.notes if after is None else (*self.before.notes, *after.notes)
         notes = list(dict.fromkeys((*measured, *untimed)))
         kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
@@ -218,6 +259,8 @@ class _Done:
             )
         if after is None:
             notes.append("the repaired model was not measured: an error came first")
+        if isinstance(self.data, preparing.PropertyData):
+            notes += (*self.data.notes, *checking.notes(checked))
         if not self.data.holdout.keys() - {"failing"}:
             notes.append(
                 "only failures were measured: what the repair made the model forget is not known;"

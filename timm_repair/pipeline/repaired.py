@@ -8,6 +8,7 @@ from huggingface_hub import CommitInfo
 from torch import nn
 
 from timm_repair.hub import exporting, pushing
+from timm_repair.properties import networks, saving
 from timm_repair.report.report import Report
 
 
@@ -31,12 +32,15 @@ class Repaired:
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
         """Write config.json, model.safetensors, repair.json, the card and the figures; see
-        `pushing.save_pretrained`.
+        `pushing.save_pretrained`. Of a network with properties: network.onnx, network.nnet and
+        repair.json, see `properties.saving.save`.
 
         Writes nothing in all processes but the main one.
         """
         if not self.main_process:
             return Path(save_directory)
+        if self.report.properties:
+            return saving.save(self.model, self.report, save_directory)
         return pushing.save_pretrained(self.model, save_directory, report=self.report, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo | None:
@@ -50,5 +54,9 @@ class Repaired:
         )
 
     def export(self, path: str | Path, *, format: str = "onnx") -> Path:
-        """Write the model as one file that runs without timm_repair; see `exporting.export`."""
+        """Write the model as one file that runs without timm_repair; see `exporting.export`. A
+        network with properties is written as its name ends, in .onnx or .nnet.
+        """
+        if self.report.properties:
+            return networks.save(self.model, path)
         return exporting.export(self.model, path, format=format)

@@ -18,16 +18,24 @@ from timm_repair.data.options import DataOptions
 from timm_repair.errors import OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.lineage import Base, Lineage
-from timm_repair.hub.loading import load
 from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
 from timm_repair.models.copying import copied
 from timm_repair.options import plain
-from timm_repair.pipeline.case import context, identity, read_data, run_method, working_copy
+from timm_repair.pipeline.case import (
+    check_savable,
+    context,
+    identity,
+    load_model,
+    read_data,
+    run_method,
+    working_copy,
+)
 from timm_repair.pipeline.finished import answered, finished, refuse_another
 from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
+from timm_repair.properties.sampling import Sampling
 from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.boundary import public
@@ -49,7 +57,7 @@ def repair(
     seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
-    data: DataOptions | None = None,
+    data: DataOptions | Sampling | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -58,10 +66,11 @@ def repair(
 
     Args:
         model: a timm name, "hf-hub:…", "local-dir:…" (loaded with pretrained weights), or any
-            nn.Module.
+            nn.Module; with a property also the name of a .nnet or .onnx file.
         failures: examples the model gets wrong, with their true labels: a datasets.Dataset, a torch
             Dataset, a parquet, csv or json file, an imagefolder directory, a Hub id, or a list of
-            (PIL image, label); see `sources.as_images`.
+            (PIL image, label); see `sources.as_images`. Or what a network must not do: a
+            `Property`, the name of a VNN-LIB file, or a list of these.
         retain: examples of what the model must not forget, typically its training set, in any of
             these forms. Without it forgetting cannot be measured, and the report says so.
         holdout: examples to measure on, never used otherwise: one dataset, or a dict of named
@@ -70,7 +79,7 @@ def repair(
             (block=, blocks=, steps=, …).
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
-        data: how the data are read and split.
+        data: how the data are read and split; a `Sampling` with a property.
         output_dir: where to save, checked first. A run that was killed goes on there, to the same
             bits, when called again; one that was finished is answered from there, and another one
             is refused.
@@ -93,9 +102,9 @@ def repair(
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     require_shares(chosen.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)
-    name, model = load(model)
+    name, model = load_model(model)
     if target is not None:
-        saving.check_savable(model)
+        check_savable(model, failures)
     original = model
     base = Base.of(name, model, loaded=named)
     run = identity(base, chosen, runtime)
@@ -141,7 +150,7 @@ def compare(
     seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
-    data: DataOptions | None = None,
+    data: DataOptions | Sampling | None = None,
     **options: Any,
 ) -> Comparison:
     """Run several methods on the same data, from the same model, with the same seed and `options`
@@ -162,7 +171,7 @@ def compare(
     for method in rows.values():
         require_shares(method.training.batch_size, runtime.accelerator)
     named = isinstance(model, str)
-    name, model = load(model)
+    name, model = load_model(model)
     base = Base.of(name, model, loaded=named)
     with own_randomness(seed):
         model = working_copy(model, runtime)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from timm_repair.errors import DataError
+from timm_repair.report.properties import LEGEND, compared_rows
 from timm_repair.report.report import Report
 from timm_repair.report.versions import VERSION, check_version
 from timm_repair.report.wording import WIDTH, clean, signed, table, wrap
@@ -82,6 +83,9 @@ class Comparison:
             )
         for columns in groups:
             lines += ["", *table(zip(*labels, *columns, *timed, strict=True))]
+        properties = {label: report.properties for label, report in reports.items()}
+        if any(properties.values()):
+            lines += ["", *table(compared_rows(properties)), "", *wrap(LEGEND)]
         note = f" time: relative to {REFERENCE!r} ({unit:.1f} s)." if unit else ""
         return "\n".join(
             [

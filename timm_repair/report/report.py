@@ -12,6 +12,7 @@ from typing import Any
 from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
 from timm_repair.report import suspects, tables
+from timm_repair.report.properties import LEGEND, property_rows
 from timm_repair.report.scores import Scores
 from timm_repair.report.verdict import Verdict
 from timm_repair.report.versions import VERSION, check_version, upgraded
@@ -47,6 +48,8 @@ class Report:
         environment: {"processes", "precision", "device", "gradient_accumulation_steps"}: where the
             repair was computed; with the fields above it makes a run the same run.
         notes: what the reader must know, such as what could not be measured.
+        properties: of a network with properties, one dict per box, see
+            `properties.checking.check`.
     """
 
     method: str
@@ -68,6 +71,7 @@ class Report:
     label_names: tuple[str, ...] = ()
     environment: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    properties: tuple[dict, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
@@ -159,6 +163,8 @@ class Report:
         ]
         if read := tables.read_lines(self.provenance.get("read", {})):
             sections.append(["What was read", *read])
+        if self.properties:
+            sections.append(["Properties", *table(property_rows(self.properties)), *wrap(LEGEND)])
         if self.cost:
             sections.append(["Cost of the model", *table(tables.cost_rows(self.cost))])
         if self.stages:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from timm_repair.errors import ConfigError
 
 # of the form; 1 knew one repaired block at most, 2 nothing of the base but its name, 3 neither the
-# names of the classes nor where the repair was computed
+# names of the classes, nor where the repair was computed, nor properties
 VERSION = 4
 
 # the columns of α in histories of before they named their `operations`
@@ -26,8 +26,9 @@ def upgraded(data: Mapping) -> Mapping:
         }
     if data.get("version") in (1, 2) and "base" not in data:
         data = dict(data) | {"base": {}, "weights": None}
-    if data.get("version") in (1, 2, 3) and "environment" not in data:
-        data = dict(data) | {"label_names": [], "environment": {}}
+    if data.get("version") in (1, 2, 3):
+        later = {"label_names": [], "environment": {}, "properties": []}
+        data = later | dict(data)
     return data
 
 

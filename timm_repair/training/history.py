@@ -4,12 +4,12 @@ from typing import Required, TypedDict
 
 
 class Row(TypedDict, total=False):
-    """One step; `stage`, `step`, `loss` and `lr` are always there.
+    """One step; `stage`, `step` and `loss` are always there.
 
     Attributes:
         stage: of the run, such as "search" or "finetune"; `step` counts from zero in it.
         loss: the step's, averaged over processes.
-        lr: learning rate.
+        lr: learning rate, where gradients are followed.
         objective: on the selection split, where it was measured after this step.
         architecture: the step moved architecture parameters, not weights.
         alpha: in the last row of a search: α (E, operations), the edges of one block after those of
@@ -19,7 +19,7 @@ class Row(TypedDict, total=False):
     stage: str
     step: int
     loss: Required[float]
-    lr: Required[float]
+    lr: float
     objective: float
     architecture: bool
     alpha: list[list[float]]

@@ -26,6 +26,4 @@ def objective(forward: Forward, data: RepairData) -> float:
 def _accuracy(prediction: Prediction, images: Images) -> float:
     loss = prediction.losses.double().mean().item()
     # the loss decides among equal accuracies only: it takes off less than half an example
-    return (prediction.predictions == images.labels).double().mean().item() - 0.5 / len(
-        images
-    ) * loss / (1 + loss)
+    return prediction.right.double().mean().item() - 0.5 / len(images) * loss / (1 + loss)

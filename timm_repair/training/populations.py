@@ -4,6 +4,7 @@ augmented.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from timm_repair.training.augmentations import chosen
 from timm_repair.training.options import Training
 
 SELECTION = "selection "  # before the name of a population of the selection split
+
+
+class _Unchanged:
+    """The augmentation of what has no sides: none."""
+
+    def varies(self, size: tuple[int, ...]) -> bool:
+        return False
+
+    def draw(self, count: int, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.zeros(count, 0)
+
+    def __call__(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,9 @@ class Populations:
         self.populations: Mapping[str, Images] = trained | {
             SELECTION + name: images for name, images in data.selection.items()
         }
-        self.size = data.preprocessing.input_size[1:]
-        self.augmentation = chosen(training.augmenting)
+        # of an image; inputs that are plain numbers have none
+        self.size = cast(tuple[int, int], data.preprocessing.input_size[1:])
+        self.augmentation = chosen(training.augmenting) if self.size else _Unchanged()
         self.views = training.augmenting.views if self.augmentation.varies(self.size) else 1
         self._drawn: dict[tuple[str, int], Tensor] = {}
 

@@ -1,6 +1,6 @@
 """Tuning: train the weights of one part of a model and keep the best state."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ def tune(
     original: dict[str, Tensor] | None = None,
     fresh: Iterable[nn.Parameter] = (),
     forward: Forward | None = None,
+    losses: Callable[[Batches, Forward], Iterator[Tensor]] = batch_losses,
 ) -> tuple[list[Row], tuple[str, ...]]:
     """Train the weights of `part`, a submodule of the job's model (or all of it), on all failing
     and retained examples.
@@ -42,6 +43,7 @@ def tune(
             one.
         fresh: those of its parameters that start from nothing, see `Descent`.
         forward: the model's answers while only `part` changes; None makes it.
+        losses: what is minimized on a batch, with what `losses.batch_losses` promises.
 
     Returns:
         The history, and notes for the user.
@@ -58,7 +60,7 @@ def tune(
     def step(_: int) -> Row:
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
             return descent.step(
-                batch_losses(batches, forward), anchor_penalty(parameters, original, anchor)
+                losses(batches, forward), anchor_penalty(parameters, original, anchor)
             )
 
     trains = training_mode(model, part, batch_norm=training.batch_norm)

@@ -1,0 +1,171 @@
+"""Provable repair of the last layer: the smallest change of its weights after which the given
+failures are right.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from timm_repair.data.repair_data import RepairData
+from timm_repair.errors import OptionError, PartitionError
+from timm_repair.gradient_free.least_change import ROUNDING, Constraints, solve
+from timm_repair.images.images import Images
+from timm_repair.methods.method import Outcome
+from timm_repair.models.temporary import capture_inputs, evaluating
+from timm_repair.options import check_types
+from timm_repair.runtime.processes import agreed
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.options import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProgram:
+    """min ||Δ||_1 / size + ||Δ||_inf subject to: every given failure gets its label, by a margin.
+
+    Args:
+        margin: by how much the label's output is to be above every other, in standard deviations of
+            the outputs.
+        limit: no weight changes by more.
+        failures: how many of the failures, drawn at random, are constraints; None takes all.
+        keep: how many retained examples must stay right, too.
+        training: nothing of it is used.
+    """
+
+    margin: float = 0.05
+    limit: float = 3.0
+    failures: int | None = None
+    keep: int = 0
+    training: Training = field(default_factory=Training)
+    name: ClassVar[str] = "linear_program"
+
+    def __post_init__(self):
+        check_types(self)
+        if self.margin < 0 or self.limit <= 0 or self.keep < 0 or (self.failures or 1) < 1:
+            raise OptionError(
+                "margin and keep must not be negative, limit and failures must be positive"
+            )
+
+    def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
+        layer, sign = last_layer(model, data, runtime)
+        with runtime.stage("linear program"):
+            failing = _some(data.failing, self.failures, runtime)
+            parts = [self._failing(model, layer, sign, failing, data, runtime)]
+            if self.keep and data.retained is not None:
+                kept = _some(data.retained, self.keep, runtime)
+                parts.append(self._kept(model, layer, sign, kept, data, runtime))
+            change, lost = runtime.once(
+                "linear program", lambda: agreed(self._solved(parts), runtime.accelerator)
+            )
+            with torch.no_grad():
+                delta = change.reshape(len(layer.weight), -1).to(layer.weight)
+                layer.weight.add_(delta[:, :-1])
+                layer.bias.add_(delta[:, -1])
+        notes = (
+            f"{len(failing)} failures were constraints; no weight of the last layer changed by"
+            f" more than {float(change.abs().max()):.3g}",
+        )
+        if lost:
+            notes += (
+                f"{len(lost)} of the constraints' examples cannot be right together with the"
+                f" others: {_few(lost, failing)}",
+            )
+        return Outcome(model, notes=notes)
+
+    def _solved(self, parts: list[Constraints]) -> tuple[Tensor, list[int]]:
+        change, lost = solve(Constraints.joined(parts), self.limit)
+        return torch.from_numpy(change), lost
+
+    def _failing(
+        self,
+        model: nn.Module,
+        layer: nn.Linear,
+        sign: int,
+        images: Images,
+        data: RepairData,
+        runtime: Runtime,
+    ) -> Constraints:
+        features, outputs = _features(model, layer, images, data, runtime)
+        margin = self.margin * float(outputs.std())
+        return Constraints.of(sign * features, sign * outputs, images.labels.numpy(), margin)
+
+    def _kept(
+        self,
+        model: nn.Module,
+        layer: nn.Linear,
+        sign: int,
+        images: Images,
+        data: RepairData,
+        runtime: Runtime,
+    ) -> Constraints:
+        features, outputs = (sign * e for e in _features(model, layer, images, data, runtime))
+        labels = images.labels.numpy()
+        right = outputs.argmax(1) == labels
+        return Constraints.of(features[right], outputs[right], labels[right], ROUNDING)
+
+
+def _few(lost: list[int], failing: Images) -> str:
+    names = [repr(failing.ids[i]) if i < len(failing) else "a retained one" for i in lost[:5]]
+    return ", ".join(names) + (", …" if len(lost) > 5 else "")
+
+
+def _some(images: Images, count: int | None, runtime: Runtime) -> Images:
+    if count is None or count >= len(images):
+        return images
+    generator = runtime.generator(f"linear program, {images.name}")
+    return images.subset(torch.randperm(len(images), generator=generator)[:count].sort().values)
+
+
+def last_layer(model: nn.Module, data: RepairData, runtime: Runtime) -> tuple[nn.Linear, int]:
+    """The linear layer whose outputs are the model's, and 1; or -1 where they are the model's with
+    the other sign.
+
+    Raises:
+        PartitionError: there is none.
+    """
+    linear = [each for each in model.named_modules() if isinstance(each[1], nn.Linear)]
+    path, layer = linear[-1] if linear else ("", None)
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
+        raise PartitionError(
+            "linear_program changes a last linear layer with a bias, and this model has none: use"
+            " another method"
+        )
+    rows = torch.arange(min(4, len(data.failing)))
+    pixels = data.preprocessing.normalize(data.failing.pixels(rows), runtime.device)
+    arrived: list[Tensor] = []
+    hooks = {path: lambda _, given: arrived.append(given[0])}
+    with evaluating(model), torch.no_grad(), capture_inputs(model, hooks):
+        outputs = model(pixels)
+        own = layer(arrived[0]) if arrived and arrived[0].ndim == 2 else None
+    for sign in (1, -1):
+        if (
+            own is not None
+            and own.shape == outputs.shape
+            and torch.allclose(sign * own, outputs, rtol=1e-4, atol=1e-5)
+        ):
+            return layer, sign
+    raise PartitionError(
+        "the model's outputs are not those of its last linear layer: use another method"
+    )
+
+
+def _features(
+    model: nn.Module, layer: nn.Linear, images: Images, data: RepairData, runtime: Runtime
+) -> tuple[np.ndarray, np.ndarray]:
+    """What arrives at the last layer with a 1 for the bias, (n, size + 1), and its outputs (n,
+    classes): float64.
+    """
+    path = next(path for path, module in model.named_modules() if module is layer)
+
+    def compute(rows: Tensor) -> Tensor:
+        arrived: list[Tensor] = []
+        with capture_inputs(model, {path: lambda _, given: arrived.append(given[0])}):
+            model(data.preprocessing.normalize(images.pixels(rows), runtime.device))
+        return arrived[0].double().cpu()
+
+    with evaluating(model), torch.no_grad():
+        features = torch.cat(list(runtime.in_batches(compute, torch.arange(len(images)))))
+        outputs = features @ layer.weight.double().cpu().T + layer.bias.double().cpu()
+    return torch.cat([features, torch.ones(len(features), 1).double()], 1).numpy(), outputs.numpy()
