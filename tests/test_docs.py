@@ -9,6 +9,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,6 +137,11 @@ def test_python_block_runs(text, few_steps, classifier, failures, pictures, requ
     exec(compile(text.replace(HUB_MODEL, "local-dir:model"), "block", "exec"), predefined)
 
 
+def clear(path: Path) -> None:
+    """Remove the file or folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.filterwarnings(NO_EFFECT)
 def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
@@ -150,6 +156,8 @@ def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
     }
     for program, *words in commands():
         words = ["local-dir:model" if word == HUB_MODEL else word for word in words]
+        if "--output" in words:  # pages use the same name, each for its own repair
+            clear(Path(words[words.index("--output") + 1]))
         if program == "timm-repair":
             status = cli.main(words)
         else:

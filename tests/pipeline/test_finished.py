@@ -128,7 +128,7 @@ def test_a_report_of_before_it_told_where_it_ran_is_answered_from(run, output):
         run(seed=1)
 
 
-@pytest.mark.parametrize("step", ["hub.saving._write_weights", "report.figures.overview.save_all"])
+@pytest.mark.parametrize("step", ["hub.saving._write_weights"])
 @pytest.mark.parametrize("kind", [KeyError, AssertionError, OSError, MemoryError])
 def test_what_fails_while_saving_does_not_lose_the_result(run, output, step, kind, monkeypatch):
     def fails(*_, **__):

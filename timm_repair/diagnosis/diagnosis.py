@@ -49,7 +49,7 @@ class Diagnosis:
     retained: int
     passing: int
     seed: int
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     told: Told
     patterns: tuple[Pattern, ...] = ()
     preprocessing: tuple[Undone, ...] = ()

@@ -29,7 +29,7 @@ class Statistics:
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         maps: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str | None = None,
     ):

@@ -66,7 +66,9 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Modu
                 " model"
             )
         block = Block.at(paths)
-        swap(model, block, build(genotype, extract(model, block)))
+        # where the model is: strangers' files are tried on "meta", where nothing takes memory
+        with next(model.parameters()).device:
+            swap(model, block, build(genotype, extract(model, block)))
     return model
 
 

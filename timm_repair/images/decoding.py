@@ -56,7 +56,7 @@ def open_image(raw: Any) -> Image.Image:
     )
 
 
-def as_prepared(raw: Any, size: tuple[int, int, int]) -> Tensor | None:
+def as_prepared(raw: Any, size: tuple[int, ...]) -> Tensor | None:
     """Uint8 (C, H, W) of a float tensor from 0 to 1 that has the model's `size` already: a
     transform made it, and it is neither resized nor cropped again. None for everything else.
     """

@@ -139,7 +139,7 @@ def _per_channel(key: str, values: Any, channels: int) -> tuple[float, ...]:
     return numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
 
 
-def _source(said: Mapping[str, Any], size: tuple[int, int, int], whose: str) -> str:
+def _source(said: Mapping[str, Any], size: tuple[int, ...], whose: str) -> str:
     """Where the preprocessing came from, in words."""
     if not said:
         return "timm's default (ImageNet's mean and std, 224 pixels): the model says nothing"

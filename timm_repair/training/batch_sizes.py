@@ -12,7 +12,7 @@ REMEDY = "give batch_size=2 or more, or batch_norm='frozen'"
 
 
 def require_enough(
-    model: nn.Module, size: tuple[int, int, int], training: Training, processes: int
+    model: nn.Module, size: tuple[int, ...], training: Training, processes: int
 ) -> None:
     """Raise OptionError for batches of one example where a batch norm of `model` sees one position
     of it: of one number there is no variance.
