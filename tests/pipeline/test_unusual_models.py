@@ -18,6 +18,7 @@ from timm_repair.errors import (
     ModelError,
     NonFiniteError,
     OptionError,
+    RepairError,
 )
 from timm_repair.hub import saving
 from timm_repair.hub.loading import load
