@@ -267,7 +267,8 @@ class _Done:
                 " give retained examples, or a holdout"
             )
         kept, held = self.data.retained, self.data.holdout.get("retained")
-        if kept is not None and held is not None and held.pool is kept.pool:
+        images = not isinstance(self.data, preparing.PropertyData)
+        if images and kept is not None and held is not None and held.pool is kept.pool:
             notes.append(
                 "'retained' is a part of the retained examples that the repair did not train on; if"
                 " the original was trained on them, they are no unseen data, and it is better there"
