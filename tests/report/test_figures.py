@@ -1,4 +1,3 @@
-import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -217,19 +216,6 @@ def test_save_all_explains_an_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         save_all(report(), tmp_path / "file")
-
-
-def test_missing_matplotlib_is_explained(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RepairError, match=r"timm_repair\[figures\]"):
-        before_after(report())
 
 
 def test_importing_figures_does_not_import_matplotlib():
