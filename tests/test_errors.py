@@ -2,12 +2,13 @@
 
 import pytest
 from planted import classifier
+from report.report_examples import report
 
 from timm_repair import errors
 from timm_repair.errors import MissingPackageError, RepairError, did_you_mean, require_packages
 from timm_repair.hub.exporting import export
 from timm_repair.pipeline.demo import digits
-from timm_repair.report.figures.drawing import empty
+from timm_repair.report.figures.accuracy import before_after
 
 
 def test_a_near_miss_is_suggested_and_all_are_named():
@@ -18,8 +19,10 @@ def test_a_near_miss_is_suggested_and_all_are_named():
 
 
 NEEDS = {
-    "matplotlib": (lambda path: empty(2, 2), "figures"),
+    "matplotlib": (lambda path: before_after(report()), "figures"),
     "onnx": (lambda path: export(classifier(), path / "model.onnx"), "export"),
+    "onnxscript": (lambda path: export(classifier(), path / "model.onnx"), "export"),
+    "onnxruntime": (lambda path: export(classifier(), path / "model.onnx"), "export"),
     "sklearn": (lambda path: digits(0), "demo"),
 }
 
@@ -29,9 +32,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     package, tmp_path, monkeypatch
 ):
     use, extra = NEEDS[package]
-    found = errors.find_spec
-    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else found(name))
-    with pytest.raises(MissingPackageError, match=rf"{package}.*timm_repair\[{extra}\]") as raised:
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == package else object())
+    told = rf"needs {package}, not installed here: pip install 'timm_repair\[{extra}\]'"
+    with pytest.raises(MissingPackageError, match=told) as raised:
         use(tmp_path)
     assert isinstance(raised.value, RepairError) and isinstance(raised.value, ImportError)
     assert raised.value.name == package and not list(tmp_path.iterdir())

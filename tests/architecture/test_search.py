@@ -102,6 +102,18 @@ def test_warm_up_then_turns(watched):
     assert relaxed.progress == 1
 
 
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_however_short_a_search_trains_weights_first(classifier, data, runtime, steps, strategy):
+    """α has no gradient before they have opened the gates; one step of theirs is enough."""
+    relaxed = relaxed_in(classifier, data, strategy)
+    start = relaxed.alpha.detach().clone()
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
+    purposes = [bool(row.get("architecture")) for row in history]
+    assert purposes == [False, True, False][:steps] and trained == purposes.count(False)
+    assert torch.equal(relaxed.alpha, start) == (steps == 1)
+
+
 def test_nothing_outside_the_block_changes(watched):
     model, relaxed, _, _, outside, modes, _, _ = watched
     state = model.state_dict()

@@ -12,7 +12,8 @@ class Strategy(Protocol):
     Attributes:
         partial: operations see 1/partial of the channels.
         edge_normalization: weigh the edges into a node by a softmax over β.
-        warmup: share of the search during which only weights are trained.
+        warmup: share of the search during which only weights are trained; at least one step, where
+            it is not 0.
         learning_rate: of α and β, for Adam; None scales it so that α can move by about 2 in the
             steps there are.
     """
