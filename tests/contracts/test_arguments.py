@@ -93,6 +93,7 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
         "repair": repair | {"output_dir": None, "overwrite": False, "method": "finetune"},
         "compare": repair | {"methods": ["finetune"]},
         "localize": without | {"score": "rgn", "top": 10},
+        "diagnose": without | {"passing": None, "pixels": 10},
         "collect_failures": {"model": deployed, "dataset": pictures["pool"][:20], "seed": 0}
         | {"max_failures": 3, "name": "x", "runtime": None, "on_unknown": "skip"},
         "blocks": {"model": deployed, "granularity": "stage", "names": None, "input_size": None},
