@@ -274,7 +274,7 @@ def test_from_files_to_files_on_the_command_line(tmp_path, capsys):
         "--data",
         "retained=300",
     ]
-    assert main(arguments) == 2 and "say it, with answer=" in capsys.readouterr().err
+    assert main(arguments) == 2 and "say it, with --answer" in capsys.readouterr().err
     assert main([*arguments, "--answer", "highest"]) == 0
     assert {"network.onnx", "network.nnet", "repair.json"} <= {
         path.name for path in (tmp_path / "out").iterdir()

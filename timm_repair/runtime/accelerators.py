@@ -1,5 +1,6 @@
 """Accelerators: made as the launcher and the user say, or refused."""
 
+import warnings
 from typing import Any
 
 from accelerate import Accelerator
@@ -28,7 +29,11 @@ def tracking(name: str | None, output: str) -> Accelerator | None:
     if name is None:
         return None
     # beside the output, which holds nothing but the saved repair
-    accelerator = make_accelerator(log_with=name, project_dir=f"{output.rstrip('/')}-logs")
+    place = f"{output.rstrip('/')}-logs"
+    with warnings.catch_warnings():
+        # what it warns of is an error below
+        warnings.filterwarnings("ignore", "`log_with=", UserWarning)
+        accelerator = make_accelerator(log_with=name, project_dir=place)
     if not accelerator.log_with:
         raise OptionError(
             f"--log-with {name}: its package is not installed; pip install it, or leave the"
