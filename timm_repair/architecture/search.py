@@ -114,18 +114,17 @@ def search(
 
 
 def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
-    """Disjoint rows for "weights" and for "architecture", by population, with failures and retained
-    examples in both.
+    """Disjoint rows for "weights" and for "architecture", by population, with examples of
+    each in both.
 
     The second is the smaller one: an architecture has some dozens of parameters, a block's weights
     have millions.
     """
     generator = runtime.generator("search parts")
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "architecture": {}}
-    for name, images in (("failing", data.failing), ("retained", data.retained)):
-        if images is not None:
-            order = torch.randperm(len(images), generator=generator)
-            cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
-            parts["architecture"][name] = order[:cut]
-            parts["weights"][name] = order[cut:] if len(images) > 1 else order
+    for name, images in data.train.items():
+        order = torch.randperm(len(images), generator=generator)
+        cut = max(round(ARCHITECTURE_SHARE * len(images)), 1)
+        parts["architecture"][name] = order[:cut]
+        parts["weights"][name] = order[cut:] if len(images) > 1 else order
     return parts

@@ -14,7 +14,7 @@ class RepairData:
     Args:
         failing: what the repair trains on: examples the model gets wrong.
         retained: what it must not forget; None when the user gave none.
-        selection: "failing" and, with retained examples, "retained": what choices are made by;
+        selection: what choices are made by, of each population that is trained on but the pattern;
             never trained on.
         holdout: population name to images: what is measured; never trained on nor chosen by.
         preprocessing: of the model.
@@ -24,6 +24,11 @@ class RepairData:
             if unknown.
         provenance: plain JSON: per role the source, n, SHA-256 over ids and labels, columns, label
             mapping, skipped.
+        passing: examples of the population that fails which the model gets right, as many as were
+            met while the failures were collected, so that both together are an unbiased sample of
+            it; None where they are not known.
+        pattern: retained examples made to look like the failures, with their true labels; None
+            where no pattern is known.
     """
 
     failing: Images
@@ -35,3 +40,23 @@ class RepairData:
     label_names: tuple[str, ...] | None
     error_rate: float | None
     provenance: dict
+    passing: Images | None = None
+    pattern: Images | None = None
+
+    @property
+    def train(self) -> dict[str, Images]:
+        """What may be trained on, by the name of its population."""
+        known = {
+            "failing": self.failing,
+            "passing": self.passing,
+            "retained": self.retained,
+            "pattern": self.pattern,
+        }
+        return {name: images for name, images in known.items() if images is not None}
+
+    @property
+    def natural_rate(self) -> float | None:
+        """Share of failures in the population that fails; None where it is not known."""
+        if self.passing is None:
+            return None
+        return len(self.failing) / (len(self.failing) + len(self.passing))

@@ -21,6 +21,7 @@ from timm_repair.runtime.processes import all_processes, share_of
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.job import Job
 from timm_repair.training.losses import repair_loss
+from timm_repair.training.mixing import wrong_class_weight
 
 FOLDS = 4
 
@@ -182,7 +183,7 @@ def all_gradients(job: Job, blocks: Sequence[Block]) -> FoldedGradients:
         names,
         job.data,
         job.runtime,
-        wrong_class_weight=job.training.wrong_class_weight_for(job.data.num_classes),
+        wrong_class_weight=wrong_class_weight(job.training, job.data),
     )
 
 

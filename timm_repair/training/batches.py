@@ -10,6 +10,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.mixing import counts, wrong_class_weight
 from timm_repair.training.options import Training
 from timm_repair.training.populations import Populations, Sample
 
@@ -55,7 +56,7 @@ class Batch:
         parts: by population.
         views: population -> the fixed views that the whole batch has of it.
         labels: (n,), on the device.
-        answers: (n,), the original's wrong answers, -1 for retained examples; on the device.
+        answers: (n,), the original's wrong answers, -1 where there is none; on the device.
     """
 
     parts: tuple[Sample, ...]
@@ -74,15 +75,14 @@ class Batch:
 
 
 class Batches:
-    """An endless supply of augmented batches, `training.failing_share` of each failures and the
-    rest retained examples.
+    """An endless supply of augmented batches, mixed as `training.mixing` says.
 
     Each population is gone through in a fresh random order again and again. All processes draw the
     same global batch and keep their part of it, so the result does not depend on how many there
     are.
 
     Args:
-        rows: population ("failing", "retained") -> (n,) which of its examples to draw from; None
+        rows: population -> (n,) which of its examples to draw from; None
             draws from all.
     """
 
@@ -99,7 +99,7 @@ class Batches:
         self.runtime = runtime
         self.examples = Populations(data, training, runtime)
         self.generator = runtime.generator(purpose)
-        self.wrong_class_weight = training.wrong_class_weight_for(data.num_classes)
+        self.wrong_class_weight = wrong_class_weight(training, data)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
             raise OptionError(
                 "with two classes wrong_class_weight=0 leaves failures nothing to teach: set it"
@@ -192,14 +192,3 @@ class Batches:
         """
         batch = self.take()
         return self.examples.images(*batch.parts), batch.labels, batch.answers
-
-
-def counts(training: Training, data: RepairData) -> dict[str, int]:
-    """How many examples of each population a batch has, over all processes."""
-    if data.retained is None:
-        return {"failing": training.batch_size}
-    failing = round(training.failing_share * training.batch_size)
-    if 0 < training.failing_share < 1 < training.batch_size:
-        # rounding must not silence either population
-        failing = min(max(failing, 1), training.batch_size - 1)
-    return {"failing": failing, "retained": training.batch_size - failing}

@@ -25,7 +25,7 @@ def repair_loss(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy of `logits` (n, classes), see `Training.wrong_class_weight`; `answers` (n,) as
+    """Cross-entropy of `logits` (n, classes), see `Mixing.wrong_class_weight`; `answers` (n,) as
     from `Batches.draw`.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -37,7 +37,7 @@ def repair_loss(
 
 
 def batch_losses(batches: Batches, forward: Forward) -> Iterator[Tensor]:
-    """Cross-entropy of the model on the next batch, see `Training.wrong_class_weight`; its mean
+    """Cross-entropy of the model on the next batch, see `Mixing.wrong_class_weight`; its mean
     over processes is that over the batch.
 
     In as many summands as the accelerator accumulates gradients over, each computed when it is

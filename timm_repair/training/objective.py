@@ -10,17 +10,30 @@ def objective(forward: Forward, data: RepairData) -> float:
     """What selection maximizes: estimated accuracy in production, from the selection split; ties go
     to the lower loss.
 
-    The model's error rate in production weighs the failing examples against the retained ones
-    (`collect_failures` knows it; 1/2 where it is unknown): fixing a failure of a model that is
-    wrong 20 % of the time must not cost a quarter of an example it had right.
+    Where passing examples of the failing population are known, that is the population's accuracy,
+    failing and passing ones in their natural proportion, and the retained examples count as much
+    as all of it. Where they are not, the retained ones stand for them: the model's error rate in
+    production weighs the failing examples against them (`collect_failures` knows it; 1/2 where it
+    is unknown), since fixing a failure of a model that is wrong 20 % of the time must not cost a
+    quarter of an example it had right.
     """
     values = {
         name: _accuracy(forward.predict(name), images) for name, images in data.selection.items()
     }
+    population = values["failing"]
+    if data.natural_rate is not None:
+        population = _mean(data.natural_rate, population, values["passing"])
     if "retained" not in values:
-        return values["failing"]
-    rate = 0.5 if data.error_rate is None else data.error_rate
-    return rate * values["failing"] + (1 - rate) * values["retained"]
+        return population
+    if data.natural_rate is not None:
+        return _mean(0.5, population, values["retained"])
+    return _mean(
+        0.5 if data.error_rate is None else data.error_rate, population, values["retained"]
+    )
+
+
+def _mean(share: float, one: float, other: float) -> float:
+    return share * one + (1 - share) * other
 
 
 def _accuracy(prediction: Prediction, images: Images) -> float:

@@ -10,6 +10,33 @@ INTERPOLATIONS = (0.25, 0.5, 0.75)  # between the original weights and the repai
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """What a batch is made of, and how failures are learnt from.
+
+    Args:
+        failing_share: share, from 0 to 1, of the population that fails; where passing examples of
+            it are known, both in their natural proportion, else failures alone. The rest are
+            retained examples; without these all is of the failing population.
+        pattern_share: share of retained examples that were made to look like the failures, where
+            their pattern is known; what remains is divided by `failing_share`.
+        wrong_class_weight: weight, in the softmax of a failure, of the class that the original
+            predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
+            teaches that the class never occurs in their population, and breaks what the model had
+            right there; 0 leaves it out (the likelihood of the label given that it is not that
+            class). None is 1 where passing examples are known, which say the rest, and for a model
+            of two classes, whose failures would otherwise say nothing; else 0.
+    """
+
+    failing_share: float = 0.5
+    pattern_share: float = 1 / 3
+    wrong_class_weight: float | None = None
+
+    def __post_init__(self):
+        check_types(self)
+        _require_shares(self, "failing_share", "pattern_share", "wrong_class_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimizing:
     """SGD with momentum, and its schedule.
 
@@ -123,28 +150,19 @@ class Training:
 
     Args:
         steps: optimizer steps in all; an architecture step counts as one.
-        batch_size: examples a step, failures and retained ones together, over all processes.
-        failing_share: share of failures in a batch, from 0 to 1; without retained data every
-            example is a failure.
-        wrong_class_weight: weight, in the softmax of a failure, of the class that the original
-            predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
-            teaches that the class never occurs in their population, and breaks what the model had
-            right there; 0 leaves it out (the likelihood of the label given that it is not that
-            class). None is 0, and 1 for a model of two classes, whose failures would otherwise say
-            nothing.
+        batch_size: examples a step, of all populations together, over all processes.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original;
             None is 0 with retained data and 0.1 without, where nothing else does.
         batch_norm: "train" renews the statistics of the trained part, "frozen" keeps them; those of
             all other parts are always kept.
-        optimizing, augmenting, caching, choosing: groups of further options.
+        mixing, optimizing, augmenting, caching, choosing: groups of further options.
     """
 
     steps: int = 300
     batch_size: int = 128
-    failing_share: float = 0.5
-    wrong_class_weight: float | None = None
     anchor: float | None = None
     batch_norm: str = "train"
+    mixing: Mixing = field(default_factory=Mixing)
     optimizing: Optimizing = field(default_factory=Optimizing)
     augmenting: Augmenting = field(default_factory=Augmenting)
     caching: Caching = field(default_factory=Caching)
@@ -153,16 +171,9 @@ class Training:
     def __post_init__(self):
         check_types(self)
         _require_at_least_one(self, "steps", "batch_size")
-        _require_shares(self, "failing_share", "wrong_class_weight")
         _require_one_of(self, "batch_norm", ("train", "frozen"))
         if (self.anchor or 0) < 0:
             raise OptionError("anchor must not be negative")
-
-    def wrong_class_weight_for(self, num_classes: int) -> float:
-        """`wrong_class_weight` with its default filled in."""
-        if self.wrong_class_weight is not None:
-            return self.wrong_class_weight
-        return 1.0 if num_classes == 2 else 0.0
 
 
 def _require_at_least_one(options: Any, *names: str) -> None:

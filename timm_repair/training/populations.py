@@ -59,18 +59,15 @@ class Populations:
     examples.
 
     Attributes:
-        populations: "failing", "retained" (if there are any), and those of the selection split,
-            "selection failing", ….
+        populations: those of `RepairData.train`, and those of the selection split, "selection
+            failing", ….
         views: how many fixed views a training example has; None where it is augmented anew each
             time.
     """
 
     def __init__(self, data: RepairData, training: Training, runtime: Runtime):
         self.training, self.runtime, self.preprocessing = training, runtime, data.preprocessing
-        trained = {"failing": data.failing} | (
-            {} if data.retained is None else {"retained": data.retained}
-        )
-        self.populations: Mapping[str, Images] = trained | {
+        self.populations: Mapping[str, Images] = data.train | {
             SELECTION + name: images for name, images in data.selection.items()
         }
         # of an image; inputs that are plain numbers have none

@@ -24,6 +24,7 @@ from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.descent import Descent
 from timm_repair.training.job import Job
 from timm_repair.training.losses import repair_loss
+from timm_repair.training.mixing import wrong_class_weight
 from timm_repair.training.options import Training
 
 WIDTH = 4  # blocks that are tried
@@ -153,7 +154,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     tried = _promising(job, blocks)
-    examples, weight = Halves(data, runtime), training.wrong_class_weight_for(data.num_classes)
+    examples, weight = Halves(data, runtime), wrong_class_weight(training, data)
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )

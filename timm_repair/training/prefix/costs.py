@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from timm_repair.data.repair_data import RepairData
-from timm_repair.training.batches import counts
+from timm_repair.training.mixing import counts
 from timm_repair.training.options import INTERPOLATIONS, Training
 from timm_repair.training.populations import SELECTION, Populations
 

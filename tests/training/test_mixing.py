@@ -1,0 +1,143 @@
+"""What a batch is made of, population by population, and what selection maximizes for it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from making import quiet
+from torch import nn
+
+from timm_repair.data.predicting import Prediction
+from timm_repair.data.repair_data import RepairData
+from timm_repair.errors import OptionError
+from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.training.batches import Batches
+from timm_repair.training.mixing import counts, wrong_class_weight
+from timm_repair.training.objective import objective
+from timm_repair.training.options import Mixing, Training
+
+PREPROCESSING = Preprocessing.of(nn.Identity())
+
+
+class Many:
+    """As many examples as asked for; of Images only their number matters here."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
+def known(*, passing=None, retained=None, pattern=None, classes=10) -> RepairData:
+    others = {"passing": passing, "pattern": pattern}
+    return RepairData(
+        Many(60),
+        retained and Many(retained),
+        {},
+        {},
+        PREPROCESSING,
+        classes,
+        None,
+        None,
+        {},
+        **{name: count and Many(count) for name, count in others.items()},
+    )
+
+
+# of 48 places; 60 failures
+MIXTURES = {
+    "failures alone": ({}, {}, {"failing": 48}),
+    "failures alone have no share": ({}, {"failing_share": 0.25}, {"failing": 48}),
+    "half": ({"retained": 900}, {}, {"failing": 24, "retained": 24}),
+    "a quarter": ({"retained": 900}, {"failing_share": 0.25}, {"failing": 12, "retained": 36}),
+    "no failure seen": ({"retained": 900}, {"failing_share": 0.0}, {"failing": 0, "retained": 48}),
+    "natural proportion": (
+        {"retained": 900, "passing": 180},
+        {},
+        {"failing": 6, "passing": 18, "retained": 24},
+    ),
+    "the population alone": ({"passing": 60}, {}, {"failing": 24, "passing": 24}),
+    "thirds": (
+        {"retained": 900, "pattern": 900},
+        {},
+        {"failing": 16, "retained": 16, "pattern": 16},
+    ),
+    "all four": (
+        {"retained": 900, "passing": 60, "pattern": 900},
+        {"pattern_share": 0.5, "failing_share": 0.5},
+        {"failing": 6, "passing": 6, "retained": 12, "pattern": 24},
+    ),
+    "the pattern and no failure": (
+        {"retained": 900, "passing": 60, "pattern": 900},
+        {"pattern_share": 0.5, "failing_share": 0.0},
+        {"failing": 0, "passing": 0, "retained": 24, "pattern": 24},
+    ),
+    "rounding silences none": (
+        {"retained": 900, "passing": 6000},
+        {"failing_share": 0.05},
+        {"failing": 1, "passing": 1, "retained": 46},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_places_of_a_batch(name):
+    populations, options, expected = MIXTURES[name]
+    assert counts(Training(batch_size=48, **options), known(**populations)) == expected
+
+
+@pytest.mark.parametrize(
+    ("populations", "given", "expected"),
+    [
+        ({"retained": 9}, None, 0.0),
+        ({"retained": 9, "classes": 2}, None, 1.0),
+        ({"passing": 9}, None, 1.0),
+        ({"passing": 9}, 0.25, 0.25),
+    ],
+)
+def test_the_weight_of_the_wrong_class(populations, given, expected):
+    assert wrong_class_weight(Training(wrong_class_weight=given), known(**populations)) == expected
+
+
+@pytest.mark.parametrize("name", ["failing_share", "pattern_share", "wrong_class_weight"])
+def test_shares_are_shares(name):
+    with pytest.raises(OptionError, match=f"{name} is a share from 0 to 1"):
+        Mixing(**{name: 1.5})
+
+
+def test_batches_have_every_population_and_answers_of_failures_only(data):
+    more = replace(data, passing=data.retained.subset(torch.arange(20)), pattern=data.retained)
+    batches = Batches(more, Training(batch_size=24), quiet(), "test")
+    batch = batches.take()
+    assert {part.name: len(part.rows) for part in batch.parts} == counts(batches.training, more)
+    answers = dict(
+        zip(
+            [part.name for part in batch.parts],
+            batch.answers.split([len(part.rows) for part in batch.parts]),
+            strict=True,
+        )
+    )
+    assert (answers.pop("failing") >= 0).all() and len(answers) == 3
+    assert all((each == -1).all() for each in answers.values())
+
+
+@pytest.mark.parametrize("right", ["failing", "passing", "retained"])
+def test_selection_estimates_the_accuracy_of_the_population(data, right):
+    """Failing and passing examples count in their natural proportion, retained ones as much as
+    both."""
+    passing = data.retained.subset(torch.arange(60))
+    selection = dict(data.selection) | {"passing": passing}
+    failing = data.failing.subset(torch.arange(20))
+    more = replace(data, failing=failing, passing=passing, selection=selection)
+    shares = {"failing": 0.25 / 2, "passing": 0.75 / 2, "retained": 0.5}
+
+    class Answers:
+        """Right on one population, and as sure as can be."""
+
+        def predict(self, name):
+            labels = selection[name].labels
+            return Prediction(labels if name == right else labels + 1, torch.zeros(len(labels)))
+
+    assert more.natural_rate == 0.25
+    assert objective(Answers(), more) == pytest.approx(shares[right])

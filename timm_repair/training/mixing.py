@@ -1,0 +1,36 @@
+"""Mixing: what a batch is made of, see `Mixing`."""
+
+from timm_repair.data.repair_data import RepairData
+from timm_repair.training.options import Training
+
+
+def counts(training: Training, data: RepairData) -> dict[str, int]:
+    """How many examples of each population of `data.train` a batch has, over all processes."""
+    mixing, places = training.mixing, training.batch_size
+    pattern = 0 if data.pattern is None else _share(places, mixing.pattern_share)
+    rest = places - pattern
+    population = rest if data.retained is None else _share(rest, mixing.failing_share)
+    failing = population
+    if data.natural_rate is not None:
+        failing = _share(population, data.natural_rate)
+    found = {
+        "failing": failing,
+        "passing": population - failing,
+        "retained": rest - population,
+        "pattern": pattern,
+    }
+    return {name: found[name] for name in data.train}
+
+
+def wrong_class_weight(training: Training, data: RepairData) -> float:
+    """`Mixing.wrong_class_weight` with its default filled in."""
+    given = training.mixing.wrong_class_weight
+    if given is not None:
+        return given
+    return 1.0 if data.num_classes == 2 or data.passing is not None else 0.0
+
+
+def _share(places: int, share: float) -> int:
+    """So many of the places; rounding silences neither side."""
+    taken = round(share * places)
+    return min(max(taken, 1), places - 1) if 0 < share < 1 < places else taken
