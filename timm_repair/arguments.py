@@ -30,6 +30,10 @@ def describe_data(command: argparse.ArgumentParser) -> None:
         "--failures", help="parquet, csv or json file, imagefolder directory, or Hub id"
     )
     command.add_argument("--retain", help="what must not be forgotten, in any of these forms")
+    command.add_argument(
+        "--passing",
+        help="of the failures' population, what the model has right, in any of these forms",
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument(
         "--data",
@@ -53,6 +57,12 @@ def describe_measuring(command: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="repeat what OUTPUT holds, or replace it by what this command gives",
+    )
+    command.add_argument(
+        "--no-diagnosis",
+        dest="diagnose",
+        action="store_false",
+        help="do not ask first what the failures have in common",
     )
     command.add_argument(
         "--holdout",
@@ -94,6 +104,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "failures": [vnnlib.read(path, answer=answer) for path in files] or arguments.failures,
         "retain": arguments.retain,
+        **({} if arguments.passing is None else {"passing": arguments.passing}),
         "seed": arguments.seed,
         "data": make(Sampling if files else DataOptions, parse(arguments.data)),
     } | parse(arguments.set, RESERVED)

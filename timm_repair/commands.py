@@ -69,7 +69,6 @@ def _localize(arguments: argparse.Namespace) -> None:
 def _describe_diagnose(command: argparse.ArgumentParser) -> None:
     """Say what the failures have in common."""
     describe_data(command)
-    command.add_argument("--passing", help="of the failures' population, what the model has right")
     command.add_argument("--output", type=Path, help="file for the diagnosis as JSON")
     command.add_argument("--overwrite", action="store_true", help="replace what OUTPUT holds")
 
@@ -78,7 +77,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     output = None if arguments.output is None else arguments.output.expanduser()
     if output is not None:
         _require_file(output, arguments.overwrite)
-    found = inspecting.diagnose(arguments.model, passing=arguments.passing, **given(arguments))
+    found = inspecting.diagnose(arguments.model, **given(arguments))
     if not PartialState().is_main_process:
         return
     print(found)
@@ -113,6 +112,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         method=arguments.method,
         output_dir=arguments.output,
         overwrite=arguments.overwrite,
+        diagnose=arguments.diagnose,
         accelerator=accelerator,
         **given(arguments),
     )
@@ -152,6 +152,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         arguments.model,
         methods=arguments.methods,
         holdout=holdout(arguments.holdout),
+        diagnose=arguments.diagnose,
         **given(arguments),
     )
     if not PartialState().is_main_process:

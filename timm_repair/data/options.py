@@ -17,8 +17,8 @@ class Shares:
     neither is trained on, nor is the second chosen by.
 
     Args:
-        selection_share: of the failures, to choose by.
-        holdout_share: of the failures, to measure on.
+        selection_share: of the failures, and of the passing examples, to choose by.
+        holdout_share: of the failures, and of the passing examples, to measure on.
         retained_selection_share: of the retained examples, to choose by.
         retained_selection_max: at most so many of them.
         retained_holdout_share: of the retained examples, to measure on where no holdout is given.
@@ -47,8 +47,8 @@ class Shares:
                 )
 
     def of(self, name: str, held_out: bool) -> dict[str, tuple[float, int | None]]:
-        """For `splits.split` of the "failing" or "retained": share and most of each part beside the
-        one trained on.
+        """For `splits.split` of the "failing", "passing" or "retained": share and most of each part
+        beside the one trained on.
         """
         kind = "retained_" if name == "retained" else ""
         parts = ("selection",) if held_out else ("selection", "holdout")
@@ -68,6 +68,7 @@ class DataOptions:
         max_right: share of the given failures that the model may get right; above, they are taken
             for mislabelled.
         failures_split: which split of the failures; None takes `split`.
+        passing_split: which split of the passing examples; None takes `split`.
         retain_split: which split of the retained examples; None takes `split`.
         holdout_split: which split of the holdout; None takes `split`.
         shares: a group: how the data are split.
@@ -77,6 +78,7 @@ class DataOptions:
 
     max_right: float = 0.5
     failures_split: str | None = None
+    passing_split: str | None = None
     retain_split: str | None = None
     holdout_split: str | None = None
     shares: Shares = field(default_factory=Shares)
@@ -88,5 +90,7 @@ class DataOptions:
             raise OptionError(f"max_right={self.max_right!r}; must lie between 0 and 1")
 
     def reading_of(self, role: str, source: Any) -> Reading:
-        """How `source` is read: the failures, the retained examples ("retain") or the "holdout"."""
+        """How `source` is read: the failures, the retained examples ("retain"), the "passing" ones
+        or the "holdout".
+        """
         return self.reading.fitting(source, getattr(self, f"{role}_split"))

@@ -38,6 +38,7 @@ def prepare(
     failures: Any,
     *,
     retain: Any = None,
+    passing: Any = None,
     holdout: Any = None,
     options: DataOptions | None = None,
     runtime: Runtime | None = None,
@@ -45,15 +46,16 @@ def prepare(
     """Read, check and split everything a repair needs.
 
     Failures that `model` gets right are left out with a warning. The rest are split, stratified by
-    label, into a part to train on, one to choose by and one to measure on; retained examples
-    likewise, less those that are failures too.
+    label, into a part to train on, one to choose by and one to measure on; retained and passing
+    examples likewise, each image in one of the three only.
 
     Args:
         model: it is not changed.
         failures: anything `as_images` takes.
         retain: likewise; None if there is none.
-        holdout: one source, measured as "holdout", or a dict of named ones. Retained examples are
-            then not held out, and failures only where the dict has no "failing".
+        passing: likewise, of the failing population what the model has right, see `unsplit`.
+        holdout: one source, measured as "holdout", or a dict of named ones. Retained and passing
+            examples are then not held out, and failures only where the dict has no "failing".
         options: how to read and split; None for the defaults.
         runtime: where to compute, and the seed of the splits.
 
@@ -78,7 +80,9 @@ def prepare(
         if h is not None
     }
     kept = None if retain is None else _read(retain, model, options, "retain")
+    right = _passing(passing, failures, model, options)
     sources = {"failures": given} | ({} if kept is None else {"retain": kept})
+    sources |= {} if right is None else {"passing": right}
     sources |= {f"holdout {name!r}": images for name, images in measured.items()}
     require_one_vocabulary(sources)
     known = Known(sources)
@@ -88,20 +92,27 @@ def prepare(
     measured = {name: known.once(images) for name, images in measured.items()}
     for name, images in measured.items():
         asked.check(images, f"holdout {name}")
+    if right is not None:
+        sets["passing"] = asked.right_ones(known.once(right))
     if kept is not None:
         _refuse_single_class(kept, classes)
         asked.check(kept, "retain", retained=True)
-        sets["retained"] = known.without(known.once(kept), failing)
+        # what was seen in production stays there: its share of failures is an estimate
+        for others in list(sets.values()):
+            kept = known.without(known.once(kept), others)
+        sets["retained"] = kept
         _refuse_single_class(sets["retained"], classes)
-    known.refuse_overlap(measured, failing, sets.get("retained"))
+    known.refuse_overlap(measured, sets)
     generator = runtime.generator("split")
     # any population but the failing one measures what the repair breaks
-    held_out = {"failing": "failing" in measured, "retained": bool(measured.keys() - {"failing"})}
+    held_out = dict.fromkeys(sets, bool(measured.keys() - {"failing"}))
+    held_out["failing"] = "failing" in measured
     parts = {
         name: split(images, options.shares.of(name, held_out[name]), generator)
         for name, images in sets.items()
     }
     train = {name: part["train"] for name, part in parts.items()}
+    roles = {"failures": failing, "passing": sets.get("passing"), "retain": sets.get("retained")}
     selection = {name: part["selection"] for name, part in parts.items()}
     held = {name: part["holdout"] for name, part in parts.items() if "holdout" in part} | measured
     return RepairData(
@@ -112,9 +123,15 @@ def prepare(
         preprocessing=failing.preprocessing,
         num_classes=classes.count,
         label_names=classes.readable,
-        error_rate=given.error_rate,
+        error_rate=_error_rate(given, failing, sets.get("passing")),
+        passing=train.get("passing"),
         provenance={"given": {"failures": len(given), "wrong": len(failing)}}
-        | {"read": asked.summaries({"failures": failing, "retain": sets.get("retained")}, measured)}
+        | (
+            {}
+            if (rate := _error_rate(given, failing, sets.get("passing"))) is None
+            else {"error_rate": rate}
+        )
+        | {"read": asked.summaries(roles, measured)}
         | _described(train)
         | {"selection": _described(selection), "holdout": _described(held)},
     )
@@ -145,9 +162,7 @@ def unsplit(
     check_finite(model)
     given = _read(failures, model, options, "failures")
     kept = _read(retain, model, options, "retain")
-    if passing is None:
-        passing = getattr(failures, "passing", None)
-    right = None if passing is None else _read(passing, model, options, "passing")
+    right = _passing(passing, failures, model, options)
     sources = {"failures": given, "retain": kept}
     sources |= {} if right is None else {"passing": right}
     require_one_vocabulary(sources)
@@ -155,8 +170,21 @@ def unsplit(
     failing = _really_failing(asked, known.once(given), options)
     asked.check(kept, "retain", retained=True)
     if right is not None:
-        right = right.subset(asked.answers(right, "passing") == right.labels)
+        right = asked.right_ones(right)
     return failing, known.without(known.once(kept), failing), right
+
+
+def _passing(given: Any, failures: Any, model: nn.Module, options: DataOptions) -> Images | None:
+    """What was given, else what `collect_failures` gave with the failures."""
+    passing = getattr(failures, "passing", None) if given is None else given
+    return None if passing is None else _read(passing, model, options, "passing")
+
+
+def _error_rate(given: Images, failing: Images, passing: Images | None) -> float | None:
+    """Of the model in the population that fails, where it is known."""
+    if given.error_rate is not None or passing is None:
+        return given.error_rate
+    return len(failing) / (len(failing) + len(passing))
 
 
 def _described(sets: Mapping[str, Images]) -> dict:
@@ -194,7 +222,7 @@ def _read(
             model,
             name=name,
             check_readable=role != "retain",
-            **vars(options.reading_of("failures" if role == "passing" else role, source)),
+            **vars(options.reading_of(role, source)),
         )
         if role == "retain" and images.small:  # its pixels are compared anyway
             images = leave_out_unreadable(images)
@@ -227,6 +255,20 @@ class _Asked:
         found = predict(self.model, images, images.preprocessing, self.runtime).predictions
         self.right[role] = int((found == images.labels).sum()), len(images)
         return found
+
+    def right_ones(self, passing: Images) -> Images:
+        """Those of `passing` that the model has right.
+
+        Raises:
+            DataError: there is none.
+        """
+        right = self.answers(passing, "passing") == passing.labels
+        if not right.any():
+            raise DataError(
+                f"passing: the model has all {len(passing)} examples wrong: give examples of the"
+                " failures' population that it has right, or leave passing out"
+            )
+        return passing.left_out(right, "the model has them wrong")
 
     def check(self, images: Images, role: str, *, retained: bool = False) -> None:
         """Raise LabelError where the labels were misread, as far as some of the `images` tell.

@@ -24,9 +24,9 @@ class RepairData:
             if unknown.
         provenance: plain JSON: per role the source, n, SHA-256 over ids and labels, columns, label
             mapping, skipped.
-        passing: examples of the population that fails which the model gets right, as many as were
-            met while the failures were collected, so that both together are an unbiased sample of
-            it; None where they are not known.
+        passing: examples of the population that fails which the model gets right; mixed with the
+            failures by `error_rate` they are an unbiased sample of it. None where they are not
+            known.
         pattern: retained examples made to look like the failures, with their true labels; None
             where no pattern is known.
     """
@@ -56,7 +56,5 @@ class RepairData:
 
     @property
     def natural_rate(self) -> float | None:
-        """Share of failures in the population that fails; None where it is not known."""
-        if self.passing is None:
-            return None
-        return len(self.failing) / (len(self.failing) + len(self.passing))
+        """`error_rate`, where passing examples can be mixed with failures by it; else None."""
+        return None if self.passing is None else self.error_rate

@@ -164,21 +164,26 @@ class Known:
         numbers = set(self.numbers(others))
         return torch.tensor([n in numbers for n in self.numbers(images)], dtype=torch.bool)
 
-    def refuse_overlap(
-        self, holdout: Mapping[str, Images], failing: Images, retained: Images | None
-    ) -> None:
-        """Raise DataError for a holdout that holds what the repair trains on or chooses by."""
+    def refuse_overlap(self, holdout: Mapping[str, Images], sets: Mapping[str, Images]) -> None:
+        """Raise DataError for a holdout that holds what the repair trains on or chooses by.
+
+        Args:
+            holdout: population to images.
+            sets: "failing", and perhaps "passing" and "retained".
+        """
         for name, images in holdout.items():
-            if count := int(self.among(failing, images).sum()):
+            for role, others in sets.items():
+                if not (count := int(self.among(others, images).sum())):
+                    continue
+                if role != "failing":
+                    raise DataError(
+                        f"holdout {name!r}: {count} of its examples are among the {role} ones too;"
+                        " leave them out of one"
+                    )
                 raise DataError(
                     f"holdout {name!r}: {count} of its examples are among the failures too, so it"
                     " would be measured on what was trained on; leave them out of one, or give no"
                     " holdout and a part of the failures is set aside"
-                )
-            if retained is not None and (count := int(self.among(retained, images).sum())):
-                raise DataError(
-                    f"holdout {name!r}: {count} of its examples are among the retained ones too;"
-                    " leave them out of one"
                 )
 
 

@@ -114,9 +114,13 @@ class Diagnosis:
             raise DataError("no corruption was found in the failures, so there is none to draw")
         return figure(self, retain, failures, count)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"version": VERSION} | asdict(self)
+
     def to_json(self) -> str:
         """As text; the way back is `from_json`."""
-        return json.dumps({"version": VERSION} | asdict(self), indent=1)
+        return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_json(cls, written: str) -> "Diagnosis":

@@ -183,7 +183,7 @@ def all_gradients(job: Job, blocks: Sequence[Block]) -> FoldedGradients:
         names,
         job.data,
         job.runtime,
-        wrong_class_weight=wrong_class_weight(job.training, job.data),
+        wrong_class_weight=wrong_class_weight(job.training, job.data, mixed=False),
     )
 
 

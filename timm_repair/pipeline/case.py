@@ -18,7 +18,7 @@ from timm_repair import methods
 from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
-from timm_repair.errors import NoEffectWarning
+from timm_repair.errors import NoEffectWarning, OptionError
 from timm_repair.hub import entry_point, saving
 from timm_repair.hub.lineage import Base
 from timm_repair.hub.loading import load
@@ -27,6 +27,7 @@ from timm_repair.methods.method import Method, Outcome
 from timm_repair.models.copying import as_given, copied, in_working_form, require_real
 from timm_repair.models.temporary import in_float32
 from timm_repair.models.weights import check_finite, fingerprint
+from timm_repair.pipeline.evidence import Evidence
 from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
@@ -61,10 +62,13 @@ def read_data(
     holdout: Any,
     options: Any,
     runtime: Runtime,
+    passing: Any = None,
 ) -> RepairData:
     """The data of a repair: of images, or of properties where `failures` are such."""
     with runtime.stage("prepare"):
         if preparing.is_property(failures):
+            if passing is not None:
+                raise OptionError("passing= goes with images that fail, not with properties")
             return preparing.prepare(
                 model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime
             )
@@ -72,6 +76,7 @@ def read_data(
             model,
             failures,
             retain=retain,
+            passing=passing,
             holdout=holdout,
             options=options or DataOptions(),
             runtime=runtime,
@@ -149,6 +154,7 @@ def run_method(
     before: Measured,
     method: Method,
     runtime: Runtime,
+    evidence: Evidence,
 ) -> Repaired:
     """Repair `model`, our copy of the `original`, in place, and report."""
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -161,7 +167,7 @@ def run_method(
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
     as_given(model, original)  # what is measured is what is given back
-    done = _Done(base, model, data, before, method, outcome, runtime)
+    done = _Done(base, model, data, before, method, outcome, runtime, evidence)
     where = runtime.journal.folder.parent if runtime.journal else None
     with (
         kept(lambda: done.reported(None), "measuring the repaired model", where),
@@ -190,6 +196,7 @@ class _Done:
     method: Method
     outcome: Outcome
     runtime: Runtime
+    evidence: Evidence
 
     def checked(self) -> list[dict[str, Any]]:
         """What holds of the properties, if the data have such; measured on outputs as they were
@@ -240,7 +247,8 @@ class _Done:
             provenance=data.provenance,
             label_names=data.label_names or (),
             environment=environment(runtime),
-            notes=(*outcome.notes, *self._notes(after, untimed, checked)),
+            notes=(*self.evidence.notes, *outcome.notes, *self._notes(after, untimed, checked)),
+            diagnosis=self.evidence.told,
             properties=tuple(checked),
         )
         main = runtime.accelerator.is_main_process

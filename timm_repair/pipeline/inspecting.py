@@ -17,7 +17,7 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.preparing import unsplit
 from timm_repair.diagnosis import diagnosing, sampling
 from timm_repair.diagnosis.diagnosis import Diagnosis
-from timm_repair.errors import DataError, require_packages
+from timm_repair.errors import DataError
 from timm_repair.hub.loading import load
 from timm_repair.images.classes import Classes
 from timm_repair.localization.localization import Localization
@@ -26,6 +26,7 @@ from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
+from timm_repair.pipeline.evidence import require_diagnosis
 from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.boundary import public
 from timm_repair.runtime.randomness import own_randomness
@@ -67,6 +68,7 @@ def localize(
     model: str | PathLike | nn.Module,
     failures: Any,
     retain: Any = None,
+    passing: Any = None,
     *,
     seed: int = 0,
     accelerator: Accelerator | None = None,
@@ -77,6 +79,7 @@ def localize(
     """Which block is most suspicious (paper §3.2), without repairing anything.
 
     Args:
+        model, failures, retain, passing, seed, accelerator, progress, data: as for `repair`.
         options: score=, granularity=, top=, threshold=, … see `Target`; a score that trains reads
             those of `Training`.
 
@@ -88,7 +91,7 @@ def localize(
     _, model = load(model)
     with own_randomness(seed):
         model = working_copy(model, runtime)
-        prepared = read_data(model, failures, retain, None, data, runtime)
+        prepared = read_data(model, failures, retain, None, data, runtime, passing)
         target = replace(asked.target, block=None, blocks=1)
         found = target.choose(model, prepared, asked.training, runtime)[2]
         assert found is not None, "no block is given"
@@ -132,7 +135,7 @@ def diagnose(
         >>> print(timm_repair.diagnose("resnet50", failures, train))
     """
     looking = option_groups.make(sampling.Looking, options, "diagnose")
-    require_packages("diagnosis", "a diagnosis", "sklearn", "cleanlab", "imagehash")
+    require_diagnosis()
     if retain is None:
         raise DataError("diagnose compares failures with retained examples: give retain=")
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)

@@ -31,6 +31,7 @@ from timm_repair.pipeline.case import (
     run_method,
     working_copy,
 )
+from timm_repair.pipeline.evidence import looked_at
 from timm_repair.pipeline.finished import answered, finished, refuse_another
 from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, measure
@@ -52,8 +53,10 @@ def repair(
     failures: Any,
     *,
     retain: Any = None,
+    passing: Any = None,
     holdout: Any = None,
     method: str | Method = "archrepair",
+    diagnose: bool = True,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
@@ -73,10 +76,17 @@ def repair(
             `Property`, the name of a VNN-LIB file, or a list of these.
         retain: examples of what the model must not forget, typically its training set, in any of
             these forms. Without it forgetting cannot be measured, and the report says so.
+        passing: examples of the failing population that the model gets right, in any of these
+            forms; those it gets wrong are left out. None takes those that `collect_failures` gave
+            with the failures. They are trained on with the failures in their natural proportion,
+            which is the failures' `error_rate` where it is known, else their share of both.
         holdout: examples to measure on, never used otherwise: one dataset, or a dict of named
-            populations. Without it a part of the failures and of `retain` is set aside.
+            populations. Without it a part of the failures, of `passing` and of `retain` is set
+            aside.
         method: a name from `METHODS` or an object; `options` are the named method's fields
             (block=, blocks=, steps=, …).
+        diagnose: first ask what the failures have in common, as `timm_repair.diagnose` does; if it
+            is a corruption, train on retained examples seen through it too.
         seed: every random choice follows from it; on one CPU the same seed gives the same result.
         accelerator: yours, if you have one; it decides device and precision.
         data: how the data are read and split; a `Sampling` with a property.
@@ -114,7 +124,8 @@ def repair(
         if target is not None and done is not None:
             refuse_another(done, target, run)
         model = working_copy(model, runtime)
-        prepared = read_data(model, failures, retain, holdout, data, runtime)
+        prepared = read_data(model, failures, retain, holdout, data, runtime, passing)
+        prepared.provenance["diagnose"] = diagnose  # another run without
         run |= {"data": plain(prepared.provenance)}
         if target is not None and done is not None:
             return answered(target, done, run, base, original, runtime)
@@ -125,7 +136,8 @@ def repair(
             before = Measured(
                 **runtime.once("before", lambda: vars(measure(model, prepared, runtime)))
             )
-        repaired = run_method(base, original, model, prepared, before, chosen, runtime)
+        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose)
+        repaired = run_method(base, original, model, prepared, before, chosen, runtime, evidence)
     with kept(lambda: repaired, "giving back the repaired model", target):
         repaired.model.to(home)
         Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
@@ -146,7 +158,9 @@ def compare(
     *,
     methods: Mapping[str, Method] | Sequence[str | Method],
     retain: Any = None,
+    passing: Any = None,
     holdout: Any = None,
+    diagnose: bool = True,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
@@ -175,17 +189,19 @@ def compare(
     base = Base.of(name, model, loaded=named)
     with own_randomness(seed):
         model = working_copy(model, runtime)
-        prepared = read_data(model, failures, retain, holdout, data, runtime)
+        prepared = read_data(model, failures, retain, holdout, data, runtime, passing)
         for method in rows.values():
             size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
             require_enough(model, size, method.training, processes)
         with runtime.stage("evaluate"):
             before = measure(model, prepared, runtime)
+        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose)
     reports = {}
     for label, method in rows.items():
         with context(name, method, reports), own_randomness(seed):
+            own = replace(runtime, stages=[])
             reports[label] = run_method(
-                base, model, copied(model), prepared, before, method, replace(runtime, stages=[])
+                base, model, copied(model), prepared, before, method, own, evidence
             ).report
     return Comparison(reports)
 

@@ -26,7 +26,7 @@ from timm_repair.runtime.runtime import Runtime
 FEWEST = 10  # inputs of a kind, to be trained on, chosen by and measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PropertyData(RepairData):
     """The data of a repair that came from properties.
 

@@ -50,6 +50,8 @@ class Report:
         notes: what the reader must know, such as what could not be measured.
         properties: of a network with properties, one dict per box, see
             `properties.checking.check`.
+        diagnosis: what the failures have in common, `Diagnosis.to_dict()`; None if they were not
+            looked at.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Report:
     environment: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     properties: tuple[dict, ...] = ()
+    diagnosis: dict | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "scores", tuple(self.scores))
@@ -95,6 +98,7 @@ class Report:
             seed=self.seed,
             retained=self.provenance.get("read", {}).get("retain"),
             names=self.label_names,
+            error_rate=self.provenance.get("error_rate"),
         )
 
     @property
@@ -163,6 +167,8 @@ class Report:
         ]
         if read := tables.read_lines(self.provenance.get("read", {})):
             sections.append(["What was read", *read])
+        if self.diagnosis is not None:
+            sections.append(["What the failures have in common", *self._diagnosed()])
         if self.properties:
             sections.append(["Properties", *table(property_rows(self.properties)), *wrap(LEGEND)])
         if self.cost:
@@ -173,6 +179,11 @@ class Report:
             notes = (wrap(clean(note, 1000), "  * ", "    ") for note in self.notes)
             sections.append(["Notes", *chain.from_iterable(notes)])
         return "\n\n".join("\n".join(lines) for lines in sections)
+
+    def _diagnosed(self) -> list[str]:
+        assert self.diagnosis is not None
+        lines = str(self.diagnosis["text"]).splitlines()
+        return [f"  {clean(line, 200)}".rstrip() for line in lines]
 
     def to_markdown(self) -> str:
         """The before/after table as GitHub markdown, both accuracies with their intervals."""

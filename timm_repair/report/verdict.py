@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timm_repair.report.natural import Natural
 from timm_repair.report.scores import Scores
 from timm_repair.report.wording import clean, listed, p_text, points
 
@@ -48,6 +49,7 @@ class Verdict:
         seed: int = 0,
         retained: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
+        error_rate: float | None = None,
     ) -> "Verdict":
         """The verdict on these holdouts.
 
@@ -57,6 +59,8 @@ class Verdict:
             retained: what was read of what must not be forgotten, see `Report.provenance`: the
                 "accuracy" of the original on so many that were "asked".
             names: readable names of the classes, where known.
+            error_rate: of the original in the population that fails, which weighs "failing"
+                against "passing".
         """
         if not scores:
             return cls(UNCLEAR, ("Unclear: the repaired model was not measured.",))
@@ -64,6 +68,9 @@ class Verdict:
         # examples that the original had wrong, all of them: nothing could get worse there
         failing = [each for each in scores if each.accuracy_before == 0]
         others = [each for each in scores if each.accuracy_before > 0]
+        if (natural := Natural.of(scores, error_rate)) is not None:
+            # it can only get worse, as the other half can only get better: both together tell
+            others = [each for each in others if each is not natural.passing]
         worse = [each for each in others if changes[each.population][1] < 0]
         better = [each for each in others if changes[each.population][0] > 0]
         same = [each for each in others if each not in (*worse, *better)]
@@ -71,11 +78,20 @@ class Verdict:
         good = [f"better than the original on {_all(better, changes)}"] if better else []
         good += [_fixed(each) for each in failing]
         level = [f"no change beyond chance on {_all(same, changes)}"] if same else []
-        if worse:
+        lost = [_all(worse, changes)] if worse else []
+        if natural is not None:
+            fixed = natural.better
+            if natural.worse:
+                lost.append(str(natural))
+            elif natural.better:
+                good.insert(0, f"better than the original on {natural}")
+            else:
+                level.append(f"no change beyond chance on {natural}")
+        if lost:
             kind = HARMFUL
-            first = [f"Harmful: worse than the original on {_all(worse, changes)}."]
+            first = [f"Harmful: worse than the original on {listed(lost)}."]
             first += [_sentence("; ".join([*good, *level]))] if good or level else []
-        elif better or (fixed and others):
+        elif better or (fixed and (others or natural)):
             kind, first = HELPFUL, [f"Helpful: {'; '.join([*good, *level])}."]
         else:
             said = "; ".join([*level, *good]) or "the repaired model could not be measured"
@@ -83,7 +99,7 @@ class Verdict:
         contradicted = [sentence for sentence in [_contradiction(retained or {})] if sentence]
         kind = HARMFUL if contradicted else kind
         rest = [_worst_class(each, seed, names) for each in others]
-        if failing and not others:
+        if failing and not others and natural is None:
             rest.append("What it broke is not known: only failures were measured.")
         return cls(kind, (*contradicted, *first, *filter(None, rest)))
 

@@ -22,12 +22,17 @@ def counts(training: Training, data: RepairData) -> dict[str, int]:
     return {name: found[name] for name in data.train}
 
 
-def wrong_class_weight(training: Training, data: RepairData) -> float:
-    """`Mixing.wrong_class_weight` with its default filled in."""
+def wrong_class_weight(training: Training, data: RepairData, *, mixed: bool = True) -> float:
+    """`Mixing.wrong_class_weight` with its default filled in.
+
+    Args:
+        mixed: whether failures are learnt from together with passing examples, where there are any.
+    """
     given = training.mixing.wrong_class_weight
     if given is not None:
         return given
-    return 1.0 if data.num_classes == 2 or data.passing is not None else 0.0
+    natural = mixed and data.passing is not None
+    return 1.0 if data.num_classes == 2 or natural else 0.0
 
 
 def _share(places: int, share: float) -> int:

@@ -154,7 +154,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     tried = _promising(job, blocks)
-    examples, weight = Halves(data, runtime), wrong_class_weight(training, data)
+    examples, weight = Halves(data, runtime), wrong_class_weight(training, data, mixed=False)
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )

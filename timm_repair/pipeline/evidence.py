@@ -1,0 +1,71 @@
+"""Evidence: what the failures have in common, looked for before anything is repaired, and made into
+more examples to train on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from timm_repair.data.repair_data import RepairData
+from timm_repair.diagnosis import diagnosing
+from timm_repair.diagnosis.diagnosis import Diagnosis
+from timm_repair.diagnosis.wording import headline
+from timm_repair.errors import MissingPackageError, require_packages
+from timm_repair.properties.preparing import PropertyData
+from timm_repair.runtime.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the failures before they are repaired.
+
+    Args:
+        told: the diagnosis for the report: `Diagnosis.to_dict()` with its "headline" and "text";
+            None where there is none.
+        notes: why there is none.
+    """
+
+    told: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def require_diagnosis() -> None:
+    """Raise MissingPackageError where a diagnosis lacks a package."""
+    require_packages("diagnosis", "a diagnosis", "sklearn", "cleanlab", "imagehash")
+
+
+def looked_at(
+    model: nn.Module, data: RepairData, runtime: Runtime, *, asked: bool
+) -> tuple[RepairData, Evidence]:
+    """The data with a `pattern` where a corruption was found, and the evidence.
+
+    Only examples that train are looked at, so that what is chosen by and measured stays unseen.
+
+    Args:
+        asked: whether the user wants a diagnosis.
+    """
+    if isinstance(data, PropertyData) or not asked:
+        return data, Evidence()
+    if data.retained is None:
+        why = "that compares them with retained examples"
+        return data, Evidence(notes=(f"the failures were not diagnosed: {why}",))
+    try:
+        require_diagnosis()
+    except MissingPackageError as error:
+        return data, Evidence(notes=(f"the failures were not diagnosed: {error}",))
+    with runtime.stage("diagnose"):
+        found = Diagnosis.from_json(runtime.once("diagnosis", lambda: _found(model, data, runtime)))
+    if found.patterns:
+        data = replace(data, pattern=found.apply(data.retained, runtime.seed))
+    return data, Evidence(found.to_dict() | {"headline": headline(found), "text": str(found)})
+
+
+def _found(model: nn.Module, data: RepairData, runtime: Runtime) -> str:
+    assert data.retained is not None
+    # of its stages there is one row in the report
+    own = replace(runtime, stages=[], journal=None)
+    found = diagnosing.diagnose(
+        model, data.failing, data.retained, data.passing, own, label_names=data.label_names
+    )
+    return found.to_json()
