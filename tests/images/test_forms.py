@@ -101,6 +101,7 @@ REFUSED = {
     "int32 above": (lambda: [(np.full((4, 4), 4000, np.int32), 0)], "uint16"),
     "complex": (lambda: [(np.zeros((4, 4), complex), 0)], "complex"),
     "NaN": (lambda: [(np.full((4, 4), np.nan), 0)], "nan"),
+    "a column without a name": (lambda: ({0: ""}, []), "There are 0; say so with image_column="),
     "two columns": (lambda: {"image": [1], "label": [1, 2]}, "1 images in 'image', but 2 labels"),
     "two splits": (lambda: {"a": PAIRS, "b": PAIRS}, "choose one with split="),
     "empty dict": (lambda: {}, "dict is empty"),

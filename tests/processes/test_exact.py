@@ -234,7 +234,8 @@ def test_one_report_by_the_script(world, folder):
 class Stub(Accelerator):
     """As much of an Accelerator as is looked at before it is refused."""
 
-    distributed_type = mixed_precision = device = gradient_accumulation_steps = num_processes = None
+    distributed_type = mixed_precision = device = None  # pyright: ignore
+    gradient_accumulation_steps = num_processes = None  # pyright: ignore
 
     def __init__(self, **options):
         self.__dict__ |= {"distributed_type": DistributedType.NO, "mixed_precision": "no", "device": torch.device("cpu"),

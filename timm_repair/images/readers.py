@@ -101,11 +101,10 @@ def choose_columns(
 def _column(
     chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str
 ) -> str:
+    there = ", ".join(map(str, features))
     if chosen is not None:
         if chosen not in features:
-            raise DataError(
-                f"{name}: no column {chosen!r} for {kind}_column=; there are {', '.join(features)}"
-            )
+            raise DataError(f"{name}: no column {chosen!r} for {kind}_column=; there are {there}")
         return chosen
     typed = [column for column, f in features.items() if isinstance(f, feature)]
     likely = typed
@@ -114,7 +113,6 @@ def _column(
         likely = next(filter(None, tiers), [])
     if len(likely) != 1:
         raise DataError(
-            f"{name}: which column holds the {kind}? There are {', '.join(features)}; say so with"
-            f" {kind}_column="
+            f"{name}: which column holds the {kind}? There are {there}; say so with {kind}_column="
         )
     return likely[0]
