@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from making import quiet
-from torch import nn
 
 from timm_repair.data.predicting import Prediction
 from timm_repair.data.repair_data import RepairData
@@ -14,9 +13,9 @@ from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.training.batches import Batches
 from timm_repair.training.mixing import counts, wrong_class_weight
 from timm_repair.training.objective import objective
-from timm_repair.training.options import Mixing, Training
+from timm_repair.training.options import Choosing, Mixing, Training
 
-PREPROCESSING = Preprocessing.of(nn.Identity())
+PREPROCESSING = Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3, {})
 
 
 class Many:
@@ -39,7 +38,7 @@ def known(*, passing=None, retained=None, pattern=None, classes=10) -> RepairDat
         PREPROCESSING,
         classes,
         None,
-        None,
+        None if passing is None else 60 / (60 + passing),
         {},
         **{name: count and Many(count) for name, count in others.items()},
     )
@@ -129,7 +128,7 @@ def test_selection_estimates_the_accuracy_of_the_population(data, right):
     passing = data.retained.subset(torch.arange(60))
     selection = dict(data.selection) | {"passing": passing}
     failing = data.failing.subset(torch.arange(20))
-    more = replace(data, failing=failing, passing=passing, selection=selection)
+    more = replace(data, failing=failing, passing=passing, selection=selection, error_rate=0.25)
     shares = {"failing": 0.25 / 2, "passing": 0.75 / 2, "retained": 0.5}
 
     class Answers:
@@ -137,7 +136,9 @@ def test_selection_estimates_the_accuracy_of_the_population(data, right):
 
         def predict(self, name):
             labels = selection[name].labels
-            return Prediction(labels if name == right else labels + 1, torch.zeros(len(labels)))
+            answers = labels if name == right else labels + 1
+            return Prediction(answers, torch.zeros(len(labels)), answers == labels)
 
     assert more.natural_rate == 0.25
-    assert objective(Answers(), more) == pytest.approx(shares[right])
+    anything = Choosing(max_clean_loss=None, max_class_loss=None)
+    assert objective(Answers(), more, anything) == pytest.approx(shares[right])

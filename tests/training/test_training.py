@@ -23,7 +23,7 @@ from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.losses import batch_loss, batch_losses
 from timm_repair.training.objective import objective
-from timm_repair.training.options import Training
+from timm_repair.training.options import Choosing, Training
 from timm_repair.training.prefix.forward import Forward
 
 PLAIN = Training(**BUDGET)
@@ -297,6 +297,9 @@ def test_an_exploding_loss_stops_with_the_remedy(runtime, value):
         )
 
 
+ANYTHING = Choosing(max_clean_loss=None, max_class_loss=None)
+
+
 @pytest.mark.parametrize("answer", [None, 0])
 def test_selection_weighs_failures_by_how_often_they_happen(classifier, data, runtime, answer):
     if answer is not None:  # the same to every image
@@ -317,10 +320,12 @@ def test_selection_weighs_failures_by_how_often_they_happen(classifier, data, ru
     forward = plain(classifier, data, runtime)
     for rate in (0.0, 0.3, 1.0):
         expected = rate * share["failing"] + (1 - rate) * share["retained"]
-        found = objective(forward, replace(data, error_rate=rate))
+        found = objective(forward, replace(data, error_rate=rate), ANYTHING)
         least = expected - 0.5 / min(map(len, data.selection.values()))
         assert least < found <= expected, "less than half an example for the loss"
-    unknown, half = (objective(forward, replace(data, error_rate=rate)) for rate in (None, 0.5))
+    unknown, half = (
+        objective(forward, replace(data, error_rate=rate), ANYTHING) for rate in (None, 0.5)
+    )
     assert unknown == half
 
 

@@ -80,7 +80,7 @@ def prepare(
         if h is not None
     }
     kept = None if retain is None else _read(retain, model, options, "retain")
-    right = _passing(passing, failures, model, options)
+    right = _passing(passing, failures, retain, model, options)
     sources = {"failures": given} | ({} if kept is None else {"retain": kept})
     sources |= {} if right is None else {"passing": right}
     sources |= {f"holdout {name!r}": images for name, images in measured.items()}
@@ -114,6 +114,11 @@ def prepare(
     train = {name: part["train"] for name, part in parts.items()}
     roles = {"failures": failing, "passing": sets.get("passing"), "retain": sets.get("retained")}
     selection = {name: part["selection"] for name, part in parts.items()}
+    if "retained" in selection:  # what of it may be lost is limited
+        judged = selection["retained"]
+        selection["retained"] = judged.answered(
+            predict(model, judged, judged.preprocessing, runtime).predictions
+        )
     held = {name: part["holdout"] for name, part in parts.items() if "holdout" in part} | measured
     return RepairData(
         failing=train["failing"],
@@ -162,7 +167,7 @@ def unsplit(
     check_finite(model)
     given = _read(failures, model, options, "failures")
     kept = _read(retain, model, options, "retain")
-    right = _passing(passing, failures, model, options)
+    right = _passing(passing, failures, retain, model, options)
     sources = {"failures": given, "retain": kept}
     sources |= {} if right is None else {"passing": right}
     require_one_vocabulary(sources)
@@ -174,10 +179,16 @@ def unsplit(
     return failing, known.without(known.once(kept), failing), right
 
 
-def _passing(given: Any, failures: Any, model: nn.Module, options: DataOptions) -> Images | None:
-    """What was given, else what `collect_failures` gave with the failures."""
+def _passing(
+    given: Any, failures: Any, retain: Any, model: nn.Module, options: DataOptions
+) -> Images | None:
+    """What was given, else what `collect_failures` gave with the failures, unless it was given as
+    retained examples.
+    """
     passing = getattr(failures, "passing", None) if given is None else given
-    return None if passing is None else _read(passing, model, options, "passing")
+    if passing is None or (given is None and passing is retain):
+        return None
+    return _read(passing, model, options, "passing")
 
 
 def _error_rate(given: Images, failing: Images, passing: Images | None) -> float | None:

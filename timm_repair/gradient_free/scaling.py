@@ -143,7 +143,11 @@ def scale_neurons(
     choosing, forward = job.training.choosing, job.forward(part)
     with evaluating(model):
         monitor = Monitor(
-            part, lambda: objective(forward, data), rounds, choosing.evaluations, choosing.patience
+            part,
+            lambda: objective(forward, data, choosing),
+            rounds,
+            choosing.evaluations,
+            choosing.patience,
         )
         start = monitor.best
         history = fit(

@@ -10,13 +10,16 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.localizing import DEFAULT_SCORER, Scorer, localize
+from timm_repair.localization.places import placed
 from timm_repair.localization.scores import NeuronScorer
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.partition import GRANULARITIES
 from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
+from timm_repair.runtime.processes import agreed
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 
@@ -28,19 +31,21 @@ class Target:
         block: the block's name, or the names of several, which are repaired together; None lets
             `score` choose.
         blocks: how many `score` chooses, the most suspicious first; they are repaired together,
-            within the same budget as one.
+            within the same budget as one. None is one where a score is asked for, and otherwise as
+            many as `places.placed` finds best.
         granularity: what a block is, see `partition.blocks`.
         names: exactly these blocks instead, cut by hand, see `partition.blocks`.
         score: see `localizing.localize`, as for the next two; "spectrum_gradient" is the paper's.
+            None is the default score, as one evidence among others, see `places`.
         top: how many neurons count as vulnerable.
         threshold: the score above which a neuron is vulnerable, instead of `top`.
     """
 
     block: str | tuple[str, ...] | None = None
-    blocks: int = 1
+    blocks: int | None = None
     granularity: str = "stage"
     names: tuple[str, ...] | None = None
-    score: str | Scorer = DEFAULT_SCORER
+    score: str | Scorer | None = None
     top: int = 50
     threshold: float | None = None
 
@@ -60,13 +65,15 @@ class Target:
             isinstance(self.names, tuple) and all(isinstance(name, str) for name in self.names)
         ):
             raise OptionError(f"names={self.names!r:.80} must be a list of names, or None")
-        if not (isinstance(self.score, str | NeuronScorer) or callable(self.score)):
+        if not (
+            self.score is None or isinstance(self.score, str | NeuronScorer) or callable(self.score)
+        ):
             raise OptionError(
                 f"score={self.score!r:.80} must be the name of a score, or a function"
             )
-        if self.blocks < 1:
+        if self.blocks is not None and self.blocks < 1:
             raise OptionError(f"blocks must be at least 1, got {self.blocks}")
-        if self.blocks > 1 and self.block is not None:
+        if self.several and self.block is not None:
             raise OptionError(
                 "give either block=, the names, or blocks=, how many the score chooses, not both"
             )
@@ -89,11 +96,21 @@ class Target:
             else (self.block,)
         )
 
+    @property
+    def several(self) -> bool:
+        """Whether the score is to choose more than one."""
+        return (self.blocks or 1) > 1
+
+    @property
+    def open(self) -> bool:
+        """Whether all evidence is to tell which blocks are repaired together, and how many."""
+        return not self.chosen and self.blocks is None and self.score is None
+
     def require_named(self, method: str) -> None:
         """Raise OptionError where a score is to choose, for a method that repairs the whole network
         unless blocks are named.
         """
-        if self.blocks > 1:
+        if self.several:
             raise OptionError(
                 f"blocks= is not used by {method}: name them, block=(…), or leave it out"
             )
@@ -138,32 +155,30 @@ class Target:
                 raise PartitionError(f"block {name!r} cannot be repaired: {by_name[name].reason}")
         if self.chosen:
             return found, tuple(by_name[name] for name in self.chosen), None
-        available = sum(b.repairable for b in found)
-        if self.blocks > available:
+        available = [b for b in found if b.repairable]
+        if self.blocks is not None and self.blocks > len(available):
             raise OptionError(
-                f"blocks={self.blocks}, but the model has {available} that can be repaired: give at"
-                f" most {available}"
+                f"blocks={self.blocks}, but the model has {len(available)} that can be repaired:"
+                f" give at most {len(available)}"
             )
 
-        localization = Localization(
-            **runtime.once(
-                "localization",
-                lambda: asdict(
-                    localize(
-                        model,
-                        found,
-                        data,
-                        score=self.score,
-                        top=self.top,
-                        threshold=self.threshold,
-                        training=training,
-                        runtime=runtime,
-                    )
-                ),
+        def localized() -> dict:
+            scored = localize(
+                model,
+                found,
+                data,
+                score=self.score or DEFAULT_SCORER,
+                top=self.top,
+                threshold=self.threshold,
+                training=training,
+                runtime=runtime,
             )
-        )
-        return (
-            found,
-            tuple(by_name[name] for name in localization.ranking[: self.blocks]),
-            localization,
-        )
+            if self.open and self.granularity == "stage":
+                scored = placed(Job(model, data, training, runtime), available, scored)
+            return asdict(agreed(scored, runtime.accelerator))
+
+        localization = Localization(**runtime.once("localization", localized))
+        names = localization.ranking[: self.blocks or 1]
+        if places := localization.details.get("places"):
+            names = places[0]["blocks"]
+        return found, tuple(by_name[name] for name in names), localization

@@ -195,7 +195,7 @@ def _install_best(
             inherit(cell, each, final)
         _place(sites, cells)
         recalibrate(job, nn.ModuleList(cells), batches=batches)
-        return objective(forward, job.data), cells
+        return objective(forward, job.data, job.training.choosing), cells
 
     genotypes = [discretize(each) for each in relaxed]
     best, cells = measured(genotypes)

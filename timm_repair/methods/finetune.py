@@ -40,7 +40,7 @@ class FineTune:
         check_types(self)
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
-        if self.level == "network" and (self.target.chosen or self.target.blocks > 1):
+        if self.level == "network" and (self.target.chosen or self.target.several):
             given = (
                 f"block={self.target.block!r}"
                 if self.target.chosen

@@ -230,8 +230,6 @@ def _label(method: Method) -> str:
         return method.name
     target, level = method.target, method.level if isinstance(method, finetune.FineTune) else None
     count = (
-        f"{target.blocks} {'layer' if level == 'layer' else 'block'}s"
-        if target.blocks > 1
-        else level
+        f"{target.blocks} {'layer' if level == 'layer' else 'block'}s" if target.several else level
     )
     return " ".join(filter(None, [method.name, "+".join(target.chosen) or count]))

@@ -99,6 +99,7 @@ class Batches:
         self.runtime = runtime
         self.examples = Populations(data, training, runtime)
         self.generator = runtime.generator(purpose)
+        self.first_answers = data.failing.answers
         self.wrong_class_weight = wrong_class_weight(training, data)
         if data.num_classes == 2 and self.wrong_class_weight == 0:
             raise OptionError(
@@ -157,11 +158,9 @@ class Batches:
         labels = torch.cat([populations[part.name].labels[part.rows] for part in parts])
         answers = torch.cat(
             [
-                (
-                    torch.full_like(part.rows, -1)
-                    if (known := populations[part.name].answers) is None
-                    else known[part.rows]
-                )
+                self.first_answers[part.rows]
+                if part.name == "failing" and self.first_answers is not None
+                else torch.full_like(part.rows, -1)
                 for part in parts
             ]
         )

@@ -31,7 +31,7 @@ def interpolate(
     values = {} if reached is None else {1.0: reached}
     for share in {0.0, *INTERPOLATIONS, 1.0} - values.keys():
         part.load_state_dict(between(original, repaired, share))
-        values[share] = objective(forward, job.data)
+        values[share] = objective(forward, job.data, job.training.choosing)
     best = max(values.values())
     if job.data.retained is None:
         share = min(max(best, 0.0), 1.0)  # the objective's tie-break can take it below zero

@@ -3,10 +3,14 @@
 from timm_repair.data.predicting import Prediction
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
+from timm_repair.training.limits import Loss
+from timm_repair.training.options import Choosing
 from timm_repair.training.prefix.forward import Forward
 
+STRICT = 0.2  # of the objective for each point above a limit: more than any gain there is below it
 
-def objective(forward: Forward, data: RepairData) -> float:
+
+def objective(forward: Forward, data: RepairData, choosing: Choosing) -> float:
     """What selection maximizes: estimated accuracy in production, from the selection split; ties go
     to the lower loss.
 
@@ -16,10 +20,30 @@ def objective(forward: Forward, data: RepairData) -> float:
     production weighs the failing examples against them (`collect_failures` knows it; 1/2 where it
     is unknown), since fixing a failure of a model that is wrong 20 % of the time must not cost a
     quarter of an example it had right.
+
+    What is lost of the retained examples beyond the limits of `choosing` counts so much that a
+    state above them is chosen only where all are.
     """
-    values = {
-        name: _accuracy(forward.predict(name), images) for name, images in data.selection.items()
-    }
+    predictions = {name: forward.predict(name) for name in data.selection}
+    values = {name: _accuracy(predictions[name], images) for name, images in data.selection.items()}
+    return _estimate(values, data) - STRICT * _excess(predictions, data, choosing)
+
+
+def lost(forward: Forward, data: RepairData) -> Loss | None:
+    """Of the retained examples of the selection split; None where there are none."""
+    if "retained" not in data.selection:
+        return None
+    return Loss.of(forward.predict("retained").right, data.selection["retained"])
+
+
+def _excess(predictions: dict[str, Prediction], data: RepairData, choosing: Choosing) -> float:
+    if "retained" not in predictions:
+        return 0.0
+    loss = Loss.of(predictions["retained"].right, data.selection["retained"])
+    return 0.0 if loss is None else loss.excess(choosing)
+
+
+def _estimate(values: dict[str, float], data: RepairData) -> float:
     population = values["failing"]
     if data.natural_rate is not None:
         population = _mean(data.natural_rate, population, values["passing"])

@@ -127,19 +127,29 @@ class Caching:
 
 @dataclass(frozen=True, kw_only=True)
 class Choosing:
-    """When the selection split is measured on the way; the best state is what remains.
+    """When the selection split is measured on the way, and which states may be chosen by it; the
+    best state is what remains.
 
     Args:
         evaluations: how often.
         patience: stop early after so many measurements without a better one; None spends all steps.
+        max_clean_loss: percentage points of accuracy that the repair may lose on retained examples;
+            None for any.
+        max_class_loss: likewise of any class of these, beyond its interval; None for any.
     """
 
     evaluations: int = 6
     patience: int | None = None
+    max_clean_loss: float | None = 0.5
+    max_class_loss: float | None = 5.0
 
     def __post_init__(self):
         check_types(self)
         _require_at_least_one(self, "evaluations", "patience")
+        for name in ("max_clean_loss", "max_class_loss"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 100:
+                raise OptionError(f"{name} is in percentage points, from 0 to 100, got {value}")
 
 
 @grouped

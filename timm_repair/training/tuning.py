@@ -15,7 +15,7 @@ from timm_repair.training.interpolation import interpolate
 from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
-from timm_repair.training.objective import objective
+from timm_repair.training.objective import lost, objective
 from timm_repair.training.prefix.forward import Forward
 
 
@@ -67,7 +67,7 @@ def tune(
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, stage):
         monitor = Monitor(
             part,
-            lambda: objective(forward, data),
+            lambda: objective(forward, data, training.choosing),
             total - first,
             training.choosing.evaluations,
             training.choosing.patience,
@@ -77,7 +77,9 @@ def tune(
             step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state
         )
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
-    return history, _notes(share)
+        loss = lost(forward, data)
+    broken = None if loss is None else loss.told(training.choosing)
+    return history, ((broken,) if broken else ()) + _notes(share)
 
 
 def _notes(share: float) -> tuple[str, ...]:

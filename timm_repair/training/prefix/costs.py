@@ -80,13 +80,15 @@ def demands(
             )
     for name, images in examples.populations.items():
         if name.startswith(SELECTION) and len(images):
-            # at the start and on the way, then the mixtures with the original
+            # at the start and on the way, then the mixtures with the original, and what was lost
+            times = training.choosing.evaluations + 2 + len(INTERPOLATIONS)
+            times += name == SELECTION + "retained"
             found.append(
                 Demand(
                     name,
                     len(images),
                     1,
-                    len(images) * (training.choosing.evaluations + 2 + len(INTERPOLATIONS)),
+                    len(images) * times,
                     costs.measurement,
                 )
             )
