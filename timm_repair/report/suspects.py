@@ -59,7 +59,8 @@ def text(found: Mapping | None, repaired: Sequence[str]) -> list[str]:
         bar = "#" * round(longest * max(value or 0, 0) / top) if top > 0 else ""
         mark = "<- repaired" if name in repaired else "<- tied" if name in ties(found) else ""
         lines.append(f"{row.ljust(width)}  {bar} {mark}".rstrip())
-    lines += wrap(" ".join(_legend(found))) + wrap(tie(found, repaired)) + wrap(done)
+    lines += wrap(" ".join(_legend(found))) + wrap(tie(found, repaired)) + wrap(places(found))
+    lines += wrap(done)
     neurons = _neurons(found, tail)
     return [*lines, "", *wrap(f"{NEURONS}:"), *table(neurons)] if neurons else lines
 
@@ -79,10 +80,28 @@ def markdown(found: Mapping | None, repaired: Sequence[str], blocks: Sequence[Ma
     columns += [["parameters", *(quantity(parameters.get(name) or None) for name in values)]]
     columns += [["repaired", *("yes" if name in repaired else "" for name in values)]]
     parts = [markdown_table(list(zip(*columns, strict=True)))]
-    parts += [" ".join([*_legend(found), tie(found, repaired, escape)]).strip()]
+    told = [*_legend(found), tie(found, repaired, escape), places(found, escape)]
+    parts += [" ".join(filter(None, told))]
     neurons = _neurons(found, lambda name, limit: escape(name))
     parts += [f"{NEURONS}:", markdown_table(neurons)] if neurons else []
     return "\n\n".join(filter(None, parts))
+
+
+def places(localization: Mapping, shown: Callable[[str], str] = clean) -> str:
+    """One sentence on which sets of blocks a trial compared; empty if there was none."""
+    tried = (localization.get("details") or {}).get("places") or []
+    if not tried:
+        return ""
+    names = [" with ".join(map(shown, each["blocks"])) for each in tried]
+    if len(tried) == 1:
+        return f"A corruption was found, and wants early blocks: {names[0]}."
+    values = [
+        f"{name} ({100 * each['objective']:.1f})" for name, each in zip(names, tried, strict=True)
+    ]
+    return (
+        "Chosen by a short trial, by the estimated accuracy in % on the selection split, less what"
+        f" is above the limits on harm: {listed(values)}."
+    )
 
 
 def ties(localization: Mapping) -> tuple[str, ...]:

@@ -1,0 +1,110 @@
+"""Limits on harm: what of the retained examples may be lost, all in all and of each class."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from making import quiet
+
+from timm_repair.methods import named
+from timm_repair.training.limits import ENOUGH, Loss
+from timm_repair.training.objective import objective
+from timm_repair.training.options import Choosing, Training
+from timm_repair.training.populations import Populations
+from timm_repair.training.prefix.forward import Forward
+
+
+class Known:
+    """Examples of ten classes in turn, all of which the original has right."""
+
+    def __init__(self, count: int):
+        self.labels = torch.arange(count) % 10
+        self.answers = self.labels.clone()
+
+
+def right(images: Known, *, lost: dict[int, int]) -> torch.Tensor:
+    """All but so many of each class."""
+    found = torch.ones(len(images.labels), dtype=torch.bool)
+    for label, count in lost.items():
+        found[(images.labels == label).nonzero().flatten()[:count]] = False
+    return found
+
+
+def test_what_was_lost_is_counted_in_points():
+    images = Known(1000)
+    loss = Loss.of(right(images, lost={3: 30, 4: 2}), images)
+    assert loss is not None and loss.worst is not None
+    assert loss.all == pytest.approx(3.2)
+    # 30 points, less 1.64 standard errors of 100 draws
+    error = (0.3 * 0.7 * 100 / 99 / 100) ** 0.5
+    assert loss.worst == (pytest.approx(30 - 164 * error), 3)
+    assert loss.excess(Choosing()) == pytest.approx(max(2.7, loss.worst[0] - 5))
+    assert loss.excess(Choosing(max_class_loss=None)) == pytest.approx(2.7)
+    assert loss.excess(Choosing(max_class_loss=None, max_clean_loss=4.0)) == 0
+    told = loss.told(Choosing())
+    assert told and "3.2 points" in told and "class 3" in told
+    assert loss.told(Choosing(max_clean_loss=None, max_class_loss=None)) is None
+
+
+def test_what_was_won_makes_up_for_what_was_lost():
+    images = Known(400)
+    images.answers[:40] = (images.answers[:40] + 1) % 10  # wrong, and mended
+    loss = Loss.of(right(images, lost={9: 4}), images)
+    assert loss is not None and loss.all == pytest.approx(-9.0)
+
+
+def test_of_a_class_with_few_examples_nothing_is_said():
+    images = Known(10 * ENOUGH - 10)
+    loss = Loss.of(right(images, lost={0: 10}), images)
+    assert loss is not None and loss.worst is None
+
+
+@pytest.mark.parametrize("name", ["max_clean_loss", "max_class_loss"])
+@pytest.mark.parametrize("value", [-1.0, 101.0])
+def test_limits_are_points(name, value):
+    from timm_repair.errors import OptionError
+
+    with pytest.raises(OptionError, match=f"{name} is in percentage points"):
+        Training(**{name: value})
+
+
+def test_a_state_above_the_limit_is_worse_than_the_original(classifier, data, runtime):
+    """However much it fixes: an answer that is right on all failures, and wrong on one retained
+    example in ten.
+    """
+    selection = data.selection
+
+    class Answers:
+        def __init__(self, fixed: bool, spared: float):
+            self.fixed, self.spared = fixed, spared
+
+        def predict(self, name):
+            from timm_repair.data.predicting import Prediction
+
+            labels = selection[name].labels
+            good = torch.full((len(labels),), self.fixed)
+            if name == "retained":
+                good = torch.rand(len(labels), generator=torch.Generator().manual_seed(0))
+                good = (good < self.spared) & (selection[name].answers == labels)
+            return Prediction(torch.where(good, labels, -1), torch.zeros(len(labels)), good)
+
+    harmful, untouched = Answers(True, 0.7), Answers(False, 1.0)
+    for choosing, better in ((Choosing(), False), (Choosing(max_clean_loss=None,
+                                                            max_class_loss=None), True)):  # fmt: skip
+        values = [objective(each, data, choosing) for each in (harmful, untouched)]  # type: ignore
+        assert (values[0] > values[1]) == better
+
+
+def test_a_repair_holds_its_limits_or_says_so(classifier, data):
+    """A rate at which everything is forgotten: the original remains."""
+    options = {"steps": 12, "batch_size": 16, "evaluations": 2, "learning_rate": 0.5}
+    only = replace(data, retained=data.retained.subset(range(4)))
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    outcome = named("finetune", failing_share=1.0, **options).repair(classifier, only, quiet())
+    forward = Forward(classifier, Populations(only, Training(), quiet()), quiet())
+    loss = Loss.of(forward.predict("retained").right, only.selection["retained"])
+    assert loss is not None
+    told = any("limit on harm" in note for note in outcome.notes)
+    assert (loss.excess(Choosing()) > 0) == told
+    assert told or loss.all <= 0.5
+    assert before.keys() == classifier.state_dict().keys()
