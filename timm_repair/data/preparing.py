@@ -4,30 +4,25 @@ anything is looked at.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from datasets import DatasetDict, IterableDatasetDict
 from torch import Tensor, nn
 
 from timm_repair.data.checking import (
     check_answers,
     check_failures,
-    require_one_vocabulary,
     sample,
 )
 from timm_repair.data.options import DataOptions
 from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
+from timm_repair.data.roles import Roles
 from timm_repair.data.splits import Known, split
 from timm_repair.errors import DataError, NoFailuresError
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
 from timm_repair.images.labels import GUESSED
-from timm_repair.images.preprocessing import Preprocessing
-from timm_repair.images.reading import Reading
-from timm_repair.images.sources import as_images, leave_out_unreadable
 from timm_repair.images.summary import Summary
 from timm_repair.models.weights import check_finite
 from timm_repair.runtime.runtime import Runtime
@@ -67,41 +62,12 @@ def prepare(
     """
     options, runtime = options or DataOptions(), runtime or Runtime()
     check_finite(model)
-    classes = Classes.of(model)
-    given = _read(failures, model, options, "failures")
-    # a dict of datasets' own is one source with several splits
-    several = isinstance(holdout, Mapping) and not isinstance(
-        holdout, DatasetDict | IterableDatasetDict
-    )
-    named = cast(Mapping[str, Any], holdout if several else {"holdout": holdout})
-    measured = {
-        name: _read(h, model, options, "holdout", name)
-        for name, h in named.items()
-        if h is not None
-    }
-    kept = None if retain is None else _read(retain, model, options, "retain")
-    right = _passing(passing, failures, retain, model, options)
-    sources = {"failures": given} | ({} if kept is None else {"retain": kept})
-    sources |= {} if right is None else {"passing": right}
-    sources |= {f"holdout {name!r}": images for name, images in measured.items()}
-    require_one_vocabulary(sources)
-    known = Known(sources)
-    asked = _Asked(model, runtime)
-    failing = _really_failing(asked, known.once(given), options)
-    sets = {"failing": failing}
-    measured = {name: known.once(images) for name, images in measured.items()}
+    given = Roles.read(model, options, failures, retain, passing, holdout)
+    known, asked, classes = Known(given.named), _Asked(model, runtime), Classes.of(model)
+    measured = {name: known.once(images) for name, images in given.holdout.items()}
     for name, images in measured.items():
         asked.check(images, f"holdout {name}")
-    if right is not None:
-        sets["passing"] = asked.right_ones(known.once(right))
-    if kept is not None:
-        _refuse_single_class(kept, classes)
-        asked.check(kept, "retain", retained=True)
-        # what was seen in production stays there: its share of failures is an estimate
-        for others in list(sets.values()):
-            kept = known.without(known.once(kept), others)
-        sets["retained"] = kept
-        _refuse_single_class(sets["retained"], classes)
+    sets = _checked(given, known, asked, options, classes)
     known.refuse_overlap(measured, sets)
     generator = runtime.generator("split")
     # any population but the failing one measures what the repair breaks
@@ -112,34 +78,48 @@ def prepare(
         for name, images in sets.items()
     }
     train = {name: part["train"] for name, part in parts.items()}
-    roles = {"failures": failing, "passing": sets.get("passing"), "retain": sets.get("retained")}
     selection = {name: part["selection"] for name, part in parts.items()}
     if "retained" in selection:  # what of it may be lost is limited
         judged = selection["retained"]
-        selection["retained"] = judged.answered(
-            predict(model, judged, judged.preprocessing, runtime).predictions
-        )
+        answers = predict(model, judged, judged.preprocessing, runtime).predictions
+        selection["retained"] = judged.answered(answers)
     held = {name: part["holdout"] for name, part in parts.items() if "holdout" in part} | measured
+    rate = _error_rate(given.failures, sets)
     return RepairData(
         failing=train["failing"],
         retained=train.get("retained"),
         selection=selection,
         holdout=held,
-        preprocessing=failing.preprocessing,
+        preprocessing=sets["failing"].preprocessing,
         num_classes=classes.count,
         label_names=classes.readable,
-        error_rate=_error_rate(given, failing, sets.get("passing")),
+        error_rate=rate,
         passing=train.get("passing"),
-        provenance={"given": {"failures": len(given), "wrong": len(failing)}}
-        | (
-            {}
-            if (rate := _error_rate(given, failing, sets.get("passing"))) is None
-            else {"error_rate": rate}
-        )
-        | {"read": asked.summaries(roles, measured)}
+        provenance={"given": {"failures": len(given.failures), "wrong": len(sets["failing"])}}
+        | ({} if rate is None else {"error_rate": rate})
+        | {"read": asked.summaries(sets, measured)}
         | _described(train)
         | {"selection": _described(selection), "holdout": _described(held)},
     )
+
+
+def _checked(
+    given: Roles, known: Known, asked: "_Asked", options: DataOptions, classes: Classes
+) -> dict[str, Images]:
+    """Population to what of it can be used, each image in one of them only."""
+    sets = {"failing": _really_failing(asked, known.once(given.failures), options)}
+    if given.passing is not None:
+        sets["passing"] = asked.right_ones(known.once(given.passing))
+    if given.retain is not None:
+        _refuse_single_class(given.retain, classes)
+        asked.check(given.retain, "retain", retained=True)
+        kept = known.once(given.retain)
+        # what was seen in production stays there: its share of failures is an estimate
+        for others in sets.values():
+            kept = known.without(kept, others)
+        _refuse_single_class(kept, classes)
+        sets["retained"] = kept
+    return sets
 
 
 def unsplit(
@@ -165,92 +145,25 @@ def unsplit(
         DataError, NoFailuresError, NonFiniteError: as `prepare`.
     """
     check_finite(model)
-    given = _read(failures, model, options, "failures")
-    kept = _read(retain, model, options, "retain")
-    right = _passing(passing, failures, retain, model, options)
-    sources = {"failures": given, "retain": kept}
-    sources |= {} if right is None else {"passing": right}
-    require_one_vocabulary(sources)
-    known, asked = Known(sources), _Asked(model, runtime)
-    failing = _really_failing(asked, known.once(given), options)
-    asked.check(kept, "retain", retained=True)
-    if right is not None:
-        right = asked.right_ones(right)
-    return failing, known.without(known.once(kept), failing), right
+    given = Roles.read(model, options, failures, retain, passing)
+    assert given.retain is not None, "asked for"
+    known, asked = Known(given.named), _Asked(model, runtime)
+    failing = _really_failing(asked, known.once(given.failures), options)
+    asked.check(given.retain, "retain", retained=True)
+    right = None if given.passing is None else asked.right_ones(given.passing)
+    return failing, known.without(known.once(given.retain), failing), right
 
 
-def _passing(
-    given: Any, failures: Any, retain: Any, model: nn.Module, options: DataOptions
-) -> Images | None:
-    """What was given, else what `collect_failures` gave with the failures, unless it was given as
-    retained examples.
-    """
-    passing = getattr(failures, "passing", None) if given is None else given
-    if passing is None or (given is None and passing is retain):
-        return None
-    return _read(passing, model, options, "passing")
-
-
-def _error_rate(given: Images, failing: Images, passing: Images | None) -> float | None:
+def _error_rate(failures: Images, sets: Mapping[str, Images]) -> float | None:
     """Of the model in the population that fails, where it is known."""
-    if given.error_rate is not None or passing is None:
-        return given.error_rate
-    return len(failing) / (len(failing) + len(passing))
+    if failures.error_rate is not None or "passing" not in sets:
+        return failures.error_rate
+    failing, passing = len(sets["failing"]), len(sets["passing"])
+    return failing / (failing + passing)
 
 
 def _described(sets: Mapping[str, Images]) -> dict:
     return {name: images.describe() for name, images in sets.items()}
-
-
-def _tell_of_repair(error: DataError, role: str) -> None:
-    """Add to an error the options that it speaks of, as `repair` has them."""
-    meant = [f.name for f in fields(Reading) if f"{f.name}=" in str(error)]
-    if not meant:
-        return
-    here = [f"{role}_split" if name == "split" else name for name in meant]
-    given = ", ".join(f"{name}=…" for name in here)
-    flags = " ".join(f"--data {name}=…" for name in here if name != "transform")
-    error.args = (
-        f"{error}. In a repair: data=timm_repair.DataOptions({given})"
-        + (f", on the command line {flags}" if flags else ""),
-        *error.args[1:],
-    )
-
-
-def _read(
-    source: Any, model: nn.Module, options: DataOptions, role: str, population: str | None = None
-) -> Images:
-    empty = not isinstance(source, str | Path) and hasattr(source, "__len__") and len(source) == 0
-    if empty and role == "failures":
-        raise NoFailuresError(
-            "no failures were given; give examples that the model gets wrong, with their true"
-            " labels"
-        )
-    name = role if population is None else f"{role} {population!r}"
-    try:
-        images = as_images(
-            source,
-            model,
-            name=name,
-            check_readable=role != "retain",
-            **vars(options.reading_of(role, source)),
-        )
-        if role == "retain" and images.small:  # its pixels are compared anyway
-            images = leave_out_unreadable(images)
-    except DataError as error:
-        _tell_of_repair(error, role)
-        raise
-    if len(images) == 0:
-        raise DataError(f"{name}: no examples; give at least one")
-    if (
-        images.preprocessing != Preprocessing.of(model)
-        or int(images.labels.max()) >= Classes.of(model).count
-    ):
-        raise DataError(
-            f"{name}: these Images were made for another model; make them with as_images(...,"
-            " model)"
-        )
-    return images
 
 
 @dataclass
@@ -292,14 +205,15 @@ class _Asked:
             check_answers(some, some.labels, self.answers(some, role), retained=retained)
 
     def summaries(
-        self, roles: Mapping[str, Images | None], measured: Mapping[str, Images]
+        self, sets: Mapping[str, Images], measured: Mapping[str, Images]
     ) -> dict[str, dict]:
         """Role to what was read for it, as plain JSON: see `images.summary.Summary`."""
-        every = dict(roles) | {f"holdout {name}": images for name, images in measured.items()}
+        called = {"failing": "failures", "retained": "retain"}
+        every = {called.get(name, name): images for name, images in sets.items()}
+        every |= {f"holdout {name}": images for name, images in measured.items()}
         return {
             role: replace(Summary.of(images, self.right.get(role)), name=role).to_dict()
             for role, images in every.items()
-            if images is not None
         }
 
 
