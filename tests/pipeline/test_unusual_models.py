@@ -28,7 +28,7 @@ from timm_repair.models.copying import copied
 from timm_repair.models.weights import check_finite, same_value
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import working_copy
-from timm_repair.runtime.fence import fenced
+from timm_repair.runtime.fence import default_device, fenced
 
 SHORT = GENTLE | {"steps": 2, "batch_size": 8, "progress": False}
 BUILT = {"method": "archrepair", "genotype": "random", "block": "layer3"}
@@ -241,16 +241,16 @@ def _default_device():
 )
 def test_the_callers_modes_change_nothing(mode, deployed, pictures, few):
     expected = repair(deployed, few, **SHORT, **TUNED)
-    before = torch.get_default_dtype(), torch.get_default_device()
+    before = torch.get_default_dtype(), default_device()
     try:
         entered = mode()
-        during = torch.get_default_dtype(), torch.get_default_device()
+        during = torch.get_default_dtype(), default_device()
         if entered is None:
             found = _all_of_it(deployed, pictures, few)
         else:
             with entered:
                 found = _all_of_it(deployed, pictures, few)
-        assert (torch.get_default_dtype(), torch.get_default_device()) == during
+        assert (torch.get_default_dtype(), default_device()) == during
     finally:
         torch.set_default_dtype(before[0])
         torch.set_default_device(None)

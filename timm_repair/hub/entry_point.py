@@ -21,6 +21,7 @@ from timm_repair.models.block import Block
 from timm_repair.models.description import description
 from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.boundary import public
+from timm_repair.runtime.fence import default_device
 
 ARCHITECTURE = "timm_repaired"
 MAX_EDITS, MAX_PATHS = 64, 512
@@ -99,7 +100,7 @@ def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs
 
 def _build(*, base: str, edits: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> nn.Module:
     # the numbers may be a stranger's: look before memory is taken
-    if torch.get_default_device().type != "meta":
+    if default_device() != "meta":
         # what timm's create_model did not take itself comes from a config.json
         if "checkpoint_path" in kwargs:
             raise ConfigError("model_args may not set checkpoint_path")

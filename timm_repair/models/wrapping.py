@@ -4,7 +4,6 @@ model, PEFT, a training framework's module).
 """
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
 from timm_repair.errors import ModelError, RepairError
@@ -48,7 +47,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _out_of_known(model: nn.Module) -> nn.Module:
-    return extract_model_from_parallel(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    # one at a time; accelerate 1.7 does not see what is compiled inside of another wrapper
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    compiled = getattr(model, "_orig_mod", None)
+    return compiled if isinstance(compiled, nn.Module) else model
 
 
 def _answers_alike(model: nn.Module, inner: nn.Module) -> bool:
