@@ -6,9 +6,9 @@ r"""The default repair against what everyone has for free, and without each of i
 One JSON a cell (model, population, seed) in benchmarks/results/default/, written row by row; a row
 that is there already is not run again. Half of the (corrupted) test set is production, where
 failures and what passes are collected; the other half is measured on, with the same photographs
-uncorrupted as "clean". All rows start from the same data, have 300 steps of batch 128, and choose on
-the same selection split. Seconds are those of the method's stages and, where there is one, of the
-diagnosis; they are comparable within a cell only.
+uncorrupted as "clean". All rows start from the same data, have 300 steps of batch 128, and choose
+on the same selection split. Seconds are those of the method's stages and, where there is one, of
+the diagnosis; they are comparable within a cell only.
 
 The plain rows are what fifteen lines of PyTorch do that keep the right images: cross-entropy on
 production as it is and on retained images, each at two learning rates, of which the one is reported

@@ -28,7 +28,7 @@ class Shares:
     selection_share: float = 0.2
     holdout_share: float = 0.2
     retained_selection_share: float = 0.1
-    retained_selection_max: int = 1000
+    retained_selection_max: int = 2000
     retained_holdout_share: float = 0.2
     retained_holdout_max: int = 2000
 

@@ -10,12 +10,15 @@ from timm_repair.images.images import Images
 from timm_repair.training.options import Choosing
 
 ENOUGH = 20  # examples of a class, below which nothing is said of it
-_ERRORS = 1.64  # standard errors that a class may lose beyond its limit, as it may be chance
+# standard errors that may be lost beyond a limit, since it may be chance: of all, and of the worst of
+# several classes
+_ERRORS, _ERRORS_OF_A_CLASS = 1.0, 1.64
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What was lost of the retained examples, in percentage points; negative where it got better.
+    """What was lost of the retained examples beyond chance, in percentage points; negative where
+    it got better.
 
     Args:
         all: of all of them.
@@ -38,9 +41,8 @@ class Loss:
         for label in images.labels.unique().tolist():
             own = lost[images.labels == label]
             if len(own) >= ENOUGH:
-                error = (own.var() / len(own)).sqrt().item()
-                classes.append((100 * (own.mean().item() - _ERRORS * error), label))
-        return cls(100 * lost.mean().item(), max(classes, default=None))
+                classes.append((_at_least(own, _ERRORS_OF_A_CLASS), label))
+        return cls(_at_least(lost, _ERRORS), max(classes, default=None))
 
     def excess(self, choosing: Choosing) -> float:
         """Points above the limits; of two the larger."""
@@ -56,7 +58,7 @@ class Loss:
         said = []
         if choosing.max_clean_loss is not None and self.all > choosing.max_clean_loss:
             said.append(
-                f"{self.all:.1f} points of the retained examples were lost"
+                f"at least {self.all:.1f} points of the retained examples were lost"
                 f" (max_clean_loss={choosing.max_clean_loss:g})"
             )
         if (
@@ -70,3 +72,9 @@ class Loss:
             )
         held = "a limit on harm could not be held on the selection split"
         return f"{held}: {', '.join(said)}" if said else None
+
+
+def _at_least(lost: Tensor, errors: float) -> float:
+    """Points of the mean of `lost` (N,), less so many of its standard errors."""
+    error = (lost.var() / len(lost)).sqrt().item() if len(lost) > 1 else 0.0
+    return 100 * (lost.mean().item() - errors * error)

@@ -133,9 +133,9 @@ class Choosing:
     Args:
         evaluations: how often.
         patience: stop early after so many measurements without a better one; None spends all steps.
-        max_clean_loss: percentage points of accuracy that the repair may lose on retained examples;
-            None for any.
-        max_class_loss: likewise of any class of these, beyond its interval; None for any.
+        max_clean_loss: percentage points of accuracy that the repair may lose on retained examples,
+            beyond one standard error of what the selection split tells; None for any.
+        max_class_loss: likewise of any class of these, beyond 1.64; None for any.
     """
 
     evaluations: int = 6
