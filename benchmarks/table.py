@@ -25,6 +25,7 @@ from benchmarks import property_tables
 from benchmarks.diagnosis import tables as diagnosis_tables
 from benchmarks.imagenet import costs
 from benchmarks.localization import regret_tables
+from benchmarks.repair import default_tables
 from benchmarks.speed import prefix_tables
 from timm_repair.localization.localizing import DEFAULT_SCORER
 
@@ -48,6 +49,7 @@ PAGES = {
     "speed.md": prefix_tables.TABLES,
     "diagnosis.md": diagnosis_tables.TABLES,
     "properties.md": property_tables.TABLES,
+    "training.md": default_tables.TABLES,
 }
 MISSING = "*Not measured yet.*"
 
@@ -432,8 +434,12 @@ def regret_table(directory: Path) -> str:
 
 
 def read_and(make: Callable[[dict], tuple], path: Path) -> str:
-    """The table that `make` makes of a result file."""
-    return markdown(*make(json.loads(path.read_text()))) if path.exists() else MISSING
+    """The table that `make` makes of a result file, or of all those in a folder."""
+    if not path.exists():
+        return MISSING
+    if path.is_dir():
+        return markdown(*make([json.loads(each.read_text()) for each in sorted(path.glob("*"))]))
+    return markdown(*make(json.loads(path.read_text())))
 
 
 def short(model: str) -> str:

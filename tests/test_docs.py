@@ -89,6 +89,7 @@ def place(tmp_path_factory, deployed, pictures) -> Path:
         "unseen": pictures["unseen"],
         "unseen_failing": unseen_failing(),
         "failures": wrong,
+        "passing": [pair for pair in pictures["pool"] if pair[1] > 1],
     }
     for folder, examples in pairs.items():
         for i, (image, label) in enumerate(examples[:250]):

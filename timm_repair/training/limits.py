@@ -10,8 +10,8 @@ from timm_repair.images.images import Images
 from timm_repair.training.options import Choosing
 
 ENOUGH = 20  # examples of a class, below which nothing is said of it
-# standard errors that may be lost beyond a limit, since it may be chance: of all, and of the worst of
-# several classes
+# standard errors that may be lost beyond a limit, since it may be chance: of all, and of the worst
+# of several classes
 _ERRORS, _ERRORS_OF_A_CLASS = 1.0, 1.64
 
 

@@ -1,0 +1,116 @@
+"""The tables of docs/training.md, from results/default/*.json; table.py writes them."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+PLAIN = ("plain, whole network", "plain, first two blocks", "plain, first block", "retained only")
+DEFAULT = "default"
+GAIN, CLEAN, SLOWER = 2.5, 0.5, 1.1  # targets: points, points, ratio
+Table = tuple[list[str], list[list[str]]]
+
+
+def rows_table(cells: Sequence[Mapping]) -> Table:
+    """Every row of every cell: accuracy on the population that fails and on the clean photographs,
+    the class that lost most, flips, seconds relative to the whole network, latency.
+    """
+    header = ["model, population, seed", "row", "population", "clean", "worst class", "broken",
+              "time", "latency", "repaired"]  # fmt: skip
+    found = []
+    for cell in cells:
+        name = f"{cell['model']}, {cell['population'].replace('_', ' ')}, {cell['seed']}"
+        before = next(iter(cell["rows"].values()))["populations"]
+        found.append([name, "original", *(_percent(before[p]["before"]) for p in before),
+                      "", "", "", "", ""])  # fmt: skip
+        unit = cell["rows"].get(PLAIN[0], {}).get("seconds")
+        for label, row in cell["rows"].items():
+            seen, clean = row["populations"]["population"], row["populations"]["clean"]
+            time = row["seconds"] / unit if unit else None
+            found.append([
+                "",
+                label,
+                _percent(seen["after"]),
+                _percent(clean["after"]),
+                f"{100 * clean['worst class']:+.1f}",
+                f"{seen['broken']} + {clean['broken']}",
+                "" if time is None else f"{time:.2f}",
+                "" if row["latency"] is None else f"{1 + row['latency']:.2f}",
+                ", ".join(row["repaired"]) or "all",
+            ])  # fmt: skip
+    return header, found
+
+
+def targets_table(cells: Sequence[Mapping]) -> Table:
+    """What was to be reached, and in how many cells it was."""
+    whole = [c for c in cells if DEFAULT in c["rows"] and any(p in c["rows"] for p in PLAIN)]
+    header = ["target", "cells", "measured", ""]
+    corrupted = [c for c in whole if c["population"] != "drift"]
+    found = []
+    if corrupted:
+        gains = [_gain(c) for c in corrupted]
+        found.append([
+            f"points above the best plain row on corruptions, on average: {GAIN}",
+            str(len(gains)),
+            f"{mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})",
+            _verdict(mean(gains) >= GAIN),
+        ])  # fmt: skip
+    if drift := [_gain(c) for c in whole if c["population"] == "drift"]:
+        found.append([
+            "points above the best plain row on drift: 0",
+            str(len(drift)),
+            f"{mean(drift):+.1f} ({min(drift):+.1f} to {max(drift):+.1f})",
+            _verdict(mean(drift) >= 0),
+        ])  # fmt: skip
+    losses = [_clean_loss(c["rows"][DEFAULT]) for c in whole]
+    if losses:
+        held = sum(loss <= CLEAN for loss in losses)
+        found.append([
+            f"points of clean accuracy lost, at most: {CLEAN}, in every cell",
+            str(len(losses)),
+            f"{held} of {len(losses)} cells; {max(losses):.1f} at worst",
+            _verdict(held == len(losses)),
+        ])  # fmt: skip
+    slow = [1 + c["rows"][DEFAULT]["latency"] for c in whole if c["rows"][DEFAULT]["latency"]]
+    if slow:
+        found.append([
+            f"latency, at most: {SLOWER} times the original's",
+            str(len(slow)),
+            f"{max(slow):.2f} at worst",
+            _verdict(max(slow) <= SLOWER),
+        ])  # fmt: skip
+    times = [
+        c["rows"][DEFAULT]["seconds"] / c["rows"][PLAIN[0]]["seconds"]
+        for c in whole
+        if PLAIN[0] in c["rows"]
+    ]
+    if times:
+        found.append([
+            "seconds, of those of one run of the whole network: 1",
+            str(len(times)),
+            f"{mean(times):.2f} ({min(times):.2f} to {max(times):.2f})",
+            _verdict(mean(times) <= 1),
+        ])  # fmt: skip
+    return header, found
+
+
+def _gain(cell: Mapping) -> float:
+    """Points of the default above the best plain row, on the population that fails."""
+    after = {
+        label: row["populations"]["population"]["after"] for label, row in cell["rows"].items()
+    }
+    return 100 * (after[DEFAULT] - max(after[p] for p in PLAIN if p in after))
+
+
+def _clean_loss(row: Mapping) -> float:
+    clean = row["populations"]["clean"]
+    return 100 * (clean["before"] - clean["after"])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+TABLES = {"default": ("default", rows_table), "default_targets": ("default", targets_table)}
