@@ -42,8 +42,8 @@ MUTATIONS = (
     ),
     Mutation(
         "what the model has right is collected as its failures",
-        "predictions != images.labels)",
-        "predictions == images.labels)",
+        "wrong = (answers != images.labels)",
+        "wrong = (answers == images.labels)",
         ("test_preparing.py",),
     ),
     Mutation(
@@ -84,8 +84,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a holdout may hold what the repair trains on",
-        "count = sum(digest in digests for digest in failing.digests())",
-        "count = 0",
+        "if not (count := int(self.among(others, images).sum())):",
+        "if not (count := 0):",
         ("test_preparing.py", "test_repairing.py"),
     ),
     Mutation(

@@ -230,7 +230,8 @@ def test_global_state_is_the_callers_again(calls, tmp_path):
         }
 
     def noisy(*_, **__):
-        torch.rand(3), random.random(), np.random.rand()
+        for draw in (torch.rand, random.randrange, np.random.rand):
+            draw(3)
         warnings.simplefilter("ignore")
         torch.set_default_dtype(torch.float64)
         raise KeyError("in the middle")
