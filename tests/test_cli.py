@@ -326,14 +326,20 @@ def test_interrupted_it_says_how_to_go_on_and_then_says_that_it_does(
     assert "Traceback" not in said and "the same command again goes on from there" in said
     spent = output / FOLDER / "spent.json"
     kept = json.loads(spent.read_text())
-    assert [name for name, _, _ in kept] == ["prepare", "evaluate", "finetune"]
+    assert [name for name, _, _ in kept] == ["prepare", "evaluate", "diagnose", "finetune"]
     spent.write_text(json.dumps([(name, s + 100, m) for name, s, m in kept]))
     assert main(arguments) in (0, 3)
     assert "has an unfinished run of the same: it goes on" in caplog.text
     stages = json.loads((output / "repair.json").read_text())["stages"]
-    assert [s["name"] for s in stages] == ["prepare", "evaluate", "finetune", "evaluate"]
+    assert [s["name"] for s in stages] == [
+        "prepare",
+        "evaluate",
+        "diagnose",
+        "finetune",
+        "evaluate",
+    ]
     seconds = [s["seconds"] > 100 for s in stages]
-    assert seconds == [True, True, True, False], "those of all parts"
+    assert seconds == [True, True, True, True, False], "those of all parts"
 
 
 def test_interrupted_before_anything_was_done(given, tmp_path, capsys, monkeypatch):

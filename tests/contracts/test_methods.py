@@ -386,7 +386,7 @@ def test_no_batch_norm_no_recalibration(pictures):
         pytest.warns(NoEffectWarning),
         pytest.warns(UserWarning, match="gets 10 of the 60 failures right already"),
     ):
-        repaired = repair(plain, pairs, progress=False, method="bn_recalibration")
+        repaired = repair(plain, pairs, progress=False, method="bn_recalibration", diagnose=False)
     assert (
         "no batch norm" in repaired.report.notes[0]
         and "forget is not known" in repaired.report.notes[1]
@@ -465,7 +465,7 @@ def test_blocks_searched_together_are_saved_and_loaded(
     monkeypatch.setattr(*EVERY_EDGE)
     monkeypatch.setattr(
         "timm_repair.methods.archrepair.objective",
-        lambda forward, _: float(sum(p.numel() for p in forward.model.parameters())),
+        lambda forward, *_: float(sum(p.numel() for p in forward.model.parameters())),
     )
     repaired = repair(
         classifier, **given, score="rgn", blocks=2, genotype=genotype, **GENTLE | {"steps": 12}
@@ -508,7 +508,7 @@ def test_blocks_searched_together_are_saved_and_loaded(
 def test_each_block_keeps_the_raw_architecture_if_that_is_better(
     kept, classifier, given, monkeypatch
 ):
-    def objective(forward, data):
+    def objective(forward, *_):
         """Higher for the wanted choice, block by block."""
         added = {
             name.partition(".")[0]

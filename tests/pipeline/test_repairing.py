@@ -40,6 +40,7 @@ def test_the_report_is_complete(deployed, failures, pictures):
     assert [s["name"] for s in report.stages] == [
         "prepare",
         "evaluate",
+        "diagnose",
         "localize",
         "search",
         "finetune",

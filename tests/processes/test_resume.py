@@ -152,7 +152,7 @@ def stopped(classifier, failures, pictures, tmp_path, monkeypatch):
 def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     run, output = stopped
     there = {"run.json", "before.pt", "localization.pt", "search.loop.pt", "finetune.loop.pt"}
-    there |= {"spent.json"}
+    there |= {"spent.json", "diagnosis.pt"}
     assert {p.name for p in (output / FOLDER).iterdir()} == there
     from timm_repair.localization import target
 

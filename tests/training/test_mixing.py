@@ -57,9 +57,14 @@ MIXTURES = {
         {"failing": 6, "passing": 18, "retained": 24},
     ),
     "the population alone": ({"passing": 60}, {}, {"failing": 24, "passing": 24}),
-    "thirds": (
+    "half of it the pattern": (
         {"retained": 900, "pattern": 900},
         {},
+        {"failing": 12, "retained": 12, "pattern": 24},
+    ),
+    "thirds": (
+        {"retained": 900, "pattern": 900},
+        {"pattern_share": 1 / 3},
         {"failing": 16, "retained": 16, "pattern": 16},
     ),
     "all four": (

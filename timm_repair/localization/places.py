@@ -13,6 +13,8 @@ from timm_repair.training.job import Job
 from timm_repair.training.trials import brings
 
 EARLY = 2  # blocks from the input on
+# of the objective, by which a set must beat what the evidence says: what a trial cannot tell apart
+MARGIN = 0.01
 
 
 def placed(job: Job, blocks: Sequence[Block], found: Localization) -> Localization:
@@ -25,7 +27,8 @@ def placed(job: Job, blocks: Sequence[Block], found: Localization) -> Localizati
     sets = _sets(job, blocks, found)
     values = {"+".join(b.name for b in some): brings(job, some) if len(sets) > 1 else None
               for some in sets}  # fmt: skip
-    best = max(values, key=lambda name: values[name] or 0)
+    first = next(iter(values))
+    best = max(values, key=lambda name: (values[name] or 0) + MARGIN * (name == first))
     order = [best, *(name for name in values if name != best)]
     named = {"+".join(b.name for b in some): [b.name for b in some] for some in sets}
     told = [{"blocks": named[name], "objective": values[name]} for name in order]

@@ -11,8 +11,8 @@ from timm_repair.training.job import Job
 from timm_repair.training.objective import objective
 from timm_repair.training.tuning import tune
 
-SHARE = 0.15  # of the steps of the repair
-STEPS = 5, 60  # at least and at most
+SHARE = 0.2  # of the steps of the repair
+STEPS = 20, 60  # at least and at most: in fewer late blocks do better than they will
 
 
 def brings(job: Job, blocks: Sequence[Block]) -> float:
