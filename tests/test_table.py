@@ -62,6 +62,7 @@ def run(tmp_path, monkeypatch):
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
         "diagnosis.md": ("diagnosis",),
         "properties.md": ("properties",),
+        "training.md": ("default_targets", "default"),
     }
     for page, names in (
         (readme, ("summary",)),
@@ -384,4 +385,35 @@ def test_steps_beside_their_bounds(run, tmp_path):
         "0.95",
         "0.90 – 1.00",
         "42",
+    ]
+
+
+def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
+    def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict:
+        seen = {"n": 100, "before": 0.2, "after": after, "broken": 3, "worst class": -0.1}
+        spared = seen | {"before": 0.8, "after": clean}
+        return {"populations": {"population": seen, "clean": spared}, "seconds": seconds,
+                "latency": latency, "repaired": []}  # fmt: skip
+
+    (folder := tmp_path / "default").mkdir()
+    cells = {
+        "fog_s4": {"default": of(0.75, 0.798, 50, 0.05), "plain, whole network": of(0.70, 0.79, 100),
+                   "plain, first two blocks": of(0.72, 0.79, 40)},
+        "drift": {"default": of(0.70, 0.78, 150), "plain, whole network": of(0.71, 0.8, 100)},
+    }  # fmt: skip
+    for population, rows in cells.items():
+        cell = {"model": "net", "population": population, "seed": 1, "rows": rows}
+        (folder / f"net-{population}.json").write_text(json.dumps(cell))
+    run()
+    text = (tmp_path / "training.md").read_text()
+    assert row(text, "points above the best plain row on corruptions, on average: 2.5")[2:] == [
+        "+3.0 (+3.0 to +3.0)",
+        "met",
+    ]
+    assert row(text, "points above the best plain row on drift: 0")[-1] == "missed"
+    lost = row(text, "points of clean accuracy lost, at most: 0.5, in every cell")
+    assert lost[1:] == ["2", "1 of 2 cells; 2.0 at worst", "missed"]
+    assert row(text, "seconds, of those of one run of the whole network: 1")[2:] == [
+        "1.00 (0.50 to 1.50)",
+        "met",
     ]
