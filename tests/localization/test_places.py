@@ -65,6 +65,15 @@ def test_what_is_tried_follows_from_what_is_known(job, tried, corrupted, worst, 
     assert told.ranking == found(worst).ranking
 
 
+def test_a_model_of_one_block_has_one_place(job, tried):
+    (only,) = blocks(job)[:1]
+    scored = Localization("rgn", {only.name: 1.0})
+    assert places.placed(job, [only], scored) is scored and not tried
+    corrupted = replace(job, data=replace(job.data, pattern=job.data.retained))
+    told = places.placed(corrupted, [only], scored).details["places"]
+    assert [each["blocks"] for each in told] == [[only.name]] and not tried
+
+
 def test_a_trial_leaves_the_model_as_it_was(job):
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     one, again = (brings(job, blocks(job)[:2]) for _ in range(2))

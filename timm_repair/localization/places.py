@@ -25,6 +25,8 @@ def placed(job: Job, blocks: Sequence[Block], found: Localization) -> Localizati
         blocks: those that can be repaired, in network order.
     """
     sets = _sets(job, blocks, found)
+    if len(sets) == 1 and job.data.pattern is None:
+        return found  # a model of one block: nothing was found, nor is there anything to try
     values = {"+".join(b.name for b in some): brings(job, some) if len(sets) > 1 else None
               for some in sets}  # fmt: skip
     first = next(iter(values))

@@ -104,7 +104,8 @@ class Target:
     @property
     def open(self) -> bool:
         """Whether all evidence is to tell which blocks are repaired together, and how many."""
-        return not self.chosen and self.blocks is None and self.score is None
+        asked = self.chosen or self.blocks is not None or self.score is not None
+        return not asked and self.granularity == "stage"
 
     def require_named(self, method: str) -> None:
         """Raise OptionError where a score is to choose, for a method that repairs the whole network
@@ -173,7 +174,7 @@ class Target:
                 training=training,
                 runtime=runtime,
             )
-            if self.open and self.granularity == "stage":
+            if self.open:
                 scored = placed(Job(model, data, training, runtime), available, scored)
             return asdict(agreed(scored, runtime.accelerator))
 

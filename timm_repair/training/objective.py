@@ -26,21 +26,18 @@ def objective(forward: Forward, data: RepairData, choosing: Choosing) -> float:
     """
     predictions = {name: forward.predict(name) for name in data.selection}
     values = {name: _accuracy(predictions[name], images) for name, images in data.selection.items()}
-    return _estimate(values, data) - STRICT * _excess(predictions, data, choosing)
+    loss = _lost(predictions.get("retained"), data)
+    excess = 0.0 if loss is None else loss.excess(choosing)
+    return _estimate(values, data) - STRICT * excess
 
 
 def lost(forward: Forward, data: RepairData) -> Loss | None:
     """Of the retained examples of the selection split; None where there are none."""
-    if "retained" not in data.selection:
-        return None
-    return Loss.of(forward.predict("retained").right, data.selection["retained"])
+    return _lost(forward.predict("retained") if "retained" in data.selection else None, data)
 
 
-def _excess(predictions: dict[str, Prediction], data: RepairData, choosing: Choosing) -> float:
-    if "retained" not in predictions:
-        return 0.0
-    loss = Loss.of(predictions["retained"].right, data.selection["retained"])
-    return 0.0 if loss is None else loss.excess(choosing)
+def _lost(retained: Prediction | None, data: RepairData) -> Loss | None:
+    return None if retained is None else Loss.of(retained.right, data.selection["retained"])
 
 
 def _estimate(values: dict[str, float], data: RepairData) -> float:
