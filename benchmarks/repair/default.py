@@ -7,8 +7,8 @@ One JSON a cell (model, population, seed) in benchmarks/results/default/, writte
 that is there already is not run again. Half of the (corrupted) test set is production, where
 failures and what passes are collected; the other half is measured on, with the same photographs
 uncorrupted as "clean". All rows start from the same data, have 300 steps of batch 128, and choose
-on the same selection split. Seconds are those of the method's stages and, where there is one, of
-the diagnosis; they are comparable within a cell only.
+on the same selection split. Seconds are those of the repair and, where its row uses it, of the
+diagnosis; they are comparable within a cell only.
 
 The plain rows are what fifteen lines of PyTorch do that keep the right images: cross-entropy on
 production as it is and on retained images, each at two learning rates, of which the one is reported
@@ -22,14 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from datasets import load_dataset
-from PIL import Image
 from torch import nn
 
 import timm_repair
+from benchmarks.repair.populations import load_population
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
 from timm_repair.data.repair_data import RepairData
@@ -108,36 +105,17 @@ class Cell:
     diagnosis_seconds: float
 
 
-def images_of(place: Path, corruption: str, seed: int) -> tuple[list, list, list]:
-    """Production, the population held out, and the same photographs uncorrupted: (image, label)
-    pairs; the halves follow from `seed`.
-    """
-    test = load_dataset("parquet", data_files={"test": str(place / "test.parquet")})["test"]
-    clean = np.stack([np.asarray(image.convert("RGB")) for image in test["image"]])
-    name, _, severity = corruption.rpartition("_s")
-    seen = clean if corruption == "drift" else timm_repair.corrupt(
-        clean, name, int(severity), seed=seed, parameters="cifar"
-    )  # fmt: skip
-    production, held = np.split(np.random.default_rng(seed).permutation(len(clean)), 2)
-
-    def pairs(pixels: np.ndarray, rows: np.ndarray) -> list:
-        return [(Image.fromarray(pixels[i]), int(test[int(i)]["label"])) for i in rows]
-
-    return pairs(seen, production), pairs(seen, held), pairs(clean, held)
-
-
 def cell(models: Path, place: Path, net: str, corruption: str, seed: int, failures: int) -> Cell:
     """What all rows start from."""
     runtime = Runtime(Accelerator(cpu=True), seed, progress=False)
     _, model = load(f"local-dir:{models / f'{net}_cifar10'}")
-    production, population, clean = images_of(place, corruption, seed)
+    population, train = load_population(place, corruption, seed)
     found = timm_repair.collect_failures(
-        model, production, max_failures=failures, seed=seed, runtime=runtime
+        model, population.pool, max_failures=failures, seed=seed, runtime=runtime
     )
-    train = load_dataset("parquet", data_files={"train": str(place / "train.parquet")})["train"]
     with own_randomness(seed):
         model = case.working_copy(model, runtime)
-        holdout = {"population": population, "clean": clean}
+        holdout = {"population": population.failing, "clean": population.clean}
         data = prepare(model, found, retain=train, holdout=holdout, runtime=runtime)
         start = time.perf_counter()
         data, evidence = looked_at(model, data, runtime, asked=True)
@@ -190,7 +168,7 @@ def measured(before: nn.Module, after: nn.Module, data: RepairData, runtime: Run
             predict(model, images, data.preprocessing, runtime).right.double()
             for model in (before, after)
         ]
-        change = (right[1] - right[0]).to(torch.float64)
+        change = right[1] - right[0]
         classes = [change[images.labels == k].mean().item() for k in images.labels.unique()]
         found[name] = {
             "n": len(images),

@@ -10,6 +10,8 @@ from datasets import load_dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from timm_repair import corrupt
+
 CORRUPTIONS = {
     "gaussian_noise_s5": lambda x, rng: x + rng.normal(0, 0.10, x.shape),
     "gaussian_blur_1.5": lambda x, rng: gaussian_filter(x, (0, 1.5, 1.5, 0)),
@@ -32,16 +34,16 @@ class Population:
 def load_population(data: Path, corruption: str, seed: int) -> tuple[Population, object]:
     """The population of one corruption, and the training set (a datasets.Dataset); the halves and
     the noise follow from `seed`.
+
+    Args:
+        corruption: of `CORRUPTIONS`, or one of the package's with its severity, as "fog_s4".
     """
     files = {"train": str(data / "train.parquet"), "test": str(data / "test.parquet")}
     splits = load_dataset("parquet", data_files=files)
     clean = np.stack([np.asarray(image.convert("RGB")) for image in splits["test"]["image"]])
     labels = splits["test"]["label"]
     rng = np.random.default_rng(seed)
-    # truncated, as the reference implementation of the common corruptions does
-    corrupted = (
-        255 * CORRUPTIONS[corruption](clean.astype(np.float64) / 255, rng).clip(0, 1)
-    ).astype(np.uint8)
+    corrupted = _corrupted(clean, corruption, seed, rng)
     pool, held = np.split(rng.permutation(len(labels)), 2)
 
     def pairs(pixels: np.ndarray, rows: np.ndarray) -> list:
@@ -51,3 +53,13 @@ def load_population(data: Path, corruption: str, seed: int) -> tuple[Population,
         Population(pairs(corrupted, pool), pairs(corrupted, held), pairs(clean, held)),
         splits["train"],
     )
+
+
+def _corrupted(clean: np.ndarray, name: str, seed: int, rng: np.random.Generator) -> np.ndarray:
+    """(N, H, W, 3) uint8."""
+    if name not in CORRUPTIONS:
+        kind, _, severity = name.rpartition("_s")
+        return corrupt(clean, kind, int(severity), seed=seed, parameters="cifar")
+    # truncated, as the reference implementation of the common corruptions does
+    found = 255 * CORRUPTIONS[name](clean.astype(np.float64) / 255, rng).clip(0, 1)
+    return found.astype(np.uint8)

@@ -9,8 +9,9 @@ Protocol: half of the (corrupted) test set is the pool from which at most 1,000 
 the other half the untouched holdout, the same for every method; the training set is retained; clean
 accuracy is measured on the same held-out photographs without the corruption. Every method has 300
 steps of batch 128 in all, an architecture step counting as one, and chooses on the same selection
-split. Times are those of the method's own stages, relative to whole-network fine-tuning in the same
-process.
+split. Nobody kept what passes, asks what the failures have in common, or limits harm: what these
+add is measured by default.py. Times are those of the method's own stages, relative to whole-network
+fine-tuning in the same process.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def methods_for(model: torch.nn.Module, **training) -> dict:
     from these.
     """
     blocks = [block.name for block in timm_repair.blocks(model) if block.repairable]
+    training = {"max_clean_loss": None, "max_class_loss": None} | training
     return {
         "bn_recalibration": named("bn_recalibration", **training),
         "finetune network": named("finetune", **training),
@@ -41,8 +43,8 @@ def methods_for(model: torch.nn.Module, **training) -> dict:
             f"finetune {block}": named("finetune", level="block", block=block, **training)
             for block in blocks
         },
-        "archrepair": named("archrepair", **training),
-        "archrepair random": named("archrepair", genotype="random", **training),
+        "archrepair": named("archrepair", score="rgn", **training),
+        "archrepair random": named("archrepair", score="rgn", genotype="random", **training),
     }
 
 
@@ -77,7 +79,8 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
     accelerator = Accelerator(cpu=arguments.cpu, mixed_precision=arguments.precision)
     _, model = load(arguments.model)
     population, train = load_population(arguments.data, corruption, seed)
-    failures = timm_repair.collect_failures(model, population.pool, max_failures=1000, seed=seed)
+    found = timm_repair.collect_failures(model, population.pool, max_failures=1000, seed=seed)
+    failures = found.subset(range(len(found)))  # without what passed
     rows = methods_for(model, steps=arguments.steps, **dict(arguments.set))
     rows = {
         label: method
@@ -90,6 +93,8 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
         retain=train,
         holdout={"failing": population.failing, "clean": population.clean},
         methods=rows,
+        diagnose=False,
+        data=timm_repair.DataOptions(retained_selection_max=1000),
         seed=seed,
         accelerator=accelerator,
         progress=not arguments.quiet,
