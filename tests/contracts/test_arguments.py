@@ -63,7 +63,7 @@ class Reached(RepairError):
 def saved(deployed, failures, tmp_path_factory):
     """A repaired model, and the folder it was saved to."""
     folder = tmp_path_factory.mktemp("saved") / "out"
-    options = {"method": "finetune", "progress": False, **GENTLE, "steps": 2}
+    options = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         few = failures.subset(range(20))
@@ -90,8 +90,10 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
     repair = {"model": deployed, **data}
     without = {name: value for name, value in repair.items() if name != "holdout"}
     found = {
-        "repair": repair | {"output_dir": None, "overwrite": False, "method": "finetune"},
-        "compare": repair | {"methods": ["finetune"]},
+        "repair": repair
+        | {"output_dir": None, "overwrite": False, "method": "finetune"}
+        | {"diagnose": False},
+        "compare": repair | {"methods": ["finetune"], "diagnose": False},
         "localize": without | {"score": "rgn", "top": 10},
         "diagnose": without | {"passing": None, "pixels": 10},
         "collect_failures": {"model": deployed, "dataset": pictures["pool"][:20], "seed": 0}
