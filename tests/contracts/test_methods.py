@@ -41,6 +41,7 @@ from timm_repair.methods.method import Outcome
 from timm_repair.report.report import Report
 from timm_repair.training.batches import Batches
 from timm_repair.training.imitation import Imitating
+from timm_repair.training.objective import Judged
 from timm_repair.training.options import Training
 
 
@@ -331,7 +332,8 @@ def test_own_method_scorer_and_strategy(classifier, given):
             assert 0 <= progress <= 1
             return torch.softmax(alpha, 1)
 
-    report = repair(classifier, **given, score=narrowest, strategy=Uniform(), **GENTLE).report
+    free = GENTLE | {"max_latency": None}
+    report = repair(classifier, **given, score=narrowest, strategy=Uniform(), **free).report
     assert report.localization["scorer"] == "narrowest"
     assert (
         report.block
@@ -431,7 +433,7 @@ def test_wrong_use_is_refused(options, error, message, classifier, given):
 # ---- several blocks together
 
 
-EVERY_EDGE = "timm_repair.methods.archrepair.discretize", lambda relaxed: relaxed.skeleton
+EVERY_EDGE = "timm_repair.architecture.keeping.discretize", lambda relaxed: relaxed.skeleton
 
 
 def test_the_most_suspicious_blocks_are_repaired_together(classifier, given):
@@ -464,11 +466,16 @@ def test_blocks_searched_together_are_saved_and_loaded(
 ):
     monkeypatch.setattr(*EVERY_EDGE)
     monkeypatch.setattr(
-        "timm_repair.methods.archrepair.objective",
-        lambda forward, *_: float(sum(p.numel() for p in forward.model.parameters())),
+        "timm_repair.architecture.keeping.judged",
+        lambda forward, *_: Judged(float(sum(p.numel() for p in forward.model.parameters())), {}),
     )
     repaired = repair(
-        classifier, **given, score="rgn", blocks=2, genotype=genotype, **GENTLE | {"steps": 12}
+        classifier,
+        **given,
+        score="rgn",
+        blocks=2,
+        genotype=genotype,
+        **GENTLE | {"steps": 12, "max_latency": None},
     )
     report = repaired.report
     assert list(report.genotypes) == list(report.repaired_blocks) and all(
@@ -508,18 +515,20 @@ def test_blocks_searched_together_are_saved_and_loaded(
 def test_each_block_keeps_the_raw_architecture_if_that_is_better(
     kept, classifier, given, monkeypatch
 ):
-    def objective(forward, *_):
+    def judged(forward, *_):
         """Higher for the wanted choice, block by block."""
         added = {
             name.partition(".")[0]
             for name, _ in forward.model.named_parameters()
             if ".gains." in name
         }
-        return float(sum((block in added) == (block not in kept) for block in ("layer1", "layer3")))
+        wanted = sum((block in added) == (block not in kept) for block in ("layer1", "layer3"))
+        return Judged(float(wanted), {})
 
     monkeypatch.setattr(*EVERY_EDGE)
-    monkeypatch.setattr("timm_repair.methods.archrepair.objective", objective)
-    repaired = repair(classifier, **given, block=("layer3", "layer1"), **GENTLE)
+    monkeypatch.setattr("timm_repair.architecture.keeping.judged", judged)
+    free = GENTLE | {"max_latency": None}
+    repaired = repair(classifier, **given, block=("layer3", "layer1"), **free)
     assert {name for name, plan in repaired.report.genotypes.items() if not plan["edges"]} == set(
         kept
     )

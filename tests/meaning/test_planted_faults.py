@@ -29,6 +29,7 @@ def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
         holdout=digits["unseen"],
         block=stage,
         genotype=genotype,
+        max_latency=None,
         progress=False,
         diagnose=False,
         **STEPS,

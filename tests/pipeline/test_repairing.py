@@ -33,6 +33,7 @@ def test_the_report_is_complete(deployed, failures, pictures):
         retain=pictures["train"],
         progress=False,
         block="layer1",
+        max_latency=None,
         **GENTLE,
         seed=3,
     ).report

@@ -294,7 +294,7 @@ def test_trackers_get_every_row(folder, monkeypatch):
     accelerator = Accelerator(cpu=True, log_with=Memory())
     accelerator.init_trackers("test")
     repaired = timm_repair.repair(f"local-dir:{folder / 'model'}", str(folder / "failures"), retain=str(folder / "train"), block="layer3",
-                                  steps=8, batch_size=16, evaluations=1, accelerator=accelerator, progress=False, diagnose=False)  # fmt: skip
+                                  steps=8, batch_size=16, evaluations=1, max_latency=None, accelerator=accelerator, progress=False, diagnose=False)  # fmt: skip
     assert Memory.rows == expected_rows(repaired.report.history)
     assert {next(iter(values)) for _, values in Memory.rows} == {"search/loss", "finetune/loss"}
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.genotype import Edge, Genotype
 from timm_repair.architecture.operations import OPERATIONS, channel_slice
 from timm_repair.errors import ConfigError
 from timm_repair.models.copying import copied
@@ -173,6 +173,18 @@ def added_parameters(cell: Cell) -> list[nn.Parameter]:
     """
     layers = [anchored(cell.raw, node.layer) for node in cell.genotype.nodes]
     return [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
+
+
+@torch.no_grad()
+def strengths(cell: Cell) -> dict[Edge, float]:
+    """How strongly each edge enters its node: the norm of its gains."""
+    found = {}
+    for index, node in enumerate(cell.genotype.nodes):
+        if (added := anchored(cell.raw, node.layer).added) is not None:
+            edges = [edge for edge in cell.genotype.edges if edge.target == index]
+            gains = cast(AddedPaths, added).gains
+            found |= {e: gain.norm().item() for e, gain in zip(edges, gains, strict=True)}
+    return found
 
 
 def build(genotype: Genotype, raw: nn.Module) -> Cell:

@@ -45,7 +45,9 @@ def headline(diagnosis: Any) -> str:
 def pattern_words(pattern: Any) -> str:
     """A pattern in one line."""
     parts = [" ".join([p.kind, *(s.words for s in p.strengths)]) for p in pattern.parts]
-    return listed(parts) if parts else "as retained images"
+    if not parts:
+        return "as retained images"
+    return listed(parts) if pattern.well else f"{listed(parts)} (explains {pattern.explained:.0%})"
 
 
 def _item(words: str) -> list[str]:

@@ -5,17 +5,18 @@ Several blocks are repaired in one go: relaxed at once, searched in one schedule
 together, for the steps of one.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from timm_repair.architecture import strategies
 from timm_repair.architecture.cell import Cell, added_parameters, build
-from timm_repair.architecture.genotype import LEVELS, Genotype
-from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit, relax
+from timm_repair.architecture.genotype import LEVELS
+from timm_repair.architecture.keeping import Keeping, too_slow
+from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.search import search
+from timm_repair.architecture.sites import Site, original_state, place
 from timm_repair.architecture.skeleton import random_genotype, skeleton_of
 from timm_repair.architecture.strategies.strategy import Strategy
 from timm_repair.data.repair_data import RepairData
@@ -25,14 +26,13 @@ from timm_repair.methods.method import Outcome
 from timm_repair.models.block import Block
 from timm_repair.models.copying import copied
 from timm_repair.models.surgery import extract, restore, swap
-from timm_repair.models.weights import own_copy, part_of
+from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.history import Row
 from timm_repair.training.job import Job
-from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
 from timm_repair.training.prefix.forward import Forward
-from timm_repair.training.recalibration import recalibrate
 from timm_repair.training.tuning import tune
 
 GENOTYPES = ("search", "random", "raw")
@@ -52,6 +52,10 @@ class ArchRepair:
         search_share: share of the steps spent on the search; the rest fine-tunes the discrete
             blocks.
         recalibration: batches that renew the blocks' batch-norm statistics after discretization.
+        max_latency: how many times as long as without them one image may take with the paths that
+            the search adds, measured in turns; the weakest are left out until it holds. Where one
+            path alone takes longer, nothing is searched. None adds whatever is better. It is the
+            one decision that depends on the machine as well as on the seed.
     """
 
     target: Target = field(default_factory=Target)
@@ -61,6 +65,7 @@ class ArchRepair:
     max_span: int = 3
     search_share: float = 0.25
     recalibration: int = 10
+    max_latency: float | None = 1.1
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "archrepair"
 
@@ -75,6 +80,11 @@ class ArchRepair:
             raise OptionError(
                 f"unknown genotype {self.genotype!r}{did_you_mean(self.genotype, GENOTYPES)}"
             )
+        if self.max_latency is not None and self.max_latency < 1:
+            raise OptionError(
+                f"max_latency={self.max_latency:g} asks that added paths make the model"
+                " faster: give a ratio from 1 on, or None"
+            )
         if not 0 < self.search_share < 1:
             raise OptionError(f"search_share is a share between 0 and 1, got {self.search_share}")
 
@@ -86,27 +96,7 @@ class ArchRepair:
         forward = job.forward(part_of(model, *chosen))
         sites = [self._open(model, block, strategy) for block in chosen]
 
-        history, trained, notes = [], 0, ()
-        if self.genotype == "search":
-            generator = runtime.generator("architecture")
-            relaxed = [
-                relax(site.present, site.skeleton, strategy, generator).to(runtime.device)
-                for site in sites
-            ]
-            _place(sites, relaxed)
-            with runtime.stage("search"):
-                steps = round(self.search_share * training.steps)
-                history, trained = search(job, relaxed, steps=steps, forward=forward)
-                notes = _install_best(job, sites, relaxed, self.recalibration, forward)
-        else:
-            for index, site in enumerate(sites):
-                raw = replace(site.skeleton, edges=())
-                genotype = (
-                    raw
-                    if self.genotype == "raw"
-                    else random_genotype(site.skeleton, runtime, index)
-                )
-                site.present = build(genotype, site.present).to(runtime.device)
+        history, trained, notes = self._discrete(job, sites, strategy, forward)
 
         built = [cast(Cell, site.present) for site in sites]
         cells = nn.ModuleList(built)
@@ -117,7 +107,7 @@ class ArchRepair:
                 cells,
                 first=trained,
                 total=training.steps - (len(history) - trained),
-                original=_original_state(sites),
+                original=original_state(sites),
                 fresh=fresh,
                 forward=forward,
             )
@@ -129,7 +119,36 @@ class ArchRepair:
         }
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
 
-    def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
+    def _discrete(
+        self, job: Job, sites: list[Site], strategy: Strategy, forward: Forward
+    ) -> tuple[list[Row], int, tuple[str, ...]]:
+        """Put a discrete cell into each site; what `search` returns, with notes."""
+        runtime, notes, searches = job.runtime, (), self.genotype == "search"
+        if searches and self.max_latency is not None:
+            slow = too_slow(job, sites, self.max_latency)
+            searches, notes = slow is None, (slow,) if slow else ()
+        if not searches:
+            for index, site in enumerate(sites):
+                genotype = (
+                    random_genotype(site.skeleton, runtime, index)
+                    if self.genotype == "random"
+                    else replace(site.skeleton, edges=())
+                )
+                site.present = build(genotype, site.present).to(runtime.device)
+            return [], 0, notes
+        generator = runtime.generator("architecture")
+        relaxed = [
+            relax(site.present, site.skeleton, strategy, generator).to(runtime.device)
+            for site in sites
+        ]
+        place(sites, relaxed)
+        with runtime.stage("search"):
+            steps = round(self.search_share * self.training.steps)
+            history, trained = search(job, relaxed, steps=steps, forward=forward)
+            keeping = Keeping(job, sites, relaxed, forward, self.max_latency, self.recalibration)
+            return history, trained, keeping.install()
+
+    def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> Site:
         raw = extract(model, block)
         skeleton = skeleton_of(
             raw,
@@ -140,98 +159,6 @@ class ArchRepair:
         )
         original = copied(raw)
         swap(model, block, raw)
-        return _Site(
+        return Site(
             block, skeleton, original, cast(nn.Sequential, model.get_submodule(block.paths[0]))
         )
-
-
-@dataclass
-class _Site:
-    """A block under repair.
-
-    Args:
-        skeleton: the edges there may be.
-        original: a copy of the block as it came.
-        holder: where it stands in the model; its one module is the block's present form.
-    """
-
-    block: Block
-    skeleton: Genotype
-    original: nn.Module
-    holder: nn.Sequential
-
-    @property
-    def present(self) -> nn.Module:
-        return self.holder[0]
-
-    @present.setter
-    def present(self, module: nn.Module) -> None:
-        self.holder[0] = module
-
-
-def _place(sites: Sequence[_Site], modules: Iterable[nn.Module]) -> None:
-    for site, module in zip(sites, modules, strict=True):
-        site.present = module
-
-
-def _install_best(
-    job: Job,
-    sites: Sequence[_Site],
-    relaxed: Sequence[RelaxedBlock],
-    batches: int,
-    forward: Forward,
-) -> tuple[str, ...]:
-    """Put the discretized blocks in place; block by block, the raw one with its searched weights if
-    the selection split prefers that.
-    """
-    weights = [each.final_weights() for each in relaxed]
-
-    def measured(genotypes: Sequence[Genotype]) -> tuple[float, list[Cell]]:
-        cells = [
-            build(genotype, each.cell.unwrapped()).to(job.runtime.device)
-            for genotype, each in zip(genotypes, relaxed, strict=True)
-        ]
-        for cell, each, final in zip(cells, relaxed, weights, strict=True):
-            inherit(cell, each, final)
-        _place(sites, cells)
-        recalibrate(job, nn.ModuleList(cells), batches=batches)
-        return objective(forward, job.data, job.training.choosing), cells
-
-    genotypes = [discretize(each) for each in relaxed]
-    best, cells = measured(genotypes)
-    for index, genotype in enumerate(genotypes):
-        if genotype.edges:
-            candidate = [*genotypes[:index], replace(genotype, edges=()), *genotypes[index + 1 :]]
-            value, others = measured(candidate)
-            if value >= best:
-                best, cells, genotypes = value, others, candidate
-    _place(sites, cells)
-    kept = [
-        site.block.name
-        for site, genotype in zip(sites, genotypes, strict=True)
-        if not genotype.edges
-    ]
-    return tuple(
-        f"the search kept the raw architecture of {name}: no edge was better on the selection split"
-        for name in kept
-    )
-
-
-def _original_state(sites: Sequence[_Site]) -> dict[str, Tensor]:
-    """The state of the sites' cells, as one list of modules, that computes the original function:
-    the raw weights and zero gains; operations as they are.
-    """
-    state = {}
-    for index, site in enumerate(sites):
-        cell = cast(Cell, site.present)
-        reference = (
-            build(cell.genotype, copied(site.original))
-            .to(next(cell.parameters()).device)
-            .state_dict()
-        )
-        own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
-        present = cell.state_dict().items()
-        state |= {
-            f"{index}.{k}": own_copy(v) if k.startswith(own) else reference[k] for k, v in present
-        }
-    return state

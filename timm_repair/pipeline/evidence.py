@@ -15,6 +15,9 @@ from timm_repair.errors import MissingPackageError, require_packages
 from timm_repair.properties.preparing import PropertyData
 from timm_repair.runtime.runtime import Runtime
 
+# of what tells failures from retained images: a corruption that explains less is not trained on
+WORTH = 0.2
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -23,7 +26,7 @@ class Evidence:
     Args:
         told: the diagnosis for the report: `Diagnosis.to_dict()` with its "headline" and "text";
             None where there is none.
-        notes: why there is none.
+        notes: why there is none, or why it is not trained on.
     """
 
     told: dict[str, Any] | None = None
@@ -38,7 +41,8 @@ def require_diagnosis() -> None:
 def looked_at(
     model: nn.Module, data: RepairData, runtime: Runtime, *, asked: bool
 ) -> tuple[RepairData, Evidence]:
-    """The data with a `pattern` where a corruption was found, and the evidence.
+    """The data with a `pattern` where a corruption was found that explains the failures to some
+    part, and the evidence.
 
     Only examples that train are looked at, so that what is chosen by and measured stays unseen.
 
@@ -56,9 +60,14 @@ def looked_at(
         return data, Evidence(notes=(f"the failures were not diagnosed: {error}",))
     with runtime.stage("diagnose"):
         found = Diagnosis.from_json(runtime.once("diagnosis", lambda: _found(model, data, runtime)))
-    if found.patterns:
-        data = replace(data, pattern=found.apply(data.retained, runtime.seed))
-    return data, Evidence(found.to_dict() | {"headline": headline(found), "text": str(found)})
+    told = found.to_dict() | {"headline": headline(found), "text": str(found)}
+    if not found.patterns:
+        return data, Evidence(told)
+    explained = sum(p.share * p.explained for p in found.patterns if p.parts)
+    if explained < WORTH:
+        little = f"the corruption found explains {explained:.0%} of what failures have in common"
+        return data, Evidence(told, (f"{little}: it is not trained on",))
+    return replace(data, pattern=found.apply(data.retained, runtime.seed)), Evidence(told)
 
 
 def _found(model: nn.Module, data: RepairData, runtime: Runtime) -> str:

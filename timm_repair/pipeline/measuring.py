@@ -6,7 +6,6 @@ Costs are incidental: what cannot be measured is unknown and noted, and the repa
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import evaluating
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.runtime.timing import in_turns
 
-_PAIRS = (5, 31)  # at least and at most so many latencies of both models
-_SECONDS = 2.0  # after which the least will do
 _RANGE = (0.1, 0.5, 0.9)  # quantiles: the middle, and what most are between
 
 
@@ -83,17 +81,10 @@ def latency(
 
     @torch.no_grad()
     def paired() -> np.ndarray:
-        image, begun, pairs = _image(data, runtime), perf_counter(), []
+        image = _image(data, runtime)
         with evaluating(before), evaluating(after):
-            for model in (before, after):  # the first pass allocates
-                _timed(model, image)
-            while len(pairs) < _PAIRS[0] or (
-                len(pairs) < _PAIRS[1] and perf_counter() - begun < _SECONDS
-            ):
-                order = (before, after) if len(pairs) % 2 else (after, before)
-                times = {id(model): _timed(model, image) for model in order}
-                pairs.append((times[id(before)], times[id(after)]))
-        return np.array(pairs)
+            # item() waits for the accelerator
+            return in_turns(lambda: before(image).sum().item(), lambda: after(image).sum().item())
 
     seconds, notes = _incidental("latency", paired)
     if seconds is None:
@@ -117,9 +108,3 @@ def _incidental(what: str, compute: Callable[[], Any]) -> tuple[Any, tuple[str, 
 
 def _image(data: RepairData, runtime: Runtime) -> Tensor:
     return torch.zeros(1, *data.preprocessing.input_size, device=runtime.device)
-
-
-def _timed(model: nn.Module, image: Tensor) -> float:
-    start = perf_counter()
-    model(image).sum().item()  # item() waits for the accelerator
-    return perf_counter() - start

@@ -1,5 +1,9 @@
 """Objective: what selection maximizes."""
 
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from timm_repair.data.predicting import Prediction
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.images import Images
@@ -8,6 +12,27 @@ from timm_repair.training.options import Choosing
 from timm_repair.training.prefix.forward import Forward
 
 STRICT = 0.2  # of the objective for each point above a limit: more than any gain there is below it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the selection split says of a state.
+
+    Args:
+        value: as `objective`.
+        right: population to what each of its examples (N,) adds to the estimated accuracy.
+    """
+
+    value: float
+    right: dict[str, Tensor]
+
+    def beats(self, other: "Judged") -> bool:
+        """Whether it is better by more than the standard error of the difference, example by
+        example.
+        """
+        differences = (right - other.right[name] for name, right in self.right.items())
+        variance = sum(len(each) * each.var().item() for each in differences if len(each) > 1)
+        return self.value - other.value > variance**0.5
 
 
 def objective(forward: Forward, data: RepairData, choosing: Choosing) -> float:
@@ -24,11 +49,22 @@ def objective(forward: Forward, data: RepairData, choosing: Choosing) -> float:
     What is lost of the retained examples beyond the limits of `choosing` counts so much that a
     state above them is chosen only where all are.
     """
+    return judged(forward, data, choosing).value
+
+
+def judged(forward: Forward, data: RepairData, choosing: Choosing) -> Judged:
+    """`objective` with what its error is computed from."""
     predictions = {name: forward.predict(name) for name in data.selection}
     values = {name: _accuracy(predictions[name], images) for name, images in data.selection.items()}
     loss = _lost(predictions.get("retained"), data)
     excess = 0.0 if loss is None else loss.excess(choosing)
-    return _estimate(values, data) - STRICT * excess
+    nothing = dict.fromkeys(values, 0.0)
+    shares = {name: _estimate(nothing | {name: 1.0}, data) for name in values}
+    right = {
+        name: shares[name] / len(each.right) * each.right.double()
+        for name, each in predictions.items()
+    }
+    return Judged(_estimate(values, data) - STRICT * excess, right)
 
 
 def lost(forward: Forward, data: RepairData) -> Loss | None:

@@ -1,0 +1,122 @@
+"""Keeping: which of the searched edges stay, by what they bring and by what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from timm_repair.architecture.cell import Cell, build, strengths
+from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit
+from timm_repair.architecture.sites import Site, place, slowdown
+from timm_repair.models.copying import copied
+from timm_repair.training.job import Job
+from timm_repair.training.objective import Judged, judged
+from timm_repair.training.prefix.forward import Forward
+from timm_repair.training.recalibration import recalibrate
+
+
+def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
+    """A note where not even one path may be added, of those that cost least."""
+    found = [i for i, site in enumerate(sites) if site.skeleton.edges]
+    if not found:
+        return None
+    raw = [site.present for site in sites]
+    one = [
+        replace(site.skeleton, edges=site.skeleton.edges[:1] if i == found[0] else ())
+        for i, site in enumerate(sites)
+    ]
+    cells = [build(plan, copied(each)) for plan, each in zip(one, raw, strict=True)]
+    slower = slowdown(job, sites, raw, [c.to(job.runtime.device) for c in cells], "one path")
+    place(sites, raw)
+    if slower <= limit:
+        return None
+    return (
+        "no architecture was searched: with a single added path an image takes"
+        f" {slower:.2f} times as long (max_latency={limit:g})"
+    )
+
+
+@dataclass
+class Keeping:
+    """From relaxed blocks to discrete ones: which of the searched edges stay."""
+
+    job: Job
+    sites: Sequence[Site]
+    relaxed: Sequence[RelaxedBlock]
+    forward: Forward
+    max_latency: float | None
+    recalibration: int
+
+    def __post_init__(self):
+        self.weights = [each.final_weights() for each in self.relaxed]
+
+    def install(self) -> tuple[str, ...]:
+        """Put the discretized blocks in place: the edges within the limit on latency and, block by
+        block, none where the selection split does not prefer them by more than its error.
+        """
+        genotypes, notes = self._within_latency([discretize(each) for each in self.relaxed])
+        best, cells = self._measured(genotypes)
+        for index, genotype in enumerate(genotypes):
+            if genotype.edges:
+                raw = replace(genotype, edges=())
+                candidate = [*genotypes[:index], raw, *genotypes[index + 1 :]]
+                value, others = self._measured(candidate)
+                if not best.beats(value):
+                    best, cells, genotypes = value, others, candidate
+        place(self.sites, cells)
+        return notes + tuple(
+            f"the search kept the raw architecture of {site.block.name}: no edge was better on the"
+            " selection split by more than its error"
+            for site, genotype in zip(self.sites, genotypes, strict=True)
+            if not genotype.edges
+        )
+
+    def _built(self, genotypes: Sequence[Genotype]) -> list[Cell]:
+        device = self.job.runtime.device
+        cells = []
+        for genotype, each, final in zip(genotypes, self.relaxed, self.weights, strict=True):
+            cell = build(genotype, each.cell.unwrapped()).to(device)
+            inherit(cell, each, final)
+            cells.append(cell)
+        return cells
+
+    def _measured(self, genotypes: Sequence[Genotype]) -> tuple[Judged, list[Cell]]:
+        cells = self._built(genotypes)
+        place(self.sites, cells)
+        recalibrate(self.job, nn.ModuleList(cells), batches=self.recalibration)
+        return judged(self.forward, self.job.data, self.job.training.choosing), cells
+
+    def _within_latency(self, genotypes: list[Genotype]) -> tuple[list[Genotype], tuple[str, ...]]:
+        """The strongest edges of all blocks that hold the limit: all, half of them, a quarter …"""
+        count = sum(len(genotype.edges) for genotype in genotypes)
+        if self.max_latency is None or not count:
+            return genotypes, ()
+        found = [
+            (strength, i, edge)
+            for i, cell in enumerate(self._built(genotypes))
+            for edge, strength in strengths(cell).items()
+        ]
+        originals = [site.original for site in self.sites]
+        order, kept = sorted(found, key=lambda each: -each[0]), count
+        while kept:
+            strongest = {(i, edge) for _, i, edge in order[:kept]}
+            some = [
+                replace(g, edges=tuple(edge for edge in g.edges if (i, edge) in strongest))
+                for i, g in enumerate(genotypes)
+            ]
+            cells = self._built(some)
+            if (
+                slowdown(self.job, self.sites, originals, cells, f"{kept} edges")
+                <= self.max_latency
+            ):
+                break
+            kept //= 2
+        else:
+            some = [replace(genotype, edges=()) for genotype in genotypes]
+        if kept == count:
+            return some, ()
+        return some, (
+            f"{kept} of {count} searched edges were kept: with more of them an image takes more"
+            f" than {self.max_latency:g} times as long (max_latency)",
+        )
