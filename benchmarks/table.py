@@ -1,5 +1,5 @@
-"""Write the tables of README.md, docs/results.md, docs/processes.md and docs/speed.md from
-benchmarks/results/: no measured number is typed by hand.
+"""Write the tables of README.md and docs/ from benchmarks/results/, where no measured number is
+typed by hand, and that of docs/methods/README.md from the methods.
 
     python -m benchmarks.table            # rewrite them
     python -m benchmarks.table --check    # exit 1 if they are out of date
@@ -21,7 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks import property_tables
+from benchmarks import methods, property_tables
 from benchmarks.diagnosis import tables as diagnosis_tables
 from benchmarks.imagenet import costs
 from benchmarks.localization import regret_tables
@@ -134,8 +134,8 @@ def title(population: str) -> str:
     return population.replace("_", " ")
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def markdown(header: list[str], rows: list[list[str]], column: str = "---:") -> str:
+    lines = [header, ["---", *[column] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -484,6 +484,9 @@ def main() -> None:
     pages = {
         arguments.readme: {"summary": summary_table(results)},
         arguments.docs / "results.md": tables,
+        arguments.docs / "methods" / "README.md": {
+            "methods": markdown(*methods.methods_table(), column="---")
+        },
     }
     for page, of_page in PAGES.items():
         pages[arguments.docs / page] = {

@@ -1,12 +1,14 @@
 """The tables of the README and of the docs, from made-up results."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
 from timm_repair.localization.localizing import DEFAULT_SCORER
+from timm_repair.methods import METHODS
 
 TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
 NAMES = ("repair_cifar", "targets", "regret", "plain", "speed")
@@ -63,7 +65,9 @@ def run(tmp_path, monkeypatch):
         "diagnosis.md": ("diagnosis",),
         "properties.md": ("properties",),
         "training.md": ("default_targets", "default"),
+        "methods/README.md": ("methods",),
     }
+    (tmp_path / "methods").mkdir()
     for page, names in (
         (readme, ("summary",)),
         (results, NAMES),
@@ -417,3 +421,14 @@ def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
         "1.00 (0.50 to 1.50)",
         "met",
     ]
+
+
+def test_methods_with_their_papers_as_links(run, tmp_path):
+    run()
+    text = (tmp_path / "methods" / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert [re.match(r"\| \[(\w+)\]\(\1\.md\) \| \S", line)[1] for line in rows] == [*METHODS]
+    cells = row(text, "[bn_recalibration](bn_recalibration.md)")
+    assert "[arXiv:2006.16971](https://arxiv.org/abs/2006.16971)" in cells[2]
+    assert cells[3] == "batch-norm statistics"
+    assert row(text, "[archrepair](archrepair.md)")[3].startswith("architecture, weights")
