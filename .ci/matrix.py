@@ -271,8 +271,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main() -> None:
-    """Run what is asked for; exit with 1 if any of it is red."""
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -301,7 +300,12 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=RESULTS, help="a JSON file; rows are added to it as they end"
     )
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is asked for; exit with 1 if any of it is red."""
+    arguments = parsed()
     results = json.loads(arguments.output.read_text())["rows"] if arguments.output.exists() else []
     state, shown = sources(), []
     with tempfile.TemporaryDirectory(prefix="matrix-") as scratch:

@@ -26,6 +26,7 @@ from timm.models import save_for_hf
 import timm_repair
 from timm_repair import cli
 from timm_repair.hub.lineage import lineage
+from timm_repair.methods import METHODS
 from timm_repair.properties import networks as made
 from timm_repair.training.options import Training
 
@@ -194,9 +195,18 @@ def test_every_page_is_linked_from_another():
     assert [page.name for page in PAGES[1:] if page.resolve() not in linked] == []
 
 
-def test_every_method_has_its_card():
-    assert {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} == set(
-        timm_repair.methods.METHODS
+def test_every_method_has_its_card_and_its_paper():
+    cards = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} - {"README"}
+    assert cards == set(METHODS)
+    cited = re.compile(r"arXiv:\d{4}\.\d{4,5}|\b(?:19|20)\d\d\b")
+    lacking = [
+        f"{method.__module__}.{method.__name__}"
+        for method in METHODS.values()
+        if not cited.search(getattr(method, "paper", ""))
+    ]
+    assert not lacking, (
+        'these need `paper: ClassVar[str] = "authors, title, venue or year, arXiv:…"`, as their card'
+        f" has it (then run python -m benchmarks.table): {', '.join(lacking)}"
     )
 
 

@@ -65,9 +65,10 @@ def test_it_is_one_file_and_one_row(heading):
 def extended(tmp_path_factory) -> Path:
     """A copy of package and tests with all that the page adds."""
     copy = tmp_path_factory.mktemp("extended")
-    for folder in ("timm_repair", "tests", "docs/methods"):
+    for folder in ("timm_repair", "tests", "benchmarks", "docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
     for heading in ADDED:
         for path, text in NEW.findall(section(heading)):
             (copy / path).write_text(text)
@@ -98,6 +99,24 @@ def test_what_is_added_keeps_its_contract(extended):
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     assert [name for name in names if not any(f"[{name}]" in line for line in passed)] == []
+
+
+def test_the_method_gets_into_the_table_of_methods(extended):
+    """By the script that writes all tables."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.table"],
+        cwd=extended,
+        env=os.environ | {"PYTHONPATH": str(extended), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (extended / "docs" / "methods" / "README.md").read_text()
+    (row,) = (
+        line for line in page.splitlines() if line.startswith("| [last_layer](last_layer.md)")
+    )
+    assert "the features are good, their use is wrong." in row and row.endswith("| weights |")
+    assert "ICLR 2023, [arXiv:2204.02937](https://arxiv.org/abs/2204.02937)" in row
 
 
 def test_the_direction_of_imports_holds(extended):

@@ -1,5 +1,5 @@
-"""The package as a whole: a quiet import, small files and functions, every public name
-explained.
+"""The package as a whole: a quiet import, small files and functions (those of tests, benchmarks and
+examples too), every public name explained.
 """
 
 import ast
@@ -15,6 +15,11 @@ import timm_repair
 
 ROOT = Path(timm_repair.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+# all that is not the package, but is read and changed like it
+BESIDE = ("tests", "benchmarks", "examples", ".ci")
+LINES, OF_A_FUNCTION = 400, 60
+# all promises of a method in one test, since each of them is of the same repair
+LARGE = {"tests/contracts/test_methods.py"}
 
 
 def test_importing_changes_nothing_but_one_entry_point(tmp_path):
@@ -51,18 +56,40 @@ print(json.dumps({"changed": [k for k in before if before[k] != after[k]], "mode
     )
 
 
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Of the function, signature included, without its docstring."""
+    lines = (node.end_lineno or 0) - node.lineno + 1
+    if ast.get_docstring(node):
+        lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+    return lines
+
+
+def too_large(path: Path) -> list[str]:
+    """What in this file has too many lines, the file included."""
+    text = path.read_text()
+    sizes = {"the file": len(text.splitlines())} if text.count("\n") > LINES else {}
+    sizes |= {
+        node.name: lines_of(node)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and lines_of(node) > OF_A_FUNCTION
+    }
+    return [f"{path}: {name} has {lines} lines" for name, lines in sizes.items()]
+
+
+def test_what_is_beside_the_package_is_small_too():
+    top = Path(__file__).parent.parent
+    files = [path for folder in BESIDE for path in sorted((top / folder).rglob("*.py"))]
+    assert files and LARGE <= {str(path.relative_to(top)) for path in files}
+    large = [line for p in files if str(p.relative_to(top)) not in LARGE for line in too_large(p)]
+    assert not large, "\n".join(large)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_small_and_explained(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    tree = ast.parse(text)
+    assert too_large(path) == []
+    tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "a module says what is in it"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            # what it does; its signature and docstring come on top
-            does = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = (node.end_lineno or 0) - does[0].lineno + 1 if does else 0
-            assert lines <= 60, f"{node.name} has {lines} lines"
     for node in tree.body:
         # a named expression says it itself
         short = isinstance(node, ast.FunctionDef) and len(node.body) == 1

@@ -1,15 +1,12 @@
 """The tables of the README and of the docs, from made-up results."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
+from written_tables import *  # noqa: F403
+from written_tables import NAMES, row
 
 from timm_repair.localization.localizing import DEFAULT_SCORER
-
-TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
-NAMES = ("repair_cifar", "targets", "regret", "plain", "speed")
 
 
 def report(
@@ -51,60 +48,6 @@ def result(population: str, seed: int, gain: float) -> dict:
         "versions": {"torch": "2", "timm": "1", "python": "3"},
         "rows": rows,
     }
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run table.py on results in a directory of the test's own; returns the tables."""
-    readme, results = tmp_path / "README.md", tmp_path / "results.md"
-    pages = {
-        "processes.md": ("imagenet_stages", "imagenet_machines"),
-        "speed.md": ("prefix", "drift", "scaling", "compiled"),
-        "diagnosis.md": ("diagnosis",),
-        "properties.md": ("properties",),
-        "training.md": ("default_targets", "default"),
-    }
-    for page, names in (
-        (readme, ("summary",)),
-        (results, NAMES),
-        *((tmp_path / page, names) for page, names in pages.items()),
-    ):
-        page.write_text(
-            "".join(
-                f"<!-- table:{name}:start -->\n<!-- table:{name}:end -->\ntext\n" for name in names
-            )
-        )
-
-    def write(file: dict) -> None:
-        (tmp_path / f"repair_cifar-{file['population']}-{file['seed']}.json").write_text(
-            json.dumps(file)
-        )
-
-    def run(*options: str) -> str:
-        monkeypatch.syspath_prepend(TABLE.parent.parent)
-        monkeypatch.setattr(
-            "sys.argv",
-            [
-                "table.py",
-                "--results",
-                str(tmp_path),
-                "--readme",
-                str(readme),
-                "--docs",
-                str(tmp_path),
-                *options,
-            ],
-        )
-        runpy.run_path(str(TABLE), run_name="__main__")
-        return results.read_text()
-
-    run.write = write
-    return run
-
-
-def row(text: str, label: str) -> list[str]:
-    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_averages_over_seeds_first_and_leaves_drift_out_of_the_mean(run):
@@ -158,20 +101,6 @@ def test_targets_compare_with_the_best_other_row(run):
     assert "| drift | failing | 45.0 | original | 50.0 | -5.0 | at least +0.0: missed |" in text
 
 
-def test_speed(run, tmp_path):
-    times = {"ratio_median": 0.5, "ratio_min": 0.4, "ratio_max": 0.6}
-    speed = {
-        "localization": [{"scorer": "rgn", **times}],
-        "repair": [{"block": b, **times} for b in ("early", "late")],
-    }
-    (tmp_path / "speed.json").write_text(json.dumps(speed))
-    text = run()
-    assert [
-        row(text, name)[-1].split(":")[0]
-        for name in ("localization, `rgn`", "archrepair of `early`", "archrepair of `late`")
-    ] == ["at most 0.45", "at most 1.2", "at most 0.7"]
-
-
 def test_plain_cross_entropy_is_set_against_the_same_row_of_the_same_seed(run, tmp_path):
     run.write(result("blur", 1, 0.1))
     plain = result("blur", 1, 0.0) | {"rows": {"finetune layer1": report(0.57, 0.79)}}
@@ -205,6 +134,37 @@ def test_files_with_different_rows_are_refused(run):
     run.write(result("noise", 1, 0.1))
     with pytest.raises(SystemExit, match="same rows"):
         run()
+
+
+def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
+    def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict:
+        seen = {"n": 100, "before": 0.2, "after": after, "broken": 3, "worst class": -0.1}
+        spared = seen | {"before": 0.8, "after": clean}
+        return {"populations": {"population": seen, "clean": spared}, "seconds": seconds,
+                "latency": latency, "repaired": []}  # fmt: skip
+
+    (folder := tmp_path / "default").mkdir()
+    cells = {
+        "fog_s4": {"default": of(0.75, 0.798, 50, 0.05), "plain, whole network": of(0.70, 0.79, 100),
+                   "plain, first two blocks": of(0.72, 0.79, 40)},
+        "drift": {"default": of(0.70, 0.78, 150), "plain, whole network": of(0.71, 0.8, 100)},
+    }  # fmt: skip
+    for population, rows in cells.items():
+        cell = {"model": "net", "population": population, "seed": 1, "rows": rows}
+        (folder / f"net-{population}.json").write_text(json.dumps(cell))
+    run()
+    text = (tmp_path / "training.md").read_text()
+    assert row(text, "points above the best plain row on corruptions, on average: 2.5")[2:] == [
+        "+3.0 (+3.0 to +3.0)",
+        "met",
+    ]
+    assert row(text, "points above the best plain row on drift: 0")[-1] == "missed"
+    lost = row(text, "points of clean accuracy lost, at most: 0.5, in every cell")
+    assert lost[1:] == ["2", "1 of 2 cells; 2.0 at worst", "missed"]
+    assert row(text, "seconds, of those of one run of the whole network: 1")[2:] == [
+        "1.00 (0.50 to 1.50)",
+        "met",
+    ]
 
 
 def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
@@ -245,175 +205,3 @@ def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
         "net: 1 tasks, seeds: 2 of the repairs, 2 of the scores" in text
         and "not scored" not in text
     )
-
-
-def test_a_repair_with_a_million_retained_images(run, tmp_path):
-    kinds = {
-        "prepare": {"forward": 5000},
-        "evaluate": {"forward": 6000},
-        "localize": {"step": 3000},
-        "search": {
-            "prefix": 10,
-            "step, cached": 6000,
-            "step, cached, architecture": 4000,
-            "forward": 1000,
-        },
-        "finetune": {"step": 30000},
-    }
-    steps = [
-        {
-            "block": "layer4",
-            "stage": "search",
-            "kind": kind,
-            "flops": 2e12,
-            "seconds": 0.9,
-            "saved_bytes": 2**23,
-            "trained": 2**20,
-        }
-        for kind in ("step", "step, cached", "step, cached, architecture", "forward", "prefix")
-    ]
-    run_ = {
-        "block": "layer4",
-        "views": None,
-        "counts": kinds,
-        "decoded": {"failures": {"prepare": 5000}, "retained": {"search": 16000}},
-        "trained_on": 3000,
-        "cache_bytes": 2**30,
-    }
-    reading = [
-        {
-            "retained": n,
-            "read": {"seconds": 1 + n / 1e5, "bytes": 10 * n},
-            "prepare": {"seconds": n / 1e5, "bytes": 2**30},
-        }
-        for n in (100_000, 1_000_000)
-    ]
-    file = {
-        "counts": [run_],
-        "steps": steps,
-        "reading": reading,
-        "decode": {"milliseconds": 4.0},
-        "threads": 2,
-        "weights": 2**20,
-        "failures": 5000,
-        "retained": 1_000_000,
-    }
-    (tmp_path / "imagenet_size.json").write_text(json.dumps(file))
-    run()
-    text = (tmp_path / "processes.md").read_text()
-    assert row(text, "search")[1:] == ["11,000", "10,000", "22020", "2.75", "2222"]
-    assert row(text, "arithmetic, `layer4`")[1:] == ["825 min", "2200 s", "275 s", "138 s"]
-    assert row(text, "decoding JPEGs")[1:] == ["42 s", "10 s", "3.5 s", "3.0 s"]
-    assert row(text, "reading and splitting the retained examples")[2] == "20 s"
-    assert row(text, "all-reduced in a step of the search, sent by each GPU, `layer4`")[2:] == [
-        "0 MiB",
-        "7 MiB",
-        "8 MiB",
-    ]
-    # localization takes up to 64 images at once on every process, of a quarter of the failures; a
-    # step 128 over all
-    assert row(text, "GPU memory: maps kept for the backward pass, `layer4`")[2:] == [
-        "1.0 GiB",
-        "0.5 GiB",
-        "0.4 GiB",
-    ]
-
-
-def test_steps_beside_their_bounds(run, tmp_path):
-    times = {"ratio": 0.3, "min": 0.25, "max": 0.4, "bound": 0.25, "over_bound": 1.2}
-
-    def row_of(model: str, block: str, over: float) -> dict:
-        return {
-            "model": model,
-            "block": block,
-            "flops_share": 0.2,
-            "plain": times,
-            "cached": times | {"over_bound": over},
-            "search_pair": times,
-            "cached_over_plain": {"predicted": 0.5, "measured": 0.6},
-        }
-
-    rows = [
-        row_of("resnet18", "layer1", 2.0),
-        row_of("resnet50_cifar_stem", "layer4", 1.2),
-        row_of("vgg16_bn", "features.0-5", 1.3),
-    ]
-    drift = [
-        {
-            "model": "net",
-            "block": b,
-            "largest_logit": 15.0,
-            **{p: {"max": m, "mean": m / 10} for p in ("same", "fp16", "bf16")},
-        }
-        for b, m in (("a", 0.02), ("b", 0.01))
-    ]
-    found = {"median": 0.9, "min": 0.8, "max": 1.0}
-    scaling = {"processes": 2, "rows": [{"work": "search", "efficiency": found, "machine": found}]}
-    compiled = {
-        "rows": [
-            {
-                "model": "net",
-                "block": "a",
-                "ratio": 0.95,
-                "min": 0.9,
-                "max": 1.0,
-                "compiling_in_steps": 41.7,
-            }
-        ]
-    }
-    for name, file in {
-        "prefix": {"rows": rows},
-        "drift": {"rows": drift},
-        "scaling": scaling,
-        "compiled": compiled,
-    }.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(file))
-    run()
-    text = (tmp_path / "speed.md").read_text()
-    assert row(text, "resnet18")[1:7] == [
-        "`layer1`",
-        "20 %",
-        "0.30",
-        "0.30 (0.25 – 0.40)",
-        "0.25",
-        "2.00",
-    ], "no target for an early stage"
-    assert row(text, "resnet50, 3x3 stem, 32 px")[6] == "1.20 met"
-    assert row(text, "vgg16_bn")[6:] == ["1.30 missed", "0.30", "0.25", "0.50", "0.60"]
-    assert row(text, "net")[1:] == ["2", "15", *["0.02 / 0.002"] * 3]
-    assert row(text, "search")[1:] == ["0.90 (0.80 – 1.00)"] * 2 and row(text, "net, `a`")[1:] == [
-        "0.95",
-        "0.90 – 1.00",
-        "42",
-    ]
-
-
-def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
-    def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict:
-        seen = {"n": 100, "before": 0.2, "after": after, "broken": 3, "worst class": -0.1}
-        spared = seen | {"before": 0.8, "after": clean}
-        return {"populations": {"population": seen, "clean": spared}, "seconds": seconds,
-                "latency": latency, "repaired": []}  # fmt: skip
-
-    (folder := tmp_path / "default").mkdir()
-    cells = {
-        "fog_s4": {"default": of(0.75, 0.798, 50, 0.05), "plain, whole network": of(0.70, 0.79, 100),
-                   "plain, first two blocks": of(0.72, 0.79, 40)},
-        "drift": {"default": of(0.70, 0.78, 150), "plain, whole network": of(0.71, 0.8, 100)},
-    }  # fmt: skip
-    for population, rows in cells.items():
-        cell = {"model": "net", "population": population, "seed": 1, "rows": rows}
-        (folder / f"net-{population}.json").write_text(json.dumps(cell))
-    run()
-    text = (tmp_path / "training.md").read_text()
-    assert row(text, "points above the best plain row on corruptions, on average: 2.5")[2:] == [
-        "+3.0 (+3.0 to +3.0)",
-        "met",
-    ]
-    assert row(text, "points above the best plain row on drift: 0")[-1] == "missed"
-    lost = row(text, "points of clean accuracy lost, at most: 0.5, in every cell")
-    assert lost[1:] == ["2", "1 of 2 cells; 2.0 at worst", "missed"]
-    assert row(text, "seconds, of those of one run of the whole network: 1")[2:] == [
-        "1.00 (0.50 to 1.50)",
-        "met",
-    ]

@@ -198,29 +198,21 @@ def machines_table(result: dict) -> Table:
             )
     rows.append(["GPU memory: weights", "", *[f"{4 * result['weights'] / 2**20:.0f} MiB"] * 3])
     for run in plain(result):
-        size = 4 * run.trained()
-        rows.append(
-            [
-                f"GPU memory: gradients and momentum, {run.name}",
-                "",
-                *[f"{2 * size / 2**20:.0f} MiB"] * 3,
-            ]
-        )
-        rows.append(
-            [
-                f"GPU memory: maps kept for the backward pass, {run.name}",
-                "",
-                *(f"{run.saved(n) / 2**30:.1f} GiB" for n in GPUS.values()),
-            ]
-        )
-        rows.append(
-            [
-                f"all-reduced in a step of the search, sent by each GPU, {run.name}",
-                "",
-                *(f"{2 * (n - 1) / n * size / 2**20:.0f} MiB" for n in GPUS.values()),
-            ]
-        )
+        rows += on_gpus(run)
     return ["", f"{cores} CPU core{'s' * (cores > 1)}", *GPUS], rows
+
+
+def on_gpus(run: Run) -> list[list[str]]:
+    """What the training of a block takes of each GPU."""
+    size, gpus = 4 * run.trained(), GPUS.values()
+    moments = f"{2 * size / 2**20:.0f} MiB"
+    maps = (f"{run.saved(n) / 2**30:.1f} GiB" for n in gpus)
+    sent = (f"{2 * (n - 1) / n * size / 2**20:.0f} MiB" for n in gpus)
+    return [
+        [f"GPU memory: gradients and momentum, {run.name}", "", *[moments] * 3],
+        [f"GPU memory: maps kept for the backward pass, {run.name}", "", *maps],
+        [f"all-reduced in a step of the search, sent by each GPU, {run.name}", "", *sent],
+    ]
 
 
 TABLES = {

@@ -17,7 +17,7 @@ from loopback.server import HubServer
 
 import timm_repair
 from timm_repair.errors import HubError, ModelError, OptionError
-from timm_repair.hub import connection, pushing, saving
+from timm_repair.hub import pushing, saving
 from timm_repair.hub.fetching import fetch
 
 # huggingface_hub's own
@@ -364,18 +364,6 @@ def test_tokens_stay_with_the_hub(push, cache, caplog, capsys, monkeypatch):
         )
     assert not any(b"hf_me" in path.read_bytes() for path in cache.rglob("*") if path.is_file())
     assert "hf_me" not in caplog.text + "".join(capsys.readouterr())
-
-
-def test_tokens_do_not_travel_unencrypted(monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example.com")
-    assert connection.client(False) and connection.client()
-    for token in ("hf_me", None):
-        monkeypatch.setenv("HF_TOKEN", "hf_me")
-        with pytest.raises(HubError, match="not encrypted"):
-            connection.client(token)
-    monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example.com")
-    assert connection.client("hf_me")
 
 
 def test_xet(push, cache, monkeypatch):

@@ -16,7 +16,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from hub.hostile_cases import PATCH, WHOLE
+from hub.hostile_cases import WHOLE
+from hub.hostile_patches import PATCH
 from hub.hostile_tools import GONE, Case, only, patch, pretrained, raw, sparse, top
 from loopback.pushing import *  # noqa: F403
 from loopback.pushing import image

@@ -136,3 +136,9 @@ def repaired_once(base_folder) -> Repaired:
 def repaired(repaired_once) -> Repaired:
     """A copy of it for one test. Its base is not on the Hub: pass base_model= for a patch."""
     return deepcopy(repaired_once)
+
+
+def readme(api, repo_id: str, revision: str | None = None) -> str:
+    return Path(
+        api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
+    ).read_text()

@@ -172,6 +172,49 @@ def message(error: type[Exception], run) -> str:
     return said
 
 
+def properties(accelerator: Accelerator) -> dict:
+    """The repairs of a network with properties, by method."""
+    plain = PLAIN | {"learning_rate": 0.02}
+    return {
+        "birdnn_retrain": with_property(accelerator, "birdnn_retrain", **plain),
+        "birdnn_finetune": with_property(
+            accelerator, "birdnn_finetune", particles=5, examples=50, steps=5
+        ),
+        "linear_program": with_property(accelerator, "linear_program"),
+    }
+
+
+def repairs(model, **given) -> dict:
+    """The repairs of images, by name: state, history, and what else is told."""
+    found = {}
+    for name, options in REPAIRS.items():
+        repaired = timm_repair.repair(model(), **given | PLAIN | options)
+        report = repaired.report
+        scores = [
+            (each.population, each.before.tolist(), each.after.tolist()) for each in report.scores
+        ]
+        told = {"genotypes": report.genotypes, "scores": scores}
+        found[name] = repaired.model.state_dict(), list(report.history), told
+    return found
+
+
+def refusals(model, data: RepairData, runtime: Runtime) -> dict:
+    """What is refused, and how."""
+    accelerator = runtime.accelerator
+    found = {
+        "NaN": message(
+            NonFiniteError,
+            lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30),
+        )
+    }
+    if accelerator.num_processes > 1:
+        few = {"method": "finetune", "batch_size": accelerator.num_processes - 1}
+        found["few"] = message(
+            OptionError, lambda: timm_repair.repair("resnet18", "nowhere", **few)
+        )
+    return found
+
+
 def found_in(folder: Path) -> dict:
     """Everything, as tensors and plain values."""
     accelerator = Accelerator(cpu=True)
@@ -217,35 +260,10 @@ def found_in(folder: Path) -> dict:
     recalibrate(Job(renewed, data, Training(**PLAIN), runtime), renewed, batches=3)
     found["recalibrated"] = renewed.state_dict()
 
-    for name, options in REPAIRS.items():
-        repaired = timm_repair.repair(model(), holdout=places[2], **given | PLAIN | options)
-        report = repaired.report
-        found["states"][name], found["histories"][name] = (
-            repaired.model.state_dict(),
-            list(report.history),
-        )
-        scores = [
-            (each.population, each.before.tolist(), each.after.tolist()) for each in report.scores
-        ]
-        found[name] = {"genotypes": report.genotypes, "scores": scores}
-
-    plain = PLAIN | {"learning_rate": 0.02}
-    found["properties"] = {
-        "birdnn_retrain": with_property(accelerator, "birdnn_retrain", **plain),
-        "birdnn_finetune": with_property(
-            accelerator, "birdnn_finetune", particles=5, examples=50, steps=5
-        ),
-        "linear_program": with_property(accelerator, "linear_program"),
-    }
-
-    found["NaN"] = message(
-        NonFiniteError, lambda: trained(model(), data, runtime, 20, learning_rate=1e30, clip=1e30)
-    )
-    if accelerator.num_processes > 1:
-        few = {"method": "finetune", "batch_size": accelerator.num_processes - 1}
-        found["few"] = message(
-            OptionError, lambda: timm_repair.repair("resnet18", "nowhere", **few)
-        )
+    for name, (state, history, told) in repairs(model, holdout=places[2], **given).items():
+        found["states"][name], found["histories"][name], found[name] = state, history, told
+    found["properties"] = properties(accelerator)
+    found |= refusals(model, data, runtime)
     AcceleratorState._reset_state()
     half = Runtime(Accelerator(cpu=True, mixed_precision="bf16"), progress=False)
     found["half"], found["histories"]["half"] = trained(model(), data, half, 5)

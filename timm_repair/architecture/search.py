@@ -36,11 +36,7 @@ ALPHA_REACH = 2.0
 
 
 def search(
-    job: Job,
-    relaxed: Sequence[RelaxedBlock],
-    *,
-    steps: int,
-    forward: Forward | None = None,
+    job: Job, relaxed: Sequence[RelaxedBlock], *, steps: int, forward: Forward | None = None
 ) -> tuple[list[Row], int]:
     """Train the blocks in `relaxed`, which are in place in the job's model, for `steps` steps in
     all; nothing else in the model changes.
@@ -105,12 +101,15 @@ def search(
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
     if history:
-        history[-1]["alpha"] = [
-            [round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()
-        ]
-        history[-1]["edges"] = [len(each.alpha) for each in relaxed]
-        history[-1]["operations"] = list(CANDIDATES)
+        _tell_architectures(history[-1], relaxed)
     return history, descent.done
+
+
+def _tell_architectures(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
+    """Put α into a row of the history, and what its rows and columns are."""
+    row["alpha"] = [[round(a, 5) for a in edge] for each in relaxed for edge in each.alpha.tolist()]
+    row["edges"] = [len(each.alpha) for each in relaxed]
+    row["operations"] = list(CANDIDATES)
 
 
 def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Skeleton: a block's operation layers, and the edges there may be between them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -80,20 +80,7 @@ def skeleton_of(
     nodes = tuple(
         Node(path, channels, max(round(top / height), 1)) for path, channels, height in nodes
     )
-    true = trace(raw, in_shape)
-    sizes = [_height_and_width(true[node.layer][0].inputs[0]) for node in nodes]
-
-    def fits(i: int, j: int) -> bool:
-        # operations halve with rounding up; a raw layer may round down on an odd map
-        stride, rest = divmod(nodes[j].scale, nodes[i].scale)
-        return not rest and all(
-            -(-a // stride) == b for a, b in zip(sizes[i], sizes[j], strict=True)
-        )
-
-    pairs = ((i, j) for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
-    return Genotype(
-        level, partial, nodes, tuple(Edge(i, j, "skip") for i, j in pairs if fits(i, j))
-    )
+    return Genotype(level, partial, nodes, _edges(raw, in_shape, nodes, max_span))
 
 
 def _enlarged_calls(raw: nn.Module, in_shape: tuple[int, int, int]) -> Trace:
@@ -133,6 +120,26 @@ def _feature_shape(x: object) -> tuple[int, int, int] | None:
     if not maps or len(maps) < len(given):
         return None
     return sum(m.shape[1] for m in maps), maps[0].shape[2], maps[0].shape[3]
+
+
+def _edges(
+    raw: nn.Module, in_shape: tuple[int, int, int], nodes: Sequence[Node], max_span: int
+) -> tuple[Edge, ...]:
+    """Every pair of nodes, over at most `max_span` raw layers, between whose maps an operation
+    leads.
+    """
+    true = trace(raw, in_shape)
+    sizes = [_height_and_width(true[node.layer][0].inputs[0]) for node in nodes]
+
+    def fits(i: int, j: int) -> bool:
+        # operations halve with rounding up; a raw layer may round down on an odd map
+        stride, rest = divmod(nodes[j].scale, nodes[i].scale)
+        return not rest and all(
+            -(-a // stride) == b for a, b in zip(sizes[i], sizes[j], strict=True)
+        )
+
+    pairs = ((i, j) for j in range(len(nodes)) for i in range(max(0, j - max_span + 1), j + 1))
+    return tuple(Edge(i, j, "skip") for i, j in pairs if fits(i, j))
 
 
 def _height_and_width(x: object) -> tuple[int, int]:

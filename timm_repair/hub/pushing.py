@@ -110,13 +110,8 @@ def push_to_hub(
         folder = saving.save(model, report, scratch, remote_code=remote_code, **about)
         with reaching(f"cannot push to {repo_id}"):
             repo_id, head, there = opened(api, repo_id, private, None if create_pr else revision)
-        saving.write_card(
-            folder,
-            report,
-            "" if replace_model_card else there or readme or "",
-            repo_id=repo_id,
-            **about,
-        )
+        text = "" if replace_model_card else there or readme or ""
+        saving.write_card(folder, report, text, repo_id=repo_id, **about)
         # if only some files are pushed, what is there may be all there is
         stale = (
             _stale(patch, remote_code) if allow_patterns is None and ignore_patterns is None else []

@@ -68,6 +68,10 @@ class ArchRepair:
     max_latency: float | None = 1.1
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "archrepair"
+    paper: ClassVar[str] = (
+        "Hua Qi et al., ArchRepair: Block-Level Architecture-Oriented Repairing for Deep Neural"
+        " Networks, 2023, arXiv:2111.13330"
+    )
 
     def __post_init__(self):
         check_types(self)

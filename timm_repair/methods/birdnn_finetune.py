@@ -32,6 +32,10 @@ class BirdnnFineTune:
     target: Target = field(default_factory=Target)
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "birdnn_finetune"
+    paper: ClassVar[str] = (
+        "Zhen Liang et al., Repairing Deep Neural Networks Based on Behavior Imitation, 2023,"
+        " arXiv:2305.03365"
+    )
 
     def __post_init__(self):
         check_types(self)

@@ -32,6 +32,10 @@ class BnRecalibration:
     batches: int | None = None
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "bn_recalibration"
+    paper: ClassVar[str] = (
+        "Steffen Schneider et al., Improving robustness against common corruptions by covariate"
+        " shift adaptation, NeurIPS 2020, arXiv:2006.16971"
+    )
 
     def __post_init__(self):
         check_types(self)

@@ -35,6 +35,11 @@ class FineTune:
     target: Target = field(default_factory=Target)
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "finetune"
+    paper: ClassVar[str] = (
+        "Hua Qi et al., ArchRepair (its Table 1), 2023, arXiv:2111.13330; of one block: Yoonho Lee"
+        " et al., Surgical Fine-Tuning Improves Adaptation to Distribution Shifts, ICLR 2023,"
+        " arXiv:2210.11466"
+    )
 
     def __post_init__(self):
         check_types(self)

@@ -40,6 +40,10 @@ class LinearProgram:
     keep: int = 0
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "linear_program"
+    paper: ClassVar[str] = (
+        "Matthew Sotoudeh and Aditya Thakur, Provable Repair of Deep Neural Networks, PLDI 2021,"
+        " arXiv:2104.04413"
+    )
 
     def __post_init__(self):
         check_types(self)

@@ -53,7 +53,11 @@ class Outcome:
 
 
 class Method(Protocol):
-    """What `pipeline.repair` asks of a method."""
+    """What `pipeline.repair` asks of a method.
+
+    Those in METHODS say besides where they come from, for the table of methods in docs/methods/:
+    `paper: ClassVar[str]`, with authors, title, venue or year, and the arXiv id if there is one.
+    """
 
     name: str
     training: Training

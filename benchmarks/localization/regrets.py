@@ -1,7 +1,6 @@
-"""Regret of each scorer from the files that regret.py wrote; table.py puts it into the
-README.
+"""Regret of each scorer from the files that regret.py wrote; tables.py makes a table of it.
 
-    python -m benchmarks.localization.regret_tables    # print it, with the choices behind it
+python -m benchmarks.localization.regrets    # print it, with the choices behind it
 """
 
 import json
