@@ -66,7 +66,9 @@ class FineTune:
         found, chosen, localization, part = (), (), None, model
         if self.level != "network":
             with runtime.stage("localize"):
-                found, chosen, localization = self.places.choose(model, data, self.training, runtime)
+                found, chosen, localization = self.places.choose(
+                    model, data, self.training, runtime
+                )
             part = part_of(model, *chosen)
         with runtime.stage("finetune"):
             history, notes = tune(job, part)
