@@ -4,13 +4,15 @@ what they mean.
 
 import argparse
 import inspect
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import OptionError
+from timm_repair.errors import OptionError, did_you_mean
+from timm_repair.methods import METHODS
 from timm_repair.options import make, parse
-from timm_repair.pipeline import inspecting, repairing
+from timm_repair.pipeline import comparing, inspecting, repairing
 from timm_repair.properties import vnnlib
 from timm_repair.properties.property import ANSWERS
 from timm_repair.properties.sampling import Sampling
@@ -18,7 +20,7 @@ from timm_repair.properties.sampling import Sampling
 # arguments of the library: each has an argument of its own, or none on a console
 RESERVED = {
     name
-    for verb in (repairing.repair, repairing.compare, inspecting.localize, inspecting.diagnose)
+    for verb in (repairing.repair, comparing.compare, inspecting.localize, inspecting.diagnose)
     for name in inspect.signature(verb).parameters
 } - {"options"}
 
@@ -108,6 +110,18 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": arguments.seed,
         "data": make(Sampling if files else DataOptions, parse(arguments.data)),
     } | parse(arguments.set, RESERVED)
+
+
+def method(text: str) -> tuple[str, dict[str, Any]]:
+    """A method's name and the options of its own: "finetune block=layer1"."""
+    try:
+        name, *pairs = shlex.split(text) or [""]
+        options = parse(pairs, RESERVED)
+    except (OptionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if name not in METHODS:
+        raise argparse.ArgumentTypeError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
+    return name, options
 
 
 def holdout(given: Sequence[str]) -> Any:
