@@ -6,10 +6,11 @@ import argparse
 import inspect
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import OptionError, did_you_mean
+from timm_repair.errors import OptionError, OutputError, did_you_mean
 from timm_repair.methods import METHODS
 from timm_repair.options import make, parse
 from timm_repair.pipeline import comparing, inspecting, repairing
@@ -137,3 +138,19 @@ def holdout(given: Sequence[str]) -> Any:
             " clean=test.parquet"
         )
     return named
+
+
+def require_file(path: Path, overwrite: bool) -> None:
+    """Raise OutputError unless the file can be written, and holds nothing that would be lost."""
+    if path.is_file() and path.stat().st_size and not overwrite:
+        raise OutputError(
+            f"{str(path)!r} exists: choose another file for output_dir=, or overwrite=True"
+        )
+    new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
+    if new:
+        path.unlink()

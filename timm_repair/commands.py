@@ -7,35 +7,30 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from timm_repair import compare_command
 from timm_repair.arguments import (
-    RESERVED,
     describe_data,
     describe_measuring,
     describe_property,
     given,
     holdout,
-    method,
+    require_file,
 )
-from timm_repair.errors import ConfigError, OutputError
+from timm_repair.errors import ConfigError
 from timm_repair.hub.exporting import FORMATS, export
 from timm_repair.hub.folder import PATCH
 from timm_repair.hub.loading import from_pretrained
 from timm_repair.hub.pushing import push_to_hub
 from timm_repair.hub.saving import read_report
-from timm_repair.methods import METHODS, named
+from timm_repair.methods import METHODS
 from timm_repair.models.partition import GRANULARITIES
-from timm_repair.pipeline import comparing, demo, inspecting, repairing
-from timm_repair.pipeline.entrants import labelled
-from timm_repair.pipeline.protocols import PROTOCOLS
+from timm_repair.pipeline import demo, inspecting, repairing
 from timm_repair.pipeline.shelf import CONTENTS, read_comparison
 from timm_repair.report.report import Report
 from timm_repair.report.suspects import tie
-from timm_repair.report.tasks import REPEATS, Tasks
 from timm_repair.runtime.accelerators import tracking
 
-HARMFUL, NOTHING = 3, 2  # exit status; the latter where every row of a comparison failed
-# what is compared unless methods are named: those that take any image classifier and any failures
-GENERAL = ["archrepair", "finetune", "bn_recalibration"]
+HARMFUL = 3  # exit status
 
 
 # ---- the commands: the arguments of each, and what it does
@@ -82,7 +77,7 @@ def _describe_diagnose(command: argparse.ArgumentParser) -> None:
 def _diagnose(arguments: argparse.Namespace) -> None:
     output = None if arguments.output is None else arguments.output.expanduser()
     if output is not None:
-        _require_file(output, arguments.overwrite)
+        require_file(output, arguments.overwrite)
     found = inspecting.diagnose(arguments.model, **given(arguments))
     if not PartialState().is_main_process:
         return
@@ -139,98 +134,6 @@ def _tell_where(report: Report, output: str) -> None:
         f"\nSaved to {output}: load it with\n  import timm, timm_repair\n"
         f"  model = timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
     )
-
-
-def _describe_compare(command: argparse.ArgumentParser) -> None:
-    """Run several methods on the same data with the same budget."""
-    describe_data(command)
-    describe_property(command)
-    command.add_argument(
-        "--methods",
-        nargs="+",
-        type=method,
-        default=[(name, {}) for name in GENERAL],
-        metavar="METHOD",
-        help=f"of {', '.join(METHODS)}; with options of its own in quotes: 'finetune block=layer1'",
-    )
-    command.add_argument(
-        "--seeds", nargs="+", type=int, help="repeat everything under each of these"
-    )
-    command.add_argument(
-        "--protocol",
-        default=PROTOCOLS[0],
-        choices=PROTOCOLS,
-        help="paper: --failures is the whole test set, 1,000 failures are drawn from it, and the"
-        " rest is measured on",
-    )
-    command.add_argument(
-        "--output",
-        type=Path,
-        help="folder for the comparison and every repaired model, where it goes on if it was"
-        " interrupted; or a file NAME.json for the comparison alone",
-    )
-    describe_measuring(command)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    output = None if arguments.output is None else arguments.output.expanduser()
-    file = output if output is not None and output.suffix == ".json" else None
-    if file is not None:
-        _require_file(file, arguments.overwrite)
-    options = given(arguments)
-    shared = {name: options.pop(name) for name in options.keys() - RESERVED}
-    comparison = comparing.compare(
-        arguments.model,
-        methods=labelled([named(n, **shared | own) for n, own in arguments.methods]),
-        holdout=holdout(arguments.holdout),
-        protocol=arguments.protocol,
-        seeds=arguments.seeds,
-        diagnose=arguments.diagnose,
-        output_dir=None if file is not None else output,
-        overwrite=arguments.overwrite and file is None,
-        **options,
-    )
-    if PartialState().is_main_process:
-        print(comparison)
-        if file is not None:
-            file.write_text(json.dumps(comparison.to_dict(), indent=1))
-        elif output is not None:
-            print(f"\nSaved to {output}: each row's model is in its folder there")
-    return 0 if comparison.populations else NOTHING
-
-
-def _describe_tasks(command: argparse.ArgumentParser) -> None:
-    """Test methods against each other over the comparisons of several tasks."""
-    command.add_argument(
-        "comparisons", nargs="+", type=Path, help="what `compare --output` wrote for each task"
-    )
-    command.add_argument(
-        "--repeats",
-        default=REPEATS[0],
-        choices=REPEATS,
-        help="each: every seed counts as a task, as in the paper",
-    )
-
-
-def _tasks(arguments: argparse.Namespace) -> None:
-    found = {str(path): read_comparison(path) for path in arguments.comparisons}
-    print(Tasks(found, arguments.repeats))
-
-
-def _require_file(path: Path, overwrite: bool) -> None:
-    """Raise OutputError unless the file can be written, and holds nothing that would be lost."""
-    if path.is_file() and path.stat().st_size and not overwrite:
-        raise OutputError(
-            f"{str(path)!r} exists: choose another file for output_dir=, or overwrite=True"
-        )
-    new = not path.exists()
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
-    if new:
-        path.unlink()
 
 
 def _describe_report(command: argparse.ArgumentParser) -> None:
@@ -301,8 +204,8 @@ COMMANDS = {
     "localize": (_describe_localize, _localize),
     "diagnose": (_describe_diagnose, _diagnose),
     "repair": (_describe_repair, _repair),
-    "compare": (_describe_compare, _compare),
-    "tasks": (_describe_tasks, _tasks),
+    "compare": (compare_command.describe, compare_command.run),
+    "tasks": (compare_command.describe_tasks, compare_command.run_tasks),
     "report": (_describe_report, _report),
     "push": (_describe_push, _push),
     "export": (_describe_export, _export),

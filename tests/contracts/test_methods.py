@@ -571,7 +571,7 @@ def test_compare_measures_all_on_the_same_examples(classifier, given):
         comparison
     )
     alone = repair(classifier, **given, method="finetune", **GENTLE).report
-    assert comparison.rows["network"].scores == alone.scores, (
+    assert comparison.rows["network"].report.scores == alone.scores, (
         "a row is what the method does on its own"
     )
     named = compare(classifier, **given, methods=["archrepair", "finetune"], **GENTLE)

@@ -102,11 +102,8 @@ def compare(
     rows = entrants.labelled(methods, options)
     chosen = entrants.different(seeds, seed)
     target = None if output_dir is None else shelf.check_shelf(output_dir, rows)
-    runtimes = [
-        Runtime(accelerator, each, progress)
-        for accelerator in [accelerator or make_accelerator()]
-        for each in chosen
-    ]
+    accelerator = accelerator or make_accelerator()
+    runtimes = [Runtime(accelerator, each, progress) for each in chosen]
     for method in rows.values():
         require_shares(method.training.batch_size, runtimes[0].accelerator)
     named = isinstance(model, str)
@@ -164,8 +161,7 @@ class _Comparing:
         except BaseException as error:
             if self.runs:
                 vars(error)["finished"] = self.found()
-                done = ", ".join(self.runs)
-                where = "this error's attribute `finished`"
+                done, where = ", ".join(self.runs), "this error's attribute `finished`"
                 error.add_note(f"done before: {done}; their reports are {where}")
             raise
 

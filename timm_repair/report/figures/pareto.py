@@ -33,6 +33,7 @@ Value = tuple[float, tuple[float, float] | None]  # with its interval
 class _View:
     """One panel: what is on its x-axis."""
 
+    title: str
     name: str
     of: Callable[[Row], Value | None]
     more_is_better: bool
@@ -58,27 +59,35 @@ def pareto(
     failing, retained = failing or _failing(comparison), retained or _retained(comparison)
     views = [
         _View(
+            "What is kept",
             f"% right on {clean(retained, 30)!r}",
             lambda row: _after(row, retained),
             True,
             100 * comparison.original(retained).accuracy_before,
         ),
         _View(
+            "What is broken",
             f"broken on {clean(retained, 30)!r} (NFR, %)",
             lambda row: (100 * row.population(retained).negative_flip_rate, None),
             False,
             0.0,
         ),
-        _View("seconds of the repair", lambda row: row.mean(lambda r: r.seconds), False),
         _View(
+            "What the repair takes",
+            "seconds",
+            lambda row: (row.seconds or 0.0, None),
+            False,
+        ),
+        _View(
+            "What the model takes",
             "change of latency (%)",
-            lambda row: _times(100, row.mean(latency_change)),
+            _latency,
             False,
             0.0,
         ),
     ]
     done = {label: row for label, row in comparison.rows.items() if row.done}
-    views = [view for view in views if any(_read(view, row) for row in done.values())]
+    views = [view for view in views if any(view.of(row) is not None for row in done.values())]
     figure = empty(9.6, 3.5 * -(-len(views) // 2) + 0.3 * -(-len(done) // 3))
     axes = figure.subplots(-(-len(views) // 2), 2, squeeze=False).flatten()
     for ax, view in zip(axes, views, strict=False):
@@ -110,26 +119,19 @@ def _after(row: Row, population: str) -> Value:
     return 100 * found.accuracy_after, (100 * low, 100 * high)
 
 
-def _times(factor: float, value: tuple[float | None, tuple[float, float] | None]) -> Value | None:
-    middle, bounds = value
-    if middle is None:
-        return None
-    return factor * middle, bounds and (factor * bounds[0], factor * bounds[1])
-
-
-def _read(view: _View, row: Row) -> Value | None:
-    value = view.of(row)
-    return None if value is None or value[0] is None else value
+def _latency(row: Row) -> Value | None:
+    value, _ = row.mean(latency_change)
+    return None if value is None else (100 * value, None)
 
 
 def _draw(
     ax: Axes, comparison: Comparison, done: dict[str, Row], view: _View, failing: str
 ) -> None:
-    title(ax, f"Failing population against {view.name.split(' (')[0]}")
+    title(ax, view.title)
     points = {}
     looks = zip(cycle(_COLORS), cycle(_MARKERS), strict=False)  # 6 and 8: 24 looks
     for (label, row), (color, marker) in zip(done.items(), looks, strict=False):
-        y, x = _after(row, failing), _read(view, row)
+        y, x = _after(row, failing), view.of(row)
         if x is None:
             continue
         points[label] = (x[0], y[0])
