@@ -143,6 +143,19 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture
+def undiagnosed(monkeypatch) -> None:
+    """Nobody asks what the failures have in common, where there is no `diagnose=False` to pass: it
+    takes ten times as long as a repair of a few steps.
+    """
+    from timm_repair.pipeline import evidence, repairing
+
+    def without(*args, asked: bool):
+        return evidence.looked_at(*args, asked=False)
+
+    monkeypatch.setattr(repairing, "looked_at", without)
+
+
+@pytest.fixture
 def offline(monkeypatch) -> None:
     """Any connection is an error."""
 

@@ -19,6 +19,7 @@ SMALL = [
     f"--set={pair}"
     for pair in ("steps=4", "batch_size=16", "evaluations=1", "hflip=0.0", "shift=0.0")
 ]
+SMALL.append("--no-diagnosis")
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +312,7 @@ def test_interrupted_it_says_how_to_go_on_and_then_says_that_it_does(
 ):
     output = tmp_path / "out"
     arguments = ["repair", *given, f"--output={output}", "--method=finetune", *SMALL]
+    arguments.remove("--no-diagnosis")
     arguments.append("--set=steps=20")
     checkpoint, seconds = Journal.checkpoint, []
 

@@ -123,6 +123,8 @@ def logged_in(loopback, published_base, monkeypatch):
 @pytest.mark.filterwarnings(NO_EFFECT)
 def test_python_block_runs(text, few_steps, classifier, failures, pictures, request):
     request.getfixturevalue("logged_in" if "push_to_hub" in text else "offline")
+    if "diagnos" not in text:
+        request.getfixturevalue("undiagnosed")
     predefined = {
         "timm_repair": timm_repair,
         "model": classifier,
@@ -145,7 +147,7 @@ def clear(path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.filterwarnings(NO_EFFECT)
-def test_commands_run(few_steps, logged_in, monkeypatch, capsys):
+def test_commands_run(few_steps, logged_in, undiagnosed, monkeypatch, capsys):
     assert {line[1] for line in commands()} >= {
         "blocks",
         "localize",

@@ -32,7 +32,7 @@ def run(monkeypatch, tmp_path, offline):
     return run
 
 
-def test_compare_methods(run, tmp_path, capsys):
+def test_compare_methods(run, undiagnosed, tmp_path, capsys):
     run("compare_methods.py", "--steps", "8", "--output", "comparison.json")
     rows = timm_repair.Comparison.from_dict(
         json.loads((tmp_path / "comparison.json").read_text())
@@ -50,7 +50,7 @@ def test_compare_methods(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")]
 )
-def test_own(run, capsys, name, row):
+def test_own(run, undiagnosed, capsys, name, row):
     run(name, "--steps", "8")
     assert f"\n  {row} " in capsys.readouterr().out
 

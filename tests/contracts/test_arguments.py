@@ -63,7 +63,7 @@ class Reached(RepairError):
 def saved(deployed, failures, tmp_path_factory):
     """A repaired model, and the folder it was saved to."""
     folder = tmp_path_factory.mktemp("saved") / "out"
-    options = {"method": "finetune", "progress": False, **GENTLE, "steps": 2}
+    options = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         few = failures.subset(range(20))
@@ -77,7 +77,9 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
     def reached(*_, **__):
         raise Reached("the work would begin")
 
-    verbs = [f"{v}.{step}" for v in ("repairing", "comparing") for step in ("run_method", "measure")]
+    verbs = [
+        f"{v}.{step}" for v in ("repairing", "comparing") for step in ("run_method", "measure")
+    ]
     for place in (*verbs, "inspecting.own_randomness"):
         monkeypatch.setattr(f"timm_repair.pipeline.{place}", reached)
     monkeypatch.setattr("timm_repair.hub.pushing.opened", reached)
@@ -91,9 +93,11 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
     repair = {"model": deployed, **data}
     without = {name: value for name, value in repair.items() if name != "holdout"}
     found = {
-        "repair": repair | {"output_dir": None, "overwrite": False, "method": "finetune"},
+        "repair": repair
+        | {"output_dir": None, "overwrite": False, "method": "finetune"}
+        | {"diagnose": False},
         "compare": repair
-        | {"methods": ["finetune"], "seeds": None, "protocol": "split"}
+        | {"methods": ["finetune"], "diagnose": False, "seeds": None, "protocol": "split"}
         | {"output_dir": None, "overwrite": False},
         "read_comparison": {"directory": folder},
         "localize": without | {"score": "rgn", "top": 10},

@@ -48,7 +48,7 @@ from timm_repair.training.options import Training
 def given(failures, pictures) -> dict:
     """160 failures, 80 of each of the two confused classes, and pictures of all classes."""
     given = {"retain": pictures["train"][:200], "holdout": pictures["unseen"][:100]}
-    return given | {"failures": failures.subset(range(160)), "progress": False}
+    return given | {"failures": failures.subset(range(160)), "progress": False, "diagnose": False}
 
 
 def carried_out(case: Case, model: nn.Module, given: dict, **options):

@@ -142,7 +142,7 @@ def tuned(base_folder) -> dict[str, timm_repair.Repaired]:
         ("network", {"level": "network"}, ""),
         ("block", {"level": "block", "block": "layer2"}, "layer2"),
     ):
-        options = {"method": "finetune", "steps": 2, "progress": False} | options
+        options = {"method": "finetune", "steps": 2, "progress": False, "diagnose": False} | options
         with warnings.catch_warnings():  # whether two steps change a weight does not matter:
             warnings.simplefilter("ignore", timm_repair.NoEffectWarning)
             found[name] = timm_repair.repair(model, failures, **options)

@@ -380,7 +380,13 @@ def test_save_and_push_a_patch_in_one_call(repaired, api, published_base, tmp_pa
     failures = timm_repair.collect_failures("hf-hub:me/patch", wrong)
     assert failures.labels.tolist() == [label for _, label in wrong]
     again = timm_repair.repair(
-        "hf-hub:me/patch", failures, block="layer1", genotype="raw", steps=2, progress=False
+        "hf-hub:me/patch",
+        failures,
+        block="layer1",
+        genotype="raw",
+        steps=2,
+        progress=False,
+        diagnose=False,
     )
     with pytest.raises(ConfigError, match="is a patch itself"):
         again.push_to_hub("me/second", token="hf_me", patch=True)

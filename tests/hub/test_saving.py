@@ -183,6 +183,7 @@ def test_a_repair_and_a_second_one_on_top(classifier, pictures, tmp_path, offlin
         "retain": pictures["train"][:200],
         "holdout": pictures["unseen"][:60],
         "progress": False,
+        "diagnose": False,
     }
     model, x = classifier, torch.randn(4, 1, 32, 32)
     for turn, block in enumerate(("layer3", "layer3", "layer1"), start=1):
@@ -220,6 +221,7 @@ def test_a_repair_and_a_second_one_on_top(classifier, pictures, tmp_path, offlin
 @pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # six steps may change nothing
 def test_weights_alone_load_without_this_package(classifier, failures, pictures, tmp_path, offline):
     options = {"retain": pictures["train"][:200], "progress": False, "method": "finetune"} | BUDGET
+    options["diagnose"] = False
     repaired = repair(classifier, failures.subset(range(160)), **options)
     folder, x = repaired.save_pretrained(tmp_path / "out"), torch.randn(4, 1, 32, 32)
     assert json.loads((folder / "config.json").read_text())["architecture"] == "test_resnet"

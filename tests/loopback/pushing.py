@@ -115,7 +115,13 @@ def repaired_once(base_folder) -> Repaired:
     model = timm.create_model(f"local-dir:{base_folder}", pretrained=True).eval()
     failures = timm_repair.collect_failures(model, base_pictures())
     assert failures.labels.tolist() == [0, 1] * 40
-    options = {"block": "layer2", "genotype": "random", "level": "layer", "steps": 4}
+    options = {
+        "block": "layer2",
+        "genotype": "random",
+        "level": "layer",
+        "steps": 4,
+        "diagnose": False,
+    }
     with warnings.catch_warnings():  # whether four steps change an answer does not matter:
         warnings.simplefilter("ignore", NoEffectWarning)
         found = timm_repair.repair(model, failures, progress=False, **options)

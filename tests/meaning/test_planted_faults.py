@@ -30,6 +30,7 @@ def test_a_scrambled_stage_is_repaired(stage, genotype, trained, digits):
         block=stage,
         genotype=genotype,
         progress=False,
+        diagnose=False,
         **STEPS,
     ).report
     failing, population = report.population("failing"), report.population("holdout")

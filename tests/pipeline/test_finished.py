@@ -14,7 +14,7 @@ from timm_repair.errors import OutputError
 from timm_repair.hub.folder import CONFIG, REPORT
 from timm_repair.runtime.journal import FOLDER
 
-OPTIONS = {"method": "finetune", "progress": False, **GENTLE, "steps": 2}
+OPTIONS = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from timm_repair.pipeline import case, measuring
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.report.figures import overview
 
-GIVEN = GENTLE | {"steps": 2, "batch_size": 8, "progress": False}
+GIVEN = GENTLE | {"steps": 2, "batch_size": 8, "progress": False, "diagnose": False}
 GIVEN |= {"method": "finetune", "level": "block", "block": "layer3"}
 pytestmark = pytest.mark.filterwarnings("ignore:.* changed nothing")
 

@@ -11,7 +11,7 @@ from torch import nn
 from timm_repair import repair
 from timm_repair.pipeline import measuring
 
-TUNE = {"method": "finetune", "progress": False, **GENTLE, "steps": 2}
+TUNE = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
 
 
 class Refusing(nn.Module):

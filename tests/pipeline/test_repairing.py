@@ -74,6 +74,7 @@ def test_without_retained_examples_one_step_that_fixes_nothing_is_survived(deplo
         deployed,
         failures.subset(range(40)),
         progress=False,
+        diagnose=False,
         method="finetune",
         steps=1,
         learning_rate=1e-6,
@@ -87,6 +88,7 @@ def test_a_holdout_of_failures_alone_still_measures_forgetting(deployed, failure
         "retain": pictures["train"],
         "holdout": {"failing": held},
         "progress": False,
+        "diagnose": False,
         **GENTLE | {"steps": 2},
     }
     report = repair(deployed, kept, **given, method="finetune").report
@@ -95,7 +97,13 @@ def test_a_holdout_of_failures_alone_still_measures_forgetting(deployed, failure
 
 
 def test_a_holdout_without_a_name_is_called_what_it_is(deployed, failures, pictures):
-    given = {"retain": pictures["train"], "progress": False, "method": "finetune", **GENTLE}
+    given = {
+        "retain": pictures["train"],
+        "progress": False,
+        "diagnose": False,
+        "method": "finetune",
+        **GENTLE,
+    }
     unseen = repair(deployed, failures, holdout=pictures["unseen"], **given).report
     assert [each.population for each in unseen.scores] == ["failing", "holdout"]
     assert not any("is a part of the retained examples" in note for note in unseen.notes)
@@ -113,6 +121,7 @@ def test_blocks_named_by_hand(deployed, failures, pictures):
         failures,
         retain=pictures["train"],
         progress=False,
+        diagnose=False,
         names=("layer2", "layer3"),
         **GENTLE,
     ).report
@@ -126,6 +135,7 @@ def test_an_accelerator_is_given_back_as_it_came(deployed, failures, pictures):
         failures,
         retain=pictures["train"],
         progress=False,
+        diagnose=False,
         accelerator=accelerator,
         block="layer1",
         **GENTLE,
@@ -154,7 +164,13 @@ def test_a_plain_module_is_repaired_too(pictures):
     assert failures.labels.tolist() == [label for _, label in wrong], "all of them"
     # its statistics are those of no data: renewed ones could make it worse
     repaired = repair(
-        model, failures, progress=False, method="finetune", batch_norm="frozen", **BUDGET
+        model,
+        failures,
+        progress=False,
+        diagnose=False,
+        method="finetune",
+        batch_norm="frozen",
+        **BUDGET,
     )
     assert (
         repaired.report.model == "Sequential"
@@ -175,6 +191,7 @@ def test_half_precision(deployed, failures, pictures, monkeypatch):
         "retain": pictures["train"][:200],
         "holdout": pictures["unseen"][:60],
         "progress": False,
+        "diagnose": False,
         "block": "layer2",
         **GENTLE,
     }
@@ -203,6 +220,7 @@ def test_a_comparison_tells_one_block_from_several(deployed, failures, pictures)
         "retain": pictures["train"][:100],
         "holdout": pictures["unseen"][:40],
         "progress": False,
+        "diagnose": False,
     }
     tiny = {"steps": 1, "batch_size": 8, "evaluations": 1}
     rows = {

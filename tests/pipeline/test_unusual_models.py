@@ -30,7 +30,7 @@ from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import working_copy
 from timm_repair.runtime.fence import default_device, fenced
 
-SHORT = GENTLE | {"steps": 2, "batch_size": 8, "progress": False}
+SHORT = GENTLE | {"steps": 2, "batch_size": 8, "progress": False, "diagnose": False}
 BUILT = {"method": "archrepair", "genotype": "random", "block": "layer3"}
 TUNED = {"method": "finetune", "level": "block", "block": "layer3"}
 

@@ -294,7 +294,7 @@ def test_trackers_get_every_row(folder, monkeypatch):
     accelerator = Accelerator(cpu=True, log_with=Memory())
     accelerator.init_trackers("test")
     repaired = timm_repair.repair(f"local-dir:{folder / 'model'}", str(folder / "failures"), retain=str(folder / "train"), block="layer3",
-                                  steps=8, batch_size=16, evaluations=1, accelerator=accelerator, progress=False)  # fmt: skip
+                                  steps=8, batch_size=16, evaluations=1, accelerator=accelerator, progress=False, diagnose=False)  # fmt: skip
     assert Memory.rows == expected_rows(repaired.report.history)
     assert {next(iter(values)) for _, values in Memory.rows} == {"search/loss", "finetune/loss"}
 
@@ -316,7 +316,7 @@ def test_a_tracker_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Memory)
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
     command = ["repair", f"--model=local-dir:{folder / 'model'}", f"--failures={folder / 'failures'}", f"--output={tmp_path / 'out'}",
-               "--method=finetune", "--set=steps=3", "--set=batch_size=8"]  # fmt: skip
+               "--method=finetune", "--no-diagnosis", "--set=steps=3", "--set=batch_size=8"]  # fmt: skip
     assert cli.main([*command, "--log-with=tensorboard"]) == 0
     assert Memory.rows == expected_rows(read_report(tmp_path / "out" / "repair.json").history)
     if not find_spec("wandb"):

@@ -35,7 +35,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("options", "kills"),
     [
-        ({"level": "layer"}, 20),
+        ({"level": "layer", "diagnose": False}, 20),
         ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
         # a prefix cache that is filled anew, in another order, and in which not everything finds
         # room
@@ -46,6 +46,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
                 "cache": "always",
                 "cache_memory": 5e-5,
                 "cache_disk": 5e-5,
+                "diagnose": False,
             },
             6,
         ),
@@ -130,6 +131,7 @@ def stopped(classifier, failures, pictures, tmp_path, monkeypatch):
             "level": "layer",
             "retain": pictures["train"][:200],
             "progress": False,
+            "diagnose": False,
         }
         return timm_repair.repair(
             classifier, failures, output_dir=tmp_path / "out", **(given | options)
@@ -152,7 +154,7 @@ def stopped(classifier, failures, pictures, tmp_path, monkeypatch):
 def test_what_was_done_is_not_done_again(stopped, monkeypatch):
     run, output = stopped
     there = {"run.json", "before.pt", "localization.pt", "search.loop.pt", "finetune.loop.pt"}
-    there |= {"spent.json", "diagnosis.pt"}
+    there |= {"spent.json"}
     assert {p.name for p in (output / FOLDER).iterdir()} == there
     from timm_repair.localization import target
 
@@ -187,6 +189,7 @@ def test_a_run_that_had_not_trained_yet_is_no_obstacle(classifier, failures, pic
     given = BUDGET | {
         "retain": pictures["train"][:200],
         "progress": False,
+        "diagnose": False,
         "output_dir": tmp_path / "out",
     }
     with pytest.raises(PartitionError):
@@ -230,7 +233,13 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(stopped, monkey
 def test_without_a_directory_nothing_is_written(classifier, failures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     timm_repair.repair(
-        classifier, failures, steps=4, block="layer1", genotype="raw", progress=False
+        classifier,
+        failures,
+        steps=4,
+        block="layer1",
+        genotype="raw",
+        progress=False,
+        diagnose=False,
     )
     assert not list(tmp_path.iterdir())
     assert Runtime(progress=False).once("x", lambda: 3) == 3

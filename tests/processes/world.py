@@ -53,7 +53,7 @@ STEPS = 20
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
 SEARCH = {"block": "layer3", "search_share": 0.5}
 REPAIRS = {
-    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0},
+    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0, "diagnose": True},
     # smooth, and few enough steps that a rounding difference stays one
     "birdnn_retrain": {"method": "birdnn_retrain", "imitate": "layers", "hflip": 0.0, "shift": 0.0},
     "birdnn_finetune": {"method": "birdnn_finetune", "particles": 4, "examples": 30, "steps": 5},
@@ -186,6 +186,7 @@ def found_in(folder: Path) -> dict:
         "retain": places[1],
         "accelerator": accelerator,
         "progress": False,
+        "diagnose": False,
     }
     found["norms"] = {str(dtype): norms(runtime, dtype) for dtype in (torch.float64, torch.float32)}
 
@@ -217,7 +218,7 @@ def found_in(folder: Path) -> dict:
     found["recalibrated"] = renewed.state_dict()
 
     for name, options in REPAIRS.items():
-        repaired = timm_repair.repair(model(), **given, holdout=places[2], **PLAIN | options)
+        repaired = timm_repair.repair(model(), holdout=places[2], **given | PLAIN | options)
         report = repaired.report
         found["states"][name], found["histories"][name] = (
             repaired.model.state_dict(),
