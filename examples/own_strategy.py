@@ -55,7 +55,7 @@ def main() -> None:
     }
     comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)
     print(f"\n{comparison}")
-    for name, report in comparison.rows.items():
+    for name, report in comparison.reports.items():
         edges = report.genotype["edges"] if report.genotype else []
         found = ", ".join(
             f"{edge['source']} -{edge['operation']}-> {edge['target']}" for edge in edges

@@ -24,16 +24,18 @@ from timm_repair.architecture.genotype import Edge as Edge
 from timm_repair.architecture.genotype import Genotype as Genotype
 from timm_repair.architecture.genotype import Node as Node
 from timm_repair.data.options import DataOptions as DataOptions
+from timm_repair.pipeline.comparing import compare as compare
 from timm_repair.pipeline.repaired import Repaired as Repaired
-from timm_repair.pipeline.repairing import compare as compare
 from timm_repair.pipeline.repairing import repair as repair
 from timm_repair.properties.property import Property as Property
 from timm_repair.properties.sampling import Sampling as Sampling
 
 # what came of it
+from timm_repair.pipeline.shelf import read_comparison as read_comparison
 from timm_repair.report.comparison import Comparison as Comparison
 from timm_repair.report.report import Report as Report
 from timm_repair.report.scores import Scores as Scores
+from timm_repair.report.tasks import Tasks as Tasks
 
 # save, share, load
 from timm_repair.hub.entry_point import apply_edits as apply_edits

@@ -4,13 +4,16 @@ what they mean.
 
 import argparse
 import inspect
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import OptionError
+from timm_repair.errors import OptionError, OutputError, did_you_mean
+from timm_repair.methods import METHODS
 from timm_repair.options import make, parse
-from timm_repair.pipeline import inspecting, repairing
+from timm_repair.pipeline import comparing, inspecting, repairing
 from timm_repair.properties import vnnlib
 from timm_repair.properties.property import ANSWERS
 from timm_repair.properties.sampling import Sampling
@@ -18,7 +21,7 @@ from timm_repair.properties.sampling import Sampling
 # arguments of the library: each has an argument of its own, or none on a console
 RESERVED = {
     name
-    for verb in (repairing.repair, repairing.compare, inspecting.localize, inspecting.diagnose)
+    for verb in (repairing.repair, comparing.compare, inspecting.localize, inspecting.diagnose)
     for name in inspect.signature(verb).parameters
 } - {"options"}
 
@@ -110,6 +113,18 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     } | parse(arguments.set, RESERVED)
 
 
+def method(text: str) -> tuple[str, dict[str, Any]]:
+    """A method's name and the options of its own: "finetune block=layer1"."""
+    try:
+        name, *pairs = shlex.split(text) or [""]
+        options = parse(pairs, RESERVED)
+    except (OptionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if name not in METHODS:
+        raise argparse.ArgumentTypeError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
+    return name, options
+
+
 def holdout(given: Sequence[str]) -> Any:
     """What `--holdout` gives to `repair`."""
     parts = [place.partition("=") for place in given]
@@ -123,3 +138,19 @@ def holdout(given: Sequence[str]) -> Any:
             " clean=test.parquet"
         )
     return named
+
+
+def require_file(path: Path, overwrite: bool) -> None:
+    """Raise OutputError unless the file can be written, and holds nothing that would be lost."""
+    if path.is_file() and path.stat().st_size and not overwrite:
+        raise OutputError(
+            f"{str(path)!r} exists: choose another file for output_dir=, or overwrite=True"
+        )
+    new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
+    if new:
+        path.unlink()

@@ -1,4 +1,4 @@
-"""The console command `timm-repair`: blocks, localize, repair, compare, report, push, export, demo.
+"""The console command `timm-repair`: blocks, localize, repair, compare, tasks, report, push, …
 
 It is also what `accelerate launch examples/repair.py` runs. Exit status: 0 done; 2 an error, in one
 message; 3 repaired, but the verdict is that the repair harms; 130 interrupted.
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _way_on(arguments: argparse.Namespace) -> str:
     output = getattr(arguments, "output", None)
-    if output is not None and (Path(output).expanduser() / FOLDER).is_dir():
+    # of a comparison each row has its own
+    if output is not None and any(Path(output).expanduser().rglob(FOLDER)):
         return f"; what was done is kept in {output}: the same command again goes on from there"
     return "; nothing was kept, the same command again starts anew"
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from timm_repair import compare_command
 from timm_repair.arguments import (
     describe_data,
     describe_measuring,
     describe_property,
     given,
     holdout,
+    require_file,
 )
-from timm_repair.errors import ConfigError, OutputError
+from timm_repair.errors import ConfigError
 from timm_repair.hub.exporting import FORMATS, export
 from timm_repair.hub.folder import PATCH
 from timm_repair.hub.loading import from_pretrained
@@ -23,13 +25,12 @@ from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
 from timm_repair.models.partition import GRANULARITIES
 from timm_repair.pipeline import demo, inspecting, repairing
+from timm_repair.pipeline.shelf import CONTENTS, read_comparison
 from timm_repair.report.report import Report
 from timm_repair.report.suspects import tie
 from timm_repair.runtime.accelerators import tracking
 
 HARMFUL = 3  # exit status
-# what is compared unless methods are named: those that take any image classifier and any failures
-GENERAL = ["archrepair", "finetune", "bn_recalibration"]
 
 
 # ---- the commands: the arguments of each, and what it does
@@ -76,7 +77,7 @@ def _describe_diagnose(command: argparse.ArgumentParser) -> None:
 def _diagnose(arguments: argparse.Namespace) -> None:
     output = None if arguments.output is None else arguments.output.expanduser()
     if output is not None:
-        _require_file(output, arguments.overwrite)
+        require_file(output, arguments.overwrite)
     found = inspecting.diagnose(arguments.model, **given(arguments))
     if not PartialState().is_main_process:
         return
@@ -135,56 +136,16 @@ def _tell_where(report: Report, output: str) -> None:
     )
 
 
-def _describe_compare(command: argparse.ArgumentParser) -> None:
-    """Run several methods on the same data with the same budget."""
-    describe_data(command)
-    describe_property(command)
-    command.add_argument("--methods", nargs="+", default=GENERAL, choices=METHODS)
-    command.add_argument("--output", help="file for the comparison as JSON")
-    describe_measuring(command)
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    output = None if arguments.output is None else Path(arguments.output).expanduser()
-    if output is not None:
-        _require_file(output, arguments.overwrite)
-    comparison = repairing.compare(
-        arguments.model,
-        methods=arguments.methods,
-        holdout=holdout(arguments.holdout),
-        diagnose=arguments.diagnose,
-        **given(arguments),
-    )
-    if not PartialState().is_main_process:
-        return
-    print(comparison)
-    if output is not None:
-        output.write_text(json.dumps(comparison.to_dict(), indent=1))
-
-
-def _require_file(path: Path, overwrite: bool) -> None:
-    """Raise OutputError unless the file can be written, and holds nothing that would be lost."""
-    if path.is_file() and path.stat().st_size and not overwrite:
-        raise OutputError(
-            f"{str(path)!r} exists: choose another file for output_dir=, or overwrite=True"
-        )
-    new = not path.exists()
-    try:
-        with path.open("a"):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r} ({error}): choose another file") from error
-    if new:
-        path.unlink()
-
-
 def _describe_report(command: argparse.ArgumentParser) -> None:
-    """Print the report of a saved repair."""
+    """Print the report of a saved repair, or a saved comparison."""
     command.add_argument("directory", type=Path)
 
 
 def _report(arguments: argparse.Namespace) -> None:
     path = arguments.directory / "repair.json"
+    if (arguments.directory / CONTENTS).is_file():
+        print(read_comparison(arguments.directory))
+        return
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
     print(read_report(path))
@@ -243,7 +204,8 @@ COMMANDS = {
     "localize": (_describe_localize, _localize),
     "diagnose": (_describe_diagnose, _diagnose),
     "repair": (_describe_repair, _repair),
-    "compare": (_describe_compare, _compare),
+    "compare": (compare_command.describe, compare_command.run),
+    "tasks": (compare_command.describe_tasks, compare_command.run_tasks),
     "report": (_describe_report, _report),
     "push": (_describe_push, _push),
     "export": (_describe_export, _export),

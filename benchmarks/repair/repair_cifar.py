@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace, corruption: str, seed: int) -> dict:
         "precision": arguments.precision,
         "threads": torch.get_num_threads(),
         "versions": case.versions(),
-        "rows": {label: summary(report) for label, report in comparison.rows.items()},
+        "rows": {label: summary(report) for label, report in comparison.reports.items()},
     }
 
 

@@ -77,7 +77,10 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
     def reached(*_, **__):
         raise Reached("the work would begin")
 
-    for place in ("repairing.run_method", "repairing.measure", "inspecting.own_randomness"):
+    verbs = [
+        f"{v}.{step}" for v in ("repairing", "comparing") for step in ("run_method", "measure")
+    ]
+    for place in (*verbs, "inspecting.own_randomness"):
         monkeypatch.setattr(f"timm_repair.pipeline.{place}", reached)
     monkeypatch.setattr("timm_repair.hub.pushing.opened", reached)
     monkeypatch.setattr("timm_repair.hub.exporting._onnx", reached)
@@ -93,7 +96,10 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
         "repair": repair
         | {"output_dir": None, "overwrite": False, "method": "finetune"}
         | {"diagnose": False},
-        "compare": repair | {"methods": ["finetune"], "diagnose": False},
+        "compare": repair
+        | {"methods": ["finetune"], "diagnose": False, "seeds": None, "protocol": "split"}
+        | {"output_dir": None, "overwrite": False},
+        "read_comparison": {"directory": folder},
         "localize": without | {"score": "rgn", "top": 10},
         "diagnose": without | {"passing": None, "pixels": 10},
         "collect_failures": {"model": deployed, "dataset": pictures["pool"][:20], "seed": 0}

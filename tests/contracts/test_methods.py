@@ -396,6 +396,19 @@ def test_no_batch_norm_no_recalibration(pictures):
 
 
 @pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ({}, "network"),
+        ({"block": "layer1"}, "block"),
+        ({"blocks": 2}, "block"),
+        ({"block": "layer1.0.conv1", "level": "layer"}, "layer"),
+    ],
+)
+def test_naming_blocks_implies_the_level(options, level):
+    assert methods.named("finetune", **options).level == level
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"method": "archrepare"}, OptionError, "did you mean 'archrepair'"),
@@ -405,7 +418,11 @@ def test_no_batch_norm_no_recalibration(pictures):
         ({"strategy": "pc_dart"}, OptionError, "did you mean 'pc_darts'"),
         ({"search_share": 1.0}, OptionError, "between 0 and 1"),
         ({"method": "finetune", "level": "blok"}, OptionError, "did you mean 'block'"),
-        ({"method": "finetune", "block": "layer1"}, OptionError, "needs level='block'"),
+        (
+            {"method": "finetune", "level": "network", "block": "layer1"},
+            OptionError,
+            "needs level='block'",
+        ),
         ({"block": "layer9"}, PartitionError, "no block 'layer9'; did you mean"),
         ({"block": "fc"}, PartitionError, "cannot be repaired: a single layer"),
         ({"score": "rng", **GENTLE}, OptionError, "did you mean 'rgn'"),
@@ -417,7 +434,11 @@ def test_no_batch_norm_no_recalibration(pictures):
             OptionError,
             "blocks=99, but the model has",
         ),
-        ({"method": "finetune", "blocks": 2}, OptionError, "blocks=2 needs level='block'"),
+        (
+            {"method": "finetune", "level": "network", "blocks": 2},
+            OptionError,
+            "blocks=2 needs level='block'",
+        ),
         ({"block": ["layer1", "layer9"]}, PartitionError, "no block 'layer9'"),
         ({"block": ("layer1", "layer1")}, OptionError, "several different names"),
         ({"block": []}, OptionError, "several different names"),
@@ -559,7 +580,7 @@ def test_compare_measures_all_on_the_same_examples(classifier, given):
         comparison
     )
     alone = repair(classifier, **given, method="finetune", **GENTLE).report
-    assert comparison.rows["network"].scores == alone.scores, (
+    assert comparison.rows["network"].report.scores == alone.scores, (
         "a row is what the method does on its own"
     )
     named = compare(classifier, **given, methods=["archrepair", "finetune"], **GENTLE)

@@ -248,7 +248,7 @@ def test_compare_sets_methods_side_by_side():
     comparison = timm_repair.compare(
         made.ramp(), unsafe(), methods=["finetune", "birdnn_retrain"], **BUDGET
     )
-    rates = [report.properties[0]["before"] for report in comparison.rows.values()]
+    rates = [report.properties[0]["before"] for report in comparison.reports.values()]
     assert len(rates) == 2 and rates[0] == rates[1] and str(comparison)
 
 

@@ -238,7 +238,7 @@ def test_a_comparison_tells_one_block_from_several(deployed, failures, pictures)
     ]
     comparison = compare(deployed, failures.subset(range(60)), methods=methods, **given)
     assert list(comparison.rows) == list(rows)
-    assert [len(report.repaired_blocks) for report in comparison.rows.values()] == [
+    assert [len(row.report.repaired_blocks) for row in comparison.rows.values()] == [
         1,
         2,
         2,

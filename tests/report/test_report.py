@@ -9,7 +9,6 @@ import torch
 from report.report_examples import genotype, localization, report, scores, two_blocks, weights_only
 
 from timm_repair.errors import ConfigError, DataError, OptionError
-from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
 from timm_repair.report.scores import Scores
 from timm_repair.report.suspects import number, tie
@@ -327,67 +326,3 @@ def test_print_shows_no_control_characters():
 def test_markdown_has_a_row_per_population():
     lines = report().to_markdown().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["failing", "retained"]
-
-
-def faster(**changes) -> Report:
-    return report(stages=({"name": "all", "seconds": 12.94, "peak_memory": 0},), **changes)
-
-
-def test_comparison_is_one_table_within_a_terminal():
-    shown = str(Comparison({"finetune network": report(), "archrepair": faster()}))
-    assert max(map(len, shown.splitlines())) <= 80
-    row = next(line for line in shown.splitlines() if line.strip().startswith("archrepair"))
-    assert row.split() == [
-        "archrepair",
-        "65.0",
-        "+25.0",
-        "280",
-        "30",
-        "78.9",
-        "-0.3",
-        "9",
-        "12",
-        "0.21x",
-    ]
-
-
-def test_comparison_without_reference_shows_seconds_and_many_populations():
-    many = tuple(scores(f"corruption {index}") for index in range(5))
-    shown = str(Comparison({"a": faster(scores=many), "b": faster(scores=many)}))
-    assert max(map(len, shown.splitlines())) <= 80
-    assert "12.9" in shown and all(f"corruption {index}" in shown for index in range(5))
-
-
-def test_comparison_survives_json():
-    made = Comparison({"a": report(), "b": faster()})
-    assert Comparison.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        (scores(),),
-        (scores(), scores("other")),
-        (scores(kept=371, broken=30, missed=319), report().scores[1]),
-        (scores(missed=321), report().scores[1]),
-    ],
-    ids=["population missing", "population renamed", "another original", "another example"],
-)
-def test_comparison_refuses_other_examples(changed):
-    with pytest.raises(DataError, match="holdout"):
-        Comparison({"a": report(), "b": report(scores=changed)})
-
-
-def test_comparison_accepts_other_repairs_of_the_same_model():
-    better = scores(kept=390, broken=10, fixed=300, missed=300)
-    assert (
-        Comparison({"a": report(), "b": report(scores=(better, report().scores[1]))})
-        .rows["b"]
-        .scores[0]
-        == better
-    )
-
-
-def test_comparison_needs_a_row():
-    with pytest.raises(DataError):
-        Comparison({})

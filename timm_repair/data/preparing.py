@@ -37,6 +37,7 @@ def prepare(
     holdout: Any = None,
     options: DataOptions | None = None,
     runtime: Runtime | None = None,
+    hold_out: bool = True,
 ) -> RepairData:
     """Read, check and split everything a repair needs.
 
@@ -53,6 +54,8 @@ def prepare(
             examples are then not held out, and failures only where the dict has no "failing".
         options: how to read and split; None for the defaults.
         runtime: where to compute, and the seed of the splits.
+        hold_out: set a part aside of what no holdout measures; else the holdout is all that is
+            measured.
 
     Raises:
         DataError: too few examples, one class only, most failures not wrong, or a holdout that
@@ -73,6 +76,8 @@ def prepare(
     # any population but the failing one measures what the repair breaks
     held_out = dict.fromkeys(sets, bool(measured.keys() - {"failing"}))
     held_out["failing"] = "failing" in measured
+    if not hold_out:
+        held_out = dict.fromkeys(sets, True)
     parts = {
         name: split(images, options.shares.of(name, held_out[name]), generator)
         for name, images in sets.items()

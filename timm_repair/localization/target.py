@@ -129,11 +129,8 @@ class Target:
         paths = [path for block in chosen for path in block.paths]
         return found, chosen, part_of(model, *chosen), paths
 
-    def choose(
-        self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
-    ) -> tuple[tuple[Block, ...], tuple[Block, ...], Localization | None]:
-        """All blocks, those to repair (the most suspicious first), and the localization where one
-        was needed.
+    def among(self, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Block, ...]:
+        """All blocks of `model`; those that are asked for are among them, and can be repaired.
 
         Raises:
             PartitionError: a name in `block` does not exist, or cannot be repaired (the message
@@ -141,10 +138,7 @@ class Target:
             OptionError: there are fewer repairable blocks than `blocks`.
         """
         found = partition.blocks(
-            model,
-            granularity=self.granularity,
-            names=self.names,
-            input_size=data.preprocessing.input_size,
+            model, granularity=self.granularity, names=self.names, input_size=input_size
         )
         by_name = {b.name: b for b in found}
         for name in self.chosen:
@@ -154,14 +148,25 @@ class Target:
                 )
             if by_name[name].reason:
                 raise PartitionError(f"block {name!r} cannot be repaired: {by_name[name].reason}")
+        available = sum(b.repairable for b in found)
+        if self.blocks is not None and self.blocks > available:
+            raise OptionError(
+                f"blocks={self.blocks}, but the model has {available} that can be repaired:"
+                f" give at most {available}"
+            )
+        return found
+
+    def choose(
+        self, model: nn.Module, data: RepairData, training: Training, runtime: Runtime
+    ) -> tuple[tuple[Block, ...], tuple[Block, ...], Localization | None]:
+        """All blocks, those to repair (the most suspicious first), and the localization where one
+        was needed; errors as `among`.
+        """
+        found = self.among(model, data.preprocessing.input_size)
+        by_name = {b.name: b for b in found}
         if self.chosen:
             return found, tuple(by_name[name] for name in self.chosen), None
         available = [b for b in found if b.repairable]
-        if self.blocks is not None and self.blocks > len(available):
-            raise OptionError(
-                f"blocks={self.blocks}, but the model has {len(available)} that can be repaired:"
-                f" give at most {len(available)}"
-            )
 
         def localized() -> dict:
             scored = localize(

@@ -27,11 +27,12 @@ class FineTune:
     retained examples.
 
     Args:
-        level: "network", "block" or "layer".
+        level: "network", "block" or "layer"; None is "block" where the target names blocks or says
+            how many, else "network".
         target: which blocks or layers, see `Target`.
     """
 
-    level: str = "network"
+    level: str | None = None
     target: Target = field(default_factory=Target)
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "finetune"
@@ -43,25 +44,36 @@ class FineTune:
 
     def __post_init__(self):
         check_types(self)
+        asked = self.target.chosen or self.target.several
+        if self.level is None:
+            object.__setattr__(self, "level", "block" if asked else "network")
+        assert self.level is not None, "just said"
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
-        if self.level == "network" and (self.target.chosen or self.target.several):
+        if self.level == "network" and asked:
             given = (
                 f"block={self.target.block!r}"
                 if self.target.chosen
                 else f"blocks={self.target.blocks}"
             )
-            raise OptionError(f"{given} needs level='block' or level='layer'")
+            raise OptionError(
+                f"{given} needs level='block' or level='layer', or no level at all, which is the"
+                " former"
+            )
+
+    @property
+    def places(self) -> Target:
+        """The target among what the level speaks of."""
+        return replace(self.target, granularity="layer") if self.level == "layer" else self.target
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         job = Job(model, data, self.training, runtime)
         found, chosen, localization, part = (), (), None, model
         if self.level != "network":
-            target = (
-                replace(self.target, granularity="layer") if self.level == "layer" else self.target
-            )
             with runtime.stage("localize"):
-                found, chosen, localization = target.choose(model, data, self.training, runtime)
+                found, chosen, localization = self.places.choose(
+                    model, data, self.training, runtime
+                )
             part = part_of(model, *chosen)
         with runtime.stage("finetune"):
             history, notes = tune(job, part)

@@ -4,7 +4,7 @@ method on it.
 
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,7 +32,6 @@ from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, latency, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.properties import answers, checking, networks, preparing
-from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
 from timm_repair.report.scores import Scores
 from timm_repair.runtime.runtime import Runtime
@@ -292,18 +291,10 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def context(
-    name: str, method: Method, finished: Mapping[str, Report] | None = None
-) -> Iterator[None]:
-    """Add the setting to an error once, and the reports of the methods that were done before it."""
+def context(name: str, method: Method) -> Iterator[None]:
+    """Add the setting to an error once."""
     try:
         yield
     except Exception as error:
         error.add_note(f"while repairing {name} with {method.name}")
-        if finished:
-            vars(error)["finished"] = Comparison(finished)
-            error.add_note(
-                f"done before: {', '.join(finished)}; their reports are this error's attribute"
-                " `finished`"
-            )
         raise

@@ -1,11 +1,8 @@
-"""repair() and compare(): prepare the data, measure, repair a copy, measure the same examples
-again, report.
+"""repair(): prepare the data, measure, repair a copy, measure the same examples again, report.
 
-This is the one place where the Runtime is made and the global random state is fenced off.
+Here and in comparing.py the Runtime is made and the global random state is fenced off.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,9 @@ from torch import nn
 
 from timm_repair import methods
 from timm_repair.data.options import DataOptions
-from timm_repair.errors import OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.lineage import Base, Lineage
-from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
-from timm_repair.models.copying import copied
 from timm_repair.options import plain
 from timm_repair.pipeline.case import (
     check_savable,
@@ -37,7 +31,6 @@ from timm_repair.pipeline.keeping import kept
 from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.properties.sampling import Sampling
-from timm_repair.report.comparison import Comparison
 from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.boundary import public
 from timm_repair.runtime.journal import Journal
@@ -149,87 +142,3 @@ def repair(
         if runtime.journal is not None:
             runtime.journal.close()
     return repaired
-
-
-@public
-def compare(
-    model: str | PathLike | nn.Module,
-    failures: Any,
-    *,
-    methods: Mapping[str, Method] | Sequence[str | Method],
-    retain: Any = None,
-    passing: Any = None,
-    holdout: Any = None,
-    diagnose: bool = True,
-    seed: int = 0,
-    accelerator: Accelerator | None = None,
-    progress: bool = True,
-    data: DataOptions | Sampling | None = None,
-    **options: Any,
-) -> Comparison:
-    """Run several methods on the same data, from the same model, with the same seed and `options`
-    (the training budget).
-
-    Args:
-        methods: names or objects, or a dict label -> method to name them yourself.
-        options: as for `repair`; they go to every method given by name.
-
-    Returns:
-        One row per method; the examples measured on are the same for all.
-
-    Raises:
-        RepairError: as `repair`; or two methods under one label.
-    """
-    rows = _labelled(methods, options)
-    runtime = Runtime(accelerator or make_accelerator(), seed, progress)
-    for method in rows.values():
-        require_shares(method.training.batch_size, runtime.accelerator)
-    named = isinstance(model, str)
-    name, model = load_model(model)
-    base = Base.of(name, model, loaded=named)
-    with own_randomness(seed):
-        model = working_copy(model, runtime)
-        prepared = read_data(model, failures, retain, holdout, data, runtime, passing)
-        for method in rows.values():
-            size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
-            require_enough(model, size, method.training, processes)
-        with runtime.stage("evaluate"):
-            before = measure(model, prepared, runtime)
-        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose)
-    reports = {}
-    for label, method in rows.items():
-        with context(name, method, reports), own_randomness(seed):
-            own = replace(runtime, stages=[])
-            reports[label] = run_method(
-                base, model, copied(model), prepared, before, method, own, evidence
-            ).report
-    return Comparison(reports)
-
-
-def _labelled(
-    given: Mapping[str, Method] | Sequence[str | Method], options: dict[str, Any]
-) -> dict[str, Method]:
-    pairs = given.items() if isinstance(given, Mapping) else [(None, m) for m in given]
-    rows = {}
-    for label, method in pairs:
-        method = methods.named(method, **(options if isinstance(method, str) else {}))
-        label = label or _label(method)
-        if label in rows:
-            raise OptionError(
-                f"two methods are called {label!r}: give compare() a dict label -> method"
-            )
-        rows[label] = method
-    return rows
-
-
-def _label(method: Method) -> str:
-    """ "finetune network", "archrepair layer1+layer2", "finetune 2 layers", …: the name, and what
-    tells it from its siblings.
-    """
-    if not isinstance(method, archrepair.ArchRepair | finetune.FineTune):
-        return method.name
-    target, level = method.target, method.level if isinstance(method, finetune.FineTune) else None
-    count = (
-        f"{target.blocks} {'layer' if level == 'layer' else 'block'}s" if target.several else level
-    )
-    return " ".join(filter(None, [method.name, "+".join(target.chosen) or count]))

@@ -2,7 +2,8 @@
 
 - report.py (`Report`): all that one repair has to say.
 - scores.py (`Scores`): one population before and after.
-- comparison.py (`Comparison`): several repairs side by side.
+- comparison.py (`Comparison`): several methods side by side, rows.py, under one seed or several,
+  repeats.py; pairs.py: against each other; compared.py: in words; tasks.py (`Tasks`): over several.
 - verdict.py (`Verdict`): whether it helped or harmed, in one sentence.
 - versions.py: saved reports of older versions.
 - tables.py, suspects.py, wording.py: tables and sentences, functions of the values they speak of.

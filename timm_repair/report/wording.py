@@ -33,6 +33,13 @@ def tail(name: str, limit: int = 30) -> str:
     return name if len(name) <= limit else "…" + name[1 - limit :]
 
 
+def middle(value: str, limit: int = 30) -> str:
+    """`clean`, shortened in its middle: names of a kind differ at their beginning or end."""
+    value = clean(value, 200)
+    end = limit // 2 - 1
+    return value if len(value) <= limit else f"{value[: limit - end - 1]}…{value[-end:]}"
+
+
 def listed(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
