@@ -22,6 +22,7 @@ from timm_repair.methods import archrepair, finetune
 from timm_repair.methods.method import Method
 from timm_repair.models.copying import copied
 from timm_repair.options import plain
+from timm_repair.pipeline.asking import asking
 from timm_repair.pipeline.case import (
     check_savable,
     context,
@@ -63,6 +64,7 @@ def repair(
     data: DataOptions | Sampling | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    images: bool = True,
     **options: Any,
 ) -> Repaired:
     """Repair a trained image classifier on examples it gets wrong. The model given is not changed.
@@ -94,6 +96,8 @@ def repair(
             bits, when called again; one that was finished is answered from there, and another one
             is refused.
         overwrite: repair anew all the same, and replace what is in `output_dir` at the end.
+        images: whether small pictures of what was fixed and broken are taken for the page that
+            shows the repair, see `Repaired.to_html`. They stay on this machine.
 
     Returns:
         The repaired model and its report.
@@ -108,6 +112,9 @@ def repair(
         >>> repaired.save_pretrained("out/")
     """
     chosen = methods.named(method, **options)
+    roles = {"failures": failures, "retain": retain, "passing": passing, "holdout": holdout}
+    how = {"method": method, "seed": seed, "diagnose": diagnose}
+    asked = asking({"model": model} | roles | how, data, options)
     target = None if output_dir is None else saving.check_output(output_dir)
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     require_shares(chosen.training.batch_size, runtime.accelerator)
@@ -136,13 +143,17 @@ def repair(
             before = Measured(
                 **runtime.once("before", lambda: vars(measure(model, prepared, runtime)))
             )
-        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose)
-        repaired = run_method(base, original, model, prepared, before, chosen, runtime, evidence)
+        pictures = images and runtime.accelerator.is_main_process
+        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose, images=pictures)
+        repaired = run_method(
+            *(base, original, model, prepared, before, chosen, runtime, evidence),
+            asked=asked,
+            images=pictures,
+        )
     with kept(lambda: repaired, "giving back the repaired model", target):
         repaired.model.to(home)
-        Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
-            repaired.model
-        )
+        known = Lineage.between(base, original, repaired.model, repaired.edits, repaired.report)
+        replace(known, gallery=repaired.gallery).attach(repaired.model)
     if target is not None and runtime.accelerator.is_main_process:
         with kept(lambda: repaired, f"saving to {str(target)!r}", target):
             repaired.save_pretrained(target)
