@@ -1,9 +1,10 @@
 """Pictures: a gallery as files beside a saved report, in `examples/`; they are for this machine,
-and never pushed.
+and never pushed. And the page that shows the repair with them.
 
 Read back as they are, never decoded: a browser does that, and an image in it executes nothing.
 """
 
+import logging
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +12,8 @@ from torch import nn
 from timm_repair.hub.lineage import lineage
 from timm_repair.report.gallery import LINES, Gallery, chosen, example_name, pattern_name
 from timm_repair.report.report import Report
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "examples"
 MAX_BYTES = 2**16  # of one; ours have a tenth
@@ -43,6 +46,20 @@ def read(folder: Path, report: Report) -> Gallery:
             break
         patterns.append(lines)
     return Gallery(examples, tuple(patterns))
+
+
+def write_page(report: Report, gallery: Gallery, path: Path, *, charts: bool | None = None) -> None:
+    """The page that shows the repair, if it can be made: a model is not left unsaved for it."""
+    try:
+        path.write_text(report.to_html(gallery, charts=charts), encoding="utf-8")
+    except Exception as error:  # noqa: BLE001  whatever numbers of strangers, fonts and disks do
+        path.unlink(missing_ok=True)
+        logger.warning(
+            "saved without %s (%s: %.200s): `timm-repair report DIRECTORY --html` makes it",
+            path.name,
+            type(error).__name__,
+            error,
+        )
 
 
 def gallery_of(model: nn.Module, report: Report) -> Gallery:

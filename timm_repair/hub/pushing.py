@@ -24,7 +24,7 @@ from timm_repair.hub.fetching import check_sums
 from timm_repair.hub.folder import PAGE, PATCH, WEIGHTS, Snapshot
 from timm_repair.hub.lineage import Base, Lineage, edits_since, lineage
 from timm_repair.hub.loading import load_base
-from timm_repair.hub.pictures import FOLDER, gallery_of
+from timm_repair.hub.pictures import FOLDER, gallery_of, write_page
 from timm_repair.hub.privacy import published
 from timm_repair.models.weights import fingerprint
 from timm_repair.models.wrapping import unwrapped
@@ -116,7 +116,7 @@ def push_to_hub(
         # first: what is wrong shows before anything is made
         folder = saving.save(model, report, scratch, remote_code=remote_code, **about)
         if gallery:  # in the page alone: as files they stay here
-            saving.write_page(report, gallery, folder / PAGE)
+            write_page(report, gallery, folder / PAGE)
         with reaching(f"cannot push to {repo_id}"):
             repo_id, head, there = opened(api, repo_id, private, None if create_pr else revision)
         saving.write_card(

@@ -222,7 +222,8 @@ def save(
         _draw(report, folder / "figures")
         gallery = gallery or Gallery()
         pictures.write(gallery, folder / pictures.FOLDER)
-        write_page(report, gallery, folder / PAGE)
+        drawn = bool(find_spec("matplotlib"))
+        pictures.write_page(report, gallery, folder / PAGE, charts=drawn)
         write_card(folder, report, readme, patch=patch, **about)
         (target / CONFIG).unlink(missing_ok=True)
         for name in FILES:
@@ -251,21 +252,6 @@ def _draw(report: Report, folder: Path) -> None:
             type(error).__name__,
             error,
             REPORT,
-        )
-
-
-def write_page(report: Report, gallery: Gallery, path: Path) -> None:
-    """The page that shows the repair, if it can be made: a model is not left unsaved for it."""
-    try:
-        page = report.to_html(gallery, charts=bool(find_spec("matplotlib")))
-        path.write_text(page, encoding="utf-8")
-    except Exception as error:  # noqa: BLE001  as of the figures
-        path.unlink(missing_ok=True)
-        logger.warning(
-            "saved without %s (%s: %.200s): `timm-repair report DIRECTORY --html` makes it",
-            path.name,
-            type(error).__name__,
-            error,
         )
 
 

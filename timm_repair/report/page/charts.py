@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from timm_repair.report.figures.drawing import INK, Figure
+from timm_repair.report.figures.drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    Figure,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +27,12 @@ _COLORS = {
     "#ffffff": "var(--paper)",
     "#e4e7eb": "var(--pale)",
     "#cccccc": "var(--line)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    GREEN: "var(--green)",
+    RED: "var(--red)",
+    PURPLE: "var(--purple)",
+    SKY: "var(--sky)",
 }
 
 
