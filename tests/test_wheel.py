@@ -39,7 +39,8 @@ def test_both_hold_the_whole_package(built):
         for path in (ROOT / "timm_repair").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"timm_repair/py.typed", "timm_repair/hub/card.md"} <= files
+    page = {f"timm_repair/report/page/page.{kind}" for kind in ("html", "css", "js")}
+    assert {"timm_repair/py.typed", "timm_repair/hub/card.md"} | page <= files
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == files
     with tarfile.open(source) as archive:
@@ -88,5 +89,7 @@ def test_the_demo_keeps_its_promise(installed, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "equal those before saving: True" in done.stdout
     names = {"config.json", "model.safetensors", "repair.json", "README.md", "figures"}
+    names |= {"report.html", "examples"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") > 10
     assert (tmp_path / "out" / "figures" / "overview.png").stat().st_size > 10_000

@@ -16,10 +16,12 @@ from timm_repair.arguments import (
     holdout,
     require_file,
 )
-from timm_repair.errors import ConfigError
+from timm_repair.errors import ConfigError, OutputError
 from timm_repair.hub.exporting import FORMATS, export
-from timm_repair.hub.folder import PATCH
+from timm_repair.hub.folder import PAGE, PATCH
 from timm_repair.hub.loading import from_pretrained
+from timm_repair.hub.pictures import FOLDER
+from timm_repair.hub.pictures import read as read_pictures
 from timm_repair.hub.pushing import push_to_hub
 from timm_repair.hub.saving import read_report
 from timm_repair.methods import METHODS
@@ -102,6 +104,7 @@ def _describe_repair(command: argparse.ArgumentParser) -> None:
         help="follow the training in tensorboard, wandb, …, if that is installed; what is kept on"
         " disk goes to OUTPUT-logs",
     )
+    _describe_images(command)
     describe_measuring(command)
 
 
@@ -114,6 +117,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         output_dir=arguments.output,
         overwrite=arguments.overwrite,
         diagnose=arguments.diagnose,
+        images=arguments.images,
         accelerator=accelerator,
         **given(arguments),
     )
@@ -131,14 +135,27 @@ def _tell_where(report: Report, output: str) -> None:
         print(f"\nSaved to {output}: {', '.join(names)}")
         return
     print(
-        f"\nSaved to {output}: load it with\n  import timm, timm_repair\n"
+        f"\nSaved to {output}: look at {Path(output) / PAGE}, load it with\n"
+        "  import timm, timm_repair\n"
         f"  model = timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
     )
 
 
 def _describe_report(command: argparse.ArgumentParser) -> None:
-    """Print the report of a saved repair, or a saved comparison."""
+    """Print the report of a saved repair or comparison, or write a repair's as a page."""
     command.add_argument("directory", type=Path)
+    page = "write it to DIRECTORY/report.html instead, to be opened in a browser without a network"
+    command.add_argument("--html", action="store_true", help=page)
+    _describe_images(command)
+
+
+def _describe_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-images",
+        dest="images",
+        action="store_false",
+        help="show no example of the holdout in report.html",
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -148,7 +165,19 @@ def _report(arguments: argparse.Namespace) -> None:
         return
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist: give the directory of a saved repair")
-    print(read_report(path))
+    report = read_report(path)
+    if not arguments.html:
+        print(report)
+        return
+    pictures = read_pictures(arguments.directory / FOLDER, report) if arguments.images else None
+    page = arguments.directory / PAGE
+    try:
+        page.write_text(report.to_html(pictures), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(page)!r} ({error}): free it, or its folder"
+        ) from error
+    print(page)
 
 
 def _describe_push(command: argparse.ArgumentParser) -> None:
@@ -169,6 +198,8 @@ def _describe_push(command: argparse.ArgumentParser) -> None:
     add("--replace-model-card", action="store_true", help=replace)
     add("--base-model", help="Hub id of the original, if the report does not tell")
     add("--license", help="of the original, if the report does not tell")
+    images = "show examples of the holdout in the report.html that is uploaded"
+    add("--images", action="store_true", help=images)
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ def test_push_and_load(repaired, api, loopback, capsys, caplog):
         "repair.json",
         "README.md",
         "figures/overview.png",
+        "report.html",
     } <= files
     assert not any(f.endswith((".bin", ".pt", ".pth", ".pkl", ".py")) for f in files)
     expected = repaired.model(image())

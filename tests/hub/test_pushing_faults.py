@@ -23,7 +23,8 @@ from timm_repair.hub.fetching import fetch
 # huggingface_hub's own
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-FILES = {"config.json", "model.safetensors", "repair.json", "README.md", ".gitattributes"}
+FILES = {"config.json", "model.safetensors", "repair.json", "README.md", "report.html"}
+FILES |= {".gitattributes"}
 CUT, CUT_ANSWER, RESET = (
     {"cut_after": 0},
     {"cut_after": 0, "when": "after"},

@@ -4,7 +4,7 @@ elsewhere.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ BAR_FROM = 2000  # images; below, a progress bar is noise
 @dataclass(frozen=True)
 class Prediction:
     """Answers in example order, on the CPU: predictions (N,) int64 class indices, losses (N,)
-    float32 cross-entropy, right (N,) bool whether the answer is the one that is wanted.
+    float32 cross-entropy, right (N,) bool whether the answer is the one that is wanted,
+    confidences (N,) float32 probability that the model gives to its answer.
     """
 
     predictions: Tensor
     losses: Tensor
     right: Tensor
+    confidences: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @torch.no_grad()
@@ -75,6 +77,7 @@ def predict(
             logits.argmax(1),
             F.cross_entropy(logits, labels, reduction="none"),
             images.right(logits, batch),
+            logits.softmax(1).amax(1),
             logits.isfinite().all(1),
         )
 
@@ -88,7 +91,9 @@ def predict(
         return Prediction(nothing, torch.zeros(0), nothing.bool())
     # gathered before it is judged: a process that raised alone would leave the others waiting
     parts = [torch.cat(part) for part in zip(*answers, strict=True)]
-    predictions, losses, right, finite = (accelerator.gather(part)[:total].cpu() for part in parts)
+    predictions, losses, right, confidences, finite = (
+        accelerator.gather(part)[:total].cpu() for part in parts
+    )
     if not finite.all():
         bad = int((~finite).nonzero()[0])
         raise NonFiniteError(
@@ -96,7 +101,7 @@ def predict(
             f" {total} images, first for {images.ids[bad]!r}; check its weights, or evaluate in"
             " full precision (mixed_precision='no')"
         )
-    return Prediction(predictions, losses, right)
+    return Prediction(predictions, losses, right, confidences)
 
 
 def _checked(logits: Tensor, labels: Tensor) -> Tensor:

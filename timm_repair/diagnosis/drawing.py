@@ -11,26 +11,33 @@ from timm_repair.diagnosis.statistics import Statistics
 from timm_repair.diagnosis.wording import pattern_words
 from timm_repair.images.images import Images
 from timm_repair.report.figures.drawing import Figure
-from timm_repair.report.figures.patterns import patterns
+from timm_repair.report.figures.patterns import Shown, patterns
 
 AMONG = 400  # failures that those shown are chosen from
 
 
 def figure(diagnosis: Any, retained: Images, failing: Images, count: int) -> Figure:
     """A row of pictures a pattern, see `Diagnosis.figure`."""
+    return patterns(rows(diagnosis, retained, failing, count))
+
+
+def rows(
+    diagnosis: Any, retained: Images, failing: Images, count: int
+) -> list[tuple[str, Shown, Shown, Shown]]:
+    """For each pattern what `figures.patterns` draws of it."""
     statistics = Statistics(diagnosis.input_size)
     rng = np.random.default_rng(diagnosis.seed)
-    rows = np.sort(rng.choice(len(retained), min(count, len(retained)), replace=False)).tolist()
-    x = retained.pixels(rows).float() / 255
+    taken = np.sort(rng.choice(len(retained), min(count, len(retained)), replace=False)).tolist()
+    x = retained.pixels(taken).float() / 255
     every = failing.pixels(range(min(len(failing), AMONG))).float() / 255
     theirs = statistics(every)
     shown = []
     for pattern in diagnosis.patterns:
-        made = seen_through([(pattern.settings, 1.0)], x, diagnosis.seed, rows)
+        made = seen_through([(pattern.settings, 1.0)], x, diagnosis.seed, taken)
         alike = _alike(statistics(made), theirs)
         words = pattern_words(pattern)
-        shown.append((words, *map(_shown, (x, made, every[alike]))))
-    return patterns(shown)
+        shown.append((words, _shown(x), _shown(made), _shown(every[alike])))
+    return shown
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ CONFIG, WEIGHTS, PATCH, REPORT = (
     "patch.safetensors",
     "repair.json",
 )
+PAGE = "report.html"
 WANTED = (CONFIG, WEIGHTS, PATCH, REPORT)
 
 

@@ -22,6 +22,7 @@ from timm_repair.models.copying import copied
 from timm_repair.models.surgery import extract, restore
 from timm_repair.models.weights import fingerprint, own_copy, same_value
 from timm_repair.models.wrapping import unwrapped
+from timm_repair.report.gallery import Gallery
 from timm_repair.report.report import Report
 from timm_repair.runtime.boundary import public
 
@@ -104,6 +105,8 @@ class Lineage:
         kept: names of the tensors that are the same in both.
         pretrained_cfg, model_args: timm's description of the original.
         report: the repair's Report, or the repair.json that holds it.
+        gallery: pictures of what it fixed and broke; None where they lie beside that file, if
+            there are any.
         previous: the original's own lineage, if it was a repaired model.
     """
 
@@ -115,6 +118,7 @@ class Lineage:
     model_args: dict | None = None
     report: "Report | Path | None" = None
     previous: "Lineage | None" = None
+    gallery: Gallery | None = None
 
     @property
     def knows_original(self) -> bool:

@@ -1,5 +1,5 @@
 """Privacy: a report for others to read, without what is nobody's business: paths and names of the
-machine it was made on.
+machine it was made on, and what single examples are called.
 """
 
 import getpass
@@ -18,12 +18,15 @@ _PATH = re.compile(
     r"(?<![\w/…])(?:file://|~[\w.-]*|\.{1,2}|[A-Za-z]:)?[\\/](?=[^\s\\/])[^\s'\"<>|]*"
 )
 # "list of 550": what is told of a source that is no place
+# the paragraphs of a diagnosis that name single examples
+NAMING = ("Likely label errors", "Single images")
 _SAYS_NOTHING = re.compile(r"(datasets\.)?\w+ of \d+")
 
 
 def published(report: Report) -> Report:
     """The report without paths: places other than Hub ids become "local data", paths in texts
-    become "…".
+    become "…". What was asked for, in which every name may be a path, is left out, and so are the
+    ids of examples.
     """
     here = _of_this_machine()
     fields = {
@@ -32,7 +35,30 @@ def published(report: Report) -> Report:
     }
     remote = report.model.startswith(("hf-hub:", "hf_hub:"))
     name = report.model if remote else wording.short_name(report.model)
-    return replace(report, model=_without_paths(name, here), **fields)
+    scores = tuple(
+        replace(each, examples=None if each.examples is None else replace(each.examples, ids=None))
+        for each in report.scores
+    )
+    found = report.diagnosis and _without_paths(_without_ids(report.diagnosis), here)
+    return replace(
+        report,
+        model=_without_paths(name, here),
+        scores=scores,
+        diagnosis=found,
+        asked={},
+        **fields,
+    )
+
+
+def _without_ids(diagnosis: dict) -> dict:
+    """A diagnosis that names no single example, neither as values nor in its text."""
+    quality = {
+        name: [] if isinstance(value, list) else value
+        for name, value in (diagnosis.get("quality") or {}).items()
+    }
+    parts = str(diagnosis.get("text", "")).split("\n\n")
+    told = [part for part in parts if not part.lstrip().startswith(NAMING)]
+    return diagnosis | {"labels": [], "quality": quality, "text": "\n\n".join(told)}
 
 
 def _of_this_machine() -> list[str]:

@@ -21,12 +21,14 @@ from timm_repair.errors import ConfigError, OptionError
 from timm_repair.hub import saving
 from timm_repair.hub.connection import check_repo_id, client, hub_id, reaching
 from timm_repair.hub.fetching import check_sums
-from timm_repair.hub.folder import PATCH, WEIGHTS, Snapshot
+from timm_repair.hub.folder import PAGE, PATCH, WEIGHTS, Snapshot
 from timm_repair.hub.lineage import Base, Lineage, edits_since, lineage
 from timm_repair.hub.loading import load_base
+from timm_repair.hub.pictures import FOLDER, gallery_of, write_page
 from timm_repair.hub.privacy import published
 from timm_repair.models.weights import fingerprint
 from timm_repair.models.wrapping import unwrapped
+from timm_repair.report.gallery import Gallery
 from timm_repair.report.report import Report
 from timm_repair.runtime.boundary import public
 
@@ -54,11 +56,12 @@ def push_to_hub(
     delete_patterns: str | Sequence[str] | None = None,
     replace_model_card: bool = False,
     readme: str | None = None,
+    images: bool = False,
 ) -> CommitInfo:
     """Upload a repaired model in one commit; the repository is made if there is none.
 
-    A README.md that is there keeps what people wrote in it. Local paths in the report are left out,
-    and no example is ever uploaded.
+    A README.md that is there keeps what people wrote in it. Local paths and names of files are left
+    out of the report, and no example is uploaded unless `images` says so.
 
     Args:
         model: of `repair` or `from_pretrained`.
@@ -79,6 +82,8 @@ def push_to_hub(
             `HfApi.upload_folder`.
         replace_model_card: keep nothing of a README.md that is there. `readme`: a card edited
             before the first push, kept alike.
+        images: show examples of the holdout, as small pictures, in the report.html that is
+            uploaded: for data that may be published.
 
     Returns:
         The commit: a string, its URL, with `.oid` and `.pr_url`.
@@ -96,7 +101,9 @@ def push_to_hub(
     check_repo_id(repo_id)
     _check(model, patch, remote_code, create_pr, revision)
     model, api = unwrapped(model), client(token)
-    report, base_model = published(report or saving.report_of(model)), hub_id(base_model)
+    given = report or saving.report_of(model)
+    gallery = gallery_of(model, given) if images else Gallery()
+    report, base_model = published(given), hub_id(base_model)
     if patch:
         model, report = _with_known_base(model, report, base_model, token, repo_id)
         base_model = report.base["id"]
@@ -108,6 +115,8 @@ def push_to_hub(
     with tempfile.TemporaryDirectory(prefix="timm_repair-") as scratch:
         # first: what is wrong shows before anything is made
         folder = saving.save(model, report, scratch, remote_code=remote_code, **about)
+        if gallery:  # in the page alone: as files they stay here
+            write_page(report, gallery, folder / PAGE)
         with reaching(f"cannot push to {repo_id}"):
             repo_id, head, there = opened(api, repo_id, private, None if create_pr else revision)
         text = "" if replace_model_card else there or readme or ""
@@ -161,6 +170,8 @@ def _stale(patch: bool, remote_code: bool) -> list[str]:
     return [
         WEIGHTS if patch else PATCH,
         "figures/*",
+        PAGE,
+        f"{FOLDER}/*",
         *([] if remote_code else [saving.REMOTE_CODE]),
     ]
 
@@ -244,10 +255,11 @@ def save_pretrained(
     license: str | None = None,
     repo_id: str | None = None,
     push_to_hub: bool = False,
+    images: bool = True,
     **push: Any,
 ) -> Path:
-    """Write a repaired model as a folder: config.json, model.safetensors, repair.json, the card and
-    the figures. No network.
+    """Write a repaired model as a folder: config.json, model.safetensors, repair.json, the card,
+    the figures and report.html. No network.
 
     Args:
         model: of `repair` or `from_pretrained`.
@@ -256,6 +268,8 @@ def save_pretrained(
         base_model, license, repo_id: for the card. Which commit of a base on the Hub a patch
             belongs to, only `push_to_hub` can ask.
         push_to_hub: then push it too, to `repo_id`; `push` are options of `push_to_hub`.
+        images: show examples of the holdout in report.html, and keep their small pictures in
+            examples/, where the repair took some. They are not pushed.
 
     Raises:
         OutputError: the directory cannot be written, or holds something else.
@@ -270,6 +284,7 @@ def save_pretrained(
     _check(model, patch, remote_code, False, None)
     model, base_model = unwrapped(model), hub_id(base_model)
     report = report or saving.report_of(model)
+    gallery = gallery_of(model, report) if images else None
     given = {"patch": patch, "base_model": base_model, "license": license}
     if patch and push_to_hub and repo_id:
         model, report = _with_known_base(model, report, base_model, push.get("token"), repo_id)
@@ -279,6 +294,7 @@ def save_pretrained(
         save_directory,
         remote_code=remote_code,
         repo_id=repo_id if repo_id and "/" in repo_id else None,
+        gallery=gallery,
         **given,
     )
     if push_to_hub and repo_id:

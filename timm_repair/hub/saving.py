@@ -1,9 +1,10 @@
 """Saving: a repaired model as a folder in timm's own layout. No network.
 
 Files: config.json (timm's; the edits in `model_args`), model.safetensors, or patch.safetensors for
-the repaired part alone, repair.json (the whole Report), README.md (the card) and figures/. A repair
-that changed weights alone keeps the base model's own architecture name and loads in timm without
-this package.
+the repaired part alone, repair.json (the whole Report), README.md (the card), figures/, report.html
+(the page that shows the repair) and examples/ (small pictures for it, unless none are wanted). A
+repair that changed weights alone keeps the base model's own architecture name and loads in timm
+without this package.
 """
 
 import json
@@ -25,9 +26,9 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from timm_repair.errors import ConfigError, OutputError
-from timm_repair.hub import card
+from timm_repair.hub import card, pictures
 from timm_repair.hub.entry_point import created
-from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS
+from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, WEIGHTS
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
 from timm_repair.images.preprocessing import Preprocessing, told
@@ -35,6 +36,7 @@ from timm_repair.models.answering import first_difference, made_up
 from timm_repair.models.description import description
 from timm_repair.models.weights import fingerprint
 from timm_repair.report.figures import overview
+from timm_repair.report.gallery import Gallery
 from timm_repair.report.report import Report
 from timm_repair.runtime.journal import FOLDER
 
@@ -44,7 +46,10 @@ SCRATCH = ".saving-"
 REMOTE_CODE = "modeling_timm_repair.py"
 # in the order in which they are moved into place: the report makes the folder ours, and without a
 # config nothing loads it
-FILES = (REPORT, WEIGHTS, PATCH, "README.md", "figures", REMOTE_CODE, CONFIG)
+FILES = (
+    *(REPORT, WEIGHTS, PATCH, "README.md", "figures", PAGE, pictures.FOLDER, REMOTE_CODE),
+    CONFIG,
+)
 
 # A fixed text: what is saved never becomes code. transformers executes it only for who says
 # trust_remote_code=True.
@@ -166,6 +171,7 @@ def save(
     patch: bool = False,
     remote_code: bool = False,
     readme: str | None = None,
+    gallery: Gallery | None = None,
     **about: Any,
 ) -> Path:
     """Write the model folder; see the module's docstring for its files. Never touches the network.
@@ -180,6 +186,7 @@ def save(
             trust_remote_code=True.
         readme: a card that people may have edited; their text stays. None takes the one in the
             folder.
+        gallery: pictures for the page and for examples/; None for none.
         about: for the card, see `card.render`.
 
     Raises:
@@ -213,6 +220,10 @@ def save(
             (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
         (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
         _draw(report, folder / "figures")
+        gallery = gallery or Gallery()
+        pictures.write(gallery, folder / pictures.FOLDER)
+        drawn = bool(find_spec("matplotlib"))
+        pictures.write_page(report, gallery, folder / PAGE, charts=drawn)
         write_card(folder, report, readme, patch=patch, **about)
         (target / CONFIG).unlink(missing_ok=True)
         for name in FILES:

@@ -4,9 +4,9 @@ method on it.
 
 import platform
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from timm_repair.models.temporary import in_float32
 from timm_repair.models.weights import check_finite, fingerprint
 from timm_repair.pipeline.evidence import Evidence
 from timm_repair.pipeline.keeping import kept
-from timm_repair.pipeline.measuring import Measured, latency, measure
+from timm_repair.pipeline.measuring import Measured, flow_of, latency, measure, sureness
+from timm_repair.pipeline.picturing import pictured
 from timm_repair.pipeline.repaired import Repaired
 from timm_repair.properties import answers, checking, networks, preparing
 from timm_repair.report.report import Report
@@ -154,8 +155,15 @@ def run_method(
     method: Method,
     runtime: Runtime,
     evidence: Evidence,
+    asked: Mapping[str, Any] | None = None,
+    images: bool = False,
 ) -> Repaired:
-    """Repair `model`, our copy of the `original`, in place, and report."""
+    """Repair `model`, our copy of the `original`, in place, and report.
+
+    Args:
+        asked: what the user called for, for the report.
+        images: whether pictures of the holdout are taken.
+    """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
     known = len(optimizers)
@@ -166,7 +174,7 @@ def run_method(
         parameter.requires_grad_(required.get(parameter_name, True))
     entry_point.mark(model, outcome.edits)
     as_given(model, original)  # what is measured is what is given back
-    done = _Done(base, model, data, before, method, outcome, runtime, evidence)
+    done = _Done(base, model, data, before, method, outcome, runtime, evidence, asked or {})
     where = runtime.journal.folder.parent if runtime.journal else None
     with (
         kept(lambda: done.reported(None), "measuring the repaired model", where),
@@ -176,12 +184,18 @@ def run_method(
             after = measure(model, data, runtime)
             timed, untimed = latency(working_copy(original, runtime), model, data, runtime)
             checked = done.checked()
+            flow, unseen = flow_of(model, outcome, data, runtime)
     model.to(memory_format=torch.contiguous_format)
     if all(torch.equal(losses, after.losses[p]) for p, losses in before.losses.items()):
         warnings.warn(
             f"{method.name} changed nothing on the holdout", NoEffectWarning, stacklevel=3
         )
-    return done.reported(after, timed, untimed, checked)
+    repaired = done.reported(after, timed, (*untimed, *unseen), checked, flow)
+    wanted = images and repaired.main_process and not isinstance(data, preparing.PropertyData)
+    if wanted:
+        seen = pictured(data, repaired.report.scores, evidence.pictures)
+        repaired = replace(repaired, gallery=seen)
+    return repaired
 
 
 @dataclass(frozen=True)
@@ -196,6 +210,7 @@ class _Done:
     outcome: Outcome
     runtime: Runtime
     evidence: Evidence
+    asked: Mapping[str, Any]
 
     def checked(self) -> list[dict[str, Any]]:
         """What holds of the properties, if the data have such; measured on outputs as they were
@@ -212,6 +227,7 @@ class _Done:
         timed: dict[str, dict[str, Any]] | None = None,
         untimed: Sequence[str] = (),
         checked: Sequence[dict[str, Any]] = (),
+        flow: Mapping[str, list] | None = None,
     ) -> Repaired:
         """The model and its report; None is that of a model that could not be measured."""
         outcome, data, before, runtime = self.outcome, self.data, self.before, self.runtime
@@ -227,7 +243,13 @@ class _Done:
             base=self.base.to_dict(),
             weights=fingerprint(self.model.state_dict()),
             scores=tuple(
-                Scores(p, images.labels, before.answers[p], after.answers[p])
+                Scores(
+                    p,
+                    images.labels,
+                    before.answers[p],
+                    after.answers[p],
+                    None if checked else sureness(p, images, before, after),
+                )
                 for p, images in measured.items()
                 if after is not None
             ),
@@ -249,6 +271,8 @@ class _Done:
             notes=(*self.evidence.notes, *outcome.notes, *self._notes(after, untimed, checked)),
             diagnosis=self.evidence.told,
             properties=tuple(checked),
+            asked=dict(self.asked),
+            flows=dict(flow or {}),
         )
         main = runtime.accelerator.is_main_process
         return Repaired(self.model, report, tuple(outcome.edits), main)

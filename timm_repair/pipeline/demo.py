@@ -168,7 +168,7 @@ def _keep_the_promise(repaired: Repaired, unseen: Images, output: Path) -> None:
         f"   {worn.fixed} held-out failures fixed ({share:.0%}), {worn.broken} broken; "
         f"clean accuracy {clean.accuracy_before:.1%} -> {clean.accuracy_after:.1%}."
     )
-    print(f"\nLook at {output}/figures/ and {output}/README.md (the model card).")
+    print(f"\nLook at {output}/report.html in a browser, and {output}/README.md (the model card).")
     # a point is four or five of the clean digits: less than eight more broken than fixed is what
     # chance does
     if not equal or share < 0.5 or (clean.change < -0.01 and clean.p_value < 0.01):

@@ -10,8 +10,9 @@ from torch import nn
 from timm_repair.data.repair_data import RepairData
 from timm_repair.diagnosis import diagnosing
 from timm_repair.diagnosis.diagnosis import Diagnosis
-from timm_repair.diagnosis.wording import headline
+from timm_repair.diagnosis.wording import headline, pattern_words
 from timm_repair.errors import MissingPackageError, require_packages
+from timm_repair.pipeline.picturing import pictured_patterns
 from timm_repair.properties.preparing import PropertyData
 from timm_repair.runtime.runtime import Runtime
 
@@ -27,10 +28,12 @@ class Evidence:
         told: the diagnosis for the report: `Diagnosis.to_dict()` with its "headline" and "text";
             None where there is none.
         notes: why there is none, or why it is not trained on.
+        pictures: of the patterns, see `Gallery.patterns`.
     """
 
     told: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    pictures: tuple[dict[str, list[bytes]], ...] = ()
 
 
 def require_diagnosis() -> None:
@@ -39,7 +42,7 @@ def require_diagnosis() -> None:
 
 
 def looked_at(
-    model: nn.Module, data: RepairData, runtime: Runtime, *, asked: bool
+    model: nn.Module, data: RepairData, runtime: Runtime, *, asked: bool, images: bool = False
 ) -> tuple[RepairData, Evidence]:
     """The data with a `pattern` where a corruption was found that explains the failures to some
     part, and the evidence.
@@ -48,6 +51,7 @@ def looked_at(
 
     Args:
         asked: whether the user wants a diagnosis.
+        images: whether pictures of the patterns are wanted.
     """
     if isinstance(data, PropertyData) or not asked:
         return data, Evidence()
@@ -60,14 +64,20 @@ def looked_at(
         return data, Evidence(notes=(f"the failures were not diagnosed: {error}",))
     with runtime.stage("diagnose"):
         found = Diagnosis.from_json(runtime.once("diagnosis", lambda: _found(model, data, runtime)))
-    told = found.to_dict() | {"headline": headline(found), "text": str(found)}
+    told = found.to_dict() | {
+        "headline": headline(found),
+        "text": str(found),
+        "words": [pattern_words(pattern) for pattern in found.patterns],
+    }
+    pictures = tuple(pictured_patterns(found, data)) if images else ()
     if not found.patterns:
-        return data, Evidence(told)
+        return data, Evidence(told, pictures=pictures)
     explained = sum(p.share * p.explained for p in found.patterns if p.parts)
     if explained < WORTH:
         little = f"the corruption found explains {explained:.0%} of what failures have in common"
-        return data, Evidence(told, (f"{little}: it is not trained on",))
-    return replace(data, pattern=found.apply(data.retained, runtime.seed)), Evidence(told)
+        return data, Evidence(told, (f"{little}: it is not trained on",), pictures)
+    data = replace(data, pattern=found.apply(data.retained, runtime.seed))
+    return data, Evidence(told, pictures=pictures)
 
 
 def _found(model: nn.Module, data: RepairData, runtime: Runtime) -> str:

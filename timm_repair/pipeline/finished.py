@@ -5,6 +5,7 @@ take its place unasked.
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from timm_repair.errors import OutputError, RepairError, ResumeError
 from timm_repair.hub.folder import CONFIG, REPORT
 from timm_repair.hub.lineage import Base, Lineage, edits_since
 from timm_repair.hub.loading import from_pretrained
+from timm_repair.hub.pictures import FOLDER, read
 from timm_repair.hub.saving import read_report
 from timm_repair.models.weights import fingerprint
 from timm_repair.pipeline.case import run_of
@@ -89,5 +91,7 @@ def answered(
     )
     model.to(next(original.parameters()).device)
     edits = tuple(edits_since(original, model))
-    Lineage.between(base, original, model, edits, report).attach(model)
-    return Repaired(model, report, edits, runtime.accelerator.is_main_process)
+    pictures = read(directory / FOLDER, report)
+    known = Lineage.between(base, original, model, edits, report)
+    replace(known, gallery=pictures).attach(model)
+    return Repaired(model, report, edits, runtime.accelerator.is_main_process, pictures)

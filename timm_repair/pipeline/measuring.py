@@ -5,7 +5,7 @@ Costs are incidental: what cannot be measured is unknown and noted, and the repa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from timm_repair.architecture.flow import flows
 from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
+from timm_repair.images.images import Images
+from timm_repair.methods.method import Outcome
 from timm_repair.models.temporary import evaluating
+from timm_repair.report.examples import Examples
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.runtime.timing import in_turns
 
@@ -27,7 +31,8 @@ class Measured:
     """What a model does on the holdout, and what it costs.
 
     Args:
-        answers, losses: per population (N,) each, as from `predict`.
+        answers, losses, confidences: per population (N,) each, as from `predict`; what a run of
+            before the latter were asked for has left, has none.
         cost: see `cost`, with notes on what of it is unknown.
     """
 
@@ -35,6 +40,7 @@ class Measured:
     losses: dict[str, Tensor]
     cost: dict[str, Any]
     notes: tuple[str, ...] = ()
+    confidences: dict[str, Tensor] = field(default_factory=dict)
 
 
 def measure(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
@@ -42,10 +48,11 @@ def measure(model: nn.Module, data: RepairData, runtime: Runtime) -> Measured:
     found = {
         p: predict(model, images, data.preprocessing, runtime) for p, images in data.holdout.items()
     }
-    answers, losses = (
-        {p: getattr(each, name) for p, each in found.items()} for name in ("predictions", "losses")
+    answers, losses, confidences = (
+        {p: getattr(each, name) for p, each in found.items()}
+        for name in ("predictions", "losses", "confidences")
     )
-    return Measured(answers, losses, *cost(model, data, runtime))
+    return Measured(answers, losses, *cost(model, data, runtime), confidences)
 
 
 def cost(
@@ -95,6 +102,29 @@ def latency(
         found[name] = {"latency_ms": middle, "latency_range_ms": [low, high]}
     low, middle, high = np.quantile(seconds[:, 1] / seconds[:, 0] - 1, _RANGE).tolist()
     return found | {"change": {"latency": middle, "latency_range": [low, high]}}, ()
+
+
+def flow_of(
+    model: nn.Module, outcome: Outcome, data: RepairData, runtime: Runtime
+) -> tuple[dict[str, list], tuple[str, ...]]:
+    """How data go through the blocks that have an architecture, see `flow.flows`; empty, with a
+    note, where that cannot be told.
+    """
+    found, notes = _incidental(
+        "data flow in the repaired block",
+        lambda: flows(model, outcome.repaired, outcome.genotypes, _image(data, runtime)),
+    )
+    return found or {}, notes
+
+
+def sureness(population: str, images: Images, before: Measured, after: Measured) -> Examples | None:
+    """How sure both models were of each image; None where that was not measured."""
+    told = [
+        (each.confidences[population], each.losses[population])
+        for each in (before, after)
+        if population in each.confidences
+    ]
+    return Examples.of(told[0], told[1], images.ids) if len(told) == 2 else None
 
 
 def _incidental(what: str, compute: Callable[[], Any]) -> tuple[Any, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Repaired: a repaired model and its report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,14 @@ from torch import nn
 
 from timm_repair.hub import exporting, pushing
 from timm_repair.properties import networks, saving
+from timm_repair.report.gallery import Gallery
+from timm_repair.report.page import page
 from timm_repair.report.report import Report
 
+FRAMED = 12  # images of one kind and population in a notebook
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Repaired:
     """A repaired model, a plain timm model in eval mode, and the report of what the repair fixed
     and broke.
@@ -22,6 +26,24 @@ class Repaired:
     report: Report
     edits: tuple[dict, ...] = ()
     main_process: bool = True  # False on all processes but one: only that one prints and saves
+    gallery: Gallery = field(default_factory=Gallery)  # small pictures of what it fixed and broke
+
+    def __repr__(self) -> str:
+        """Two lines; `print(repaired.report)` says all."""
+        return f"Repaired {type(self.model).__name__}. {self.report!r}"
+
+    def to_html(self, *, images: bool = True) -> str:
+        """One page that shows the repair and needs no network: save it as a file, open it in a
+        browser.
+
+        Args:
+            images: show examples that were fixed and broken, where pictures were taken.
+        """
+        return self.report.to_html(self.gallery if images else None)
+
+    def _repr_html_(self) -> str:
+        # notebooks are shared and keep what they show: a few images, not all
+        return page.framed(page.html(self.report, self.gallery, most=FRAMED))
 
     @property
     def harmful(self) -> bool:
@@ -31,8 +53,8 @@ class Repaired:
         return self.report.verdict.harmful
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
-        """Write config.json, model.safetensors, repair.json, the card and the figures; see
-        `pushing.save_pretrained`. Of a network with properties: network.onnx, network.nnet and
+        """Write config.json, model.safetensors, repair.json, the card, the figures and report.html;
+        see `pushing.save_pretrained`. Of a network with properties: network.onnx, network.nnet and
         repair.json, see `properties.saving.save`.
 
         Writes nothing in all processes but the main one.

@@ -3,6 +3,7 @@
 Here and in comparing.py the Runtime is made and the global random state is fenced off.
 """
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from timm_repair.hub import saving
 from timm_repair.hub.lineage import Base, Lineage
 from timm_repair.methods.method import Method
 from timm_repair.options import plain
+from timm_repair.pipeline.asking import asking
 from timm_repair.pipeline.case import (
     check_savable,
     context,
@@ -56,6 +58,7 @@ def repair(
     data: DataOptions | Sampling | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    images: bool = True,
     **options: Any,
 ) -> Repaired:
     """Repair a trained image classifier on examples it gets wrong. The model given is not changed.
@@ -87,6 +90,8 @@ def repair(
             bits, when called again; one that was finished is answered from there, and another one
             is refused.
         overwrite: repair anew all the same, and replace what is in `output_dir` at the end.
+        images: whether small pictures of what was fixed and broken are taken for the page that
+            shows the repair, see `Repaired.to_html`. They stay on this machine.
 
     Returns:
         The repaired model and its report.
@@ -101,6 +106,9 @@ def repair(
         >>> repaired.save_pretrained("out/")
     """
     chosen = methods.named(method, **options)
+    roles = {"failures": failures, "retain": retain, "passing": passing, "holdout": holdout}
+    how = {"method": method, "seed": seed, "diagnose": diagnose}
+    asked = asking({"model": model} | roles | how, data, options)
     target = None if output_dir is None else saving.check_output(output_dir)
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     require_shares(chosen.training.batch_size, runtime.accelerator)
@@ -129,13 +137,17 @@ def repair(
             before = Measured(
                 **runtime.once("before", lambda: vars(measure(model, prepared, runtime)))
             )
-        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose)
-        repaired = run_method(base, original, model, prepared, before, chosen, runtime, evidence)
+        pictures = images and runtime.accelerator.is_main_process
+        prepared, evidence = looked_at(model, prepared, runtime, asked=diagnose, images=pictures)
+        repaired = run_method(
+            *(base, original, model, prepared, before, chosen, runtime, evidence),
+            asked=asked,
+            images=pictures,
+        )
     with kept(lambda: repaired, "giving back the repaired model", target):
         repaired.model.to(home)
-        Lineage.between(base, original, repaired.model, repaired.edits, repaired.report).attach(
-            repaired.model
-        )
+        known = Lineage.between(base, original, repaired.model, repaired.edits, repaired.report)
+        replace(known, gallery=repaired.gallery).attach(repaired.model)
     if target is not None and runtime.accelerator.is_main_process:
         with kept(lambda: repaired, f"saving to {str(target)!r}", target):
             repaired.save_pretrained(target)

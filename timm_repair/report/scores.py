@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from timm_repair.errors import DataError, OptionError
+from timm_repair.report.examples import Examples
 
 
 class Intervals(NamedTuple):
@@ -21,7 +22,7 @@ class Intervals(NamedTuple):
     change: tuple[float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Answers of the original and of the repaired model to the same examples.
 
@@ -30,6 +31,8 @@ class Scores:
         labels: (N,) true class indices.
         before: (N,) classes predicted by the original model.
         after: (N,) classes predicted by the repaired model.
+        examples: how sure both models were of each, and how its source calls it; None where that is
+            not known.
 
     Raises:
         DataError: a field is not one integer per example, the lengths differ, or there is no
@@ -40,6 +43,7 @@ class Scores:
     labels: Tensor
     before: Tensor
     after: Tensor
+    examples: Examples | None = None
 
     def __post_init__(self):
         for name in ("labels", "before", "after"):
@@ -58,6 +62,18 @@ class Scores:
             )
         if not len(self.labels):
             raise DataError(f"population {self.population!r} has no example; leave it out")
+        if self.examples is not None and len(self.examples) != self.n:
+            raise DataError(
+                f"population {self.population!r} has {self.n} examples, of which"
+                f" {len(self.examples)} are told more"
+            )
+
+    def __repr__(self) -> str:
+        """A line; the answers are in the fields."""
+        return (
+            f"Scores({self.population!r}, n={self.n}, {self.accuracy_before:.1%} ->"
+            f" {self.accuracy_after:.1%}, fixed={self.fixed}, broken={self.broken})"
+        )
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Scores) and self.to_dict() == other.to_dict()
@@ -118,11 +134,12 @@ class Scores:
         """The same of each class that has examples, in ascending order: its accuracy is the class's
         recall.
         """
-        masks = {label: self.labels == label for label in self.labels.unique().tolist()}
-        return {
-            label: Scores(self.population, self.labels[of], self.before[of], self.after[of])
-            for label, of in masks.items()
-        }
+        return {label: self.at(self.labels == label) for label in self.labels.unique().tolist()}
+
+    def at(self, rows: Tensor) -> "Scores":
+        """The same of the examples at `rows`, numbers or a mask."""
+        told = None if self.examples is None else self.examples.at(rows)
+        return Scores(self.population, self.labels[rows], self.before[rows], self.after[rows], told)
 
     def intervals(self, *, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Intervals:
         """Percentile intervals of both accuracies and of their difference, from one paired
@@ -163,6 +180,7 @@ class Scores:
             "population": self.population,
             "summary": {name: getattr(self, name) for name in names},
             **arrays,
+            "examples": None if self.examples is None else self.examples.to_dict(),
         }
 
     @classmethod
@@ -172,4 +190,9 @@ class Scores:
             name: torch.tensor(data[name], dtype=torch.long)
             for name in ("labels", "before", "after")
         }
-        return cls(data["population"], **fields)
+        told = data.get("examples")  # before version 6 there were none
+        return cls(
+            data["population"],
+            **fields,
+            examples=None if told is None else Examples.from_dict(told),
+        )

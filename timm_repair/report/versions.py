@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from timm_repair.errors import ConfigError
 
 # of the form; 1 knew one repaired block at most, 2 nothing of the base but its name, 3 neither the
-# names of the classes, nor where the repair was computed, nor properties, 4 no diagnosis
-VERSION = 5
+# names of the classes, nor where the repair was computed, nor properties, 4 no diagnosis, 5 nothing
+# of single examples but their answers, nor what was asked, nor how data flow in a block
+VERSION = 6
 
 # the columns of α in histories of before they named their `operations`
 OPERATIONS = ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
@@ -31,6 +32,8 @@ def upgraded(data: Mapping) -> Mapping:
         data = later | dict(data)
     if data.get("version") in (1, 2, 3, 4):
         data = {"diagnosis": None} | dict(data)
+    if data.get("version") in (1, 2, 3, 4, 5):
+        data = {"asked": {}, "flows": {}} | dict(data)
     return data
 
 

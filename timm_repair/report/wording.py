@@ -15,6 +15,7 @@ WIDTH = 80  # columns of a terminal
 
 def clean(value: str, limit: int = 80) -> str:
     """One line without control or bidirectional characters, at most `limit` long."""
+    value = value[: 20 * limit]  # a stranger's may be endless
     kept = " ".join(
         "".join(c for c in value if c.isspace() or unicodedata.category(c)[0] != "C").split()
     )

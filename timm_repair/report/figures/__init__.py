@@ -8,7 +8,6 @@ Each returns a `matplotlib.figure.Figure` of its own; matplotlib is an optional 
 - architecture.py: what was built.
 - accuracy.py (`before_after`): what it changed.
 - trajectories.py: how training and search went.
-- pareto.py: what the methods of a comparison buy and cost.
 - patterns.py: what failures have in common, before anything is repaired.
 - drawing.py: what all figures share.
 """

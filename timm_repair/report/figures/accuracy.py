@@ -1,5 +1,6 @@
 """What a repair changed: accuracy before and after, per population."""
 
+from timm_repair.report.facts import Facts
 from timm_repair.report.figures.drawing import (
     BLUE,
     INK,
@@ -11,11 +12,10 @@ from timm_repair.report.figures.drawing import (
     title,
     write,
 )
-from timm_repair.report.report import Report
 from timm_repair.report.wording import clean
 
 
-def before_after(report: Report) -> Figure:
+def before_after(report: Facts) -> Figure:
     """Accuracy before and after per population, with 95 % intervals and the counts of fixed and
     broken examples.
     """
@@ -24,7 +24,7 @@ def before_after(report: Report) -> Figure:
     return figure
 
 
-def draw_before_after(ax: Axes, report: Report) -> None:
+def draw_before_after(ax: Axes, report: Facts) -> None:
     """Two bars a population with their intervals, and what was fixed and broken."""
     title(ax, "Held-out accuracy")
     for index, each in enumerate(report.scores):

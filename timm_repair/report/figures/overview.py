@@ -3,25 +3,27 @@
 from pathlib import Path
 
 from timm_repair.errors import OutputError
+from timm_repair.report.facts import Facts
 from timm_repair.report.figures.accuracy import before_after, draw_before_after
 from timm_repair.report.figures.architecture import (
     architecture,
     draw_architecture,
+    flow_of,
     plans_of,
     stacked,
 )
 from timm_repair.report.figures.drawing import Figure, empty
 from timm_repair.report.figures.suspiciousness import draw_blocks, suspiciousness
 from timm_repair.report.figures.trajectories import trajectories
-from timm_repair.report.report import Report
 
 
-def overview(report: Report) -> Figure:
+def overview(report: Facts) -> Figure:
     """Suspiciousness, architecture and before/after in one row; without the first two where the
     method has neither.
     """
     plans = plans_of(report) if report.genotypes else []
-    heights = [2.4 + 0.4 * stacked(genotype)[1] for _, genotype in plans] or [3.6]
+    heights = [2.4 + 0.4 * stacked(plan, flow_of(report, block))[1] for block, plan in plans]
+    heights = heights or [3.6]
     widths = [4.0] * bool(report.localization) + [7.5] * bool(plans) + [4.0]
     figure = empty(sum(widths), min(max(3.6, sum(heights)), 7.0 if len(plans) < 2 else 9.0))
     grid = figure.add_gridspec(
@@ -38,7 +40,7 @@ def overview(report: Report) -> Figure:
     return figure
 
 
-def save_all(report: Report, directory: str | Path) -> list[Path]:
+def save_all(report: Facts, directory: str | Path) -> list[Path]:
     """Write every figure that the report has data for as `directory`/NAME.png, and return the
     paths.
 

@@ -4,6 +4,7 @@ import math
 from itertools import groupby
 
 from timm_repair.errors import RepairError
+from timm_repair.report.facts import Facts
 from timm_repair.report.figures.drawing import (
     DIM,
     INK,
@@ -16,14 +17,13 @@ from timm_repair.report.figures.drawing import (
     title,
     write,
 )
-from timm_repair.report.report import Report
 from timm_repair.report.suspects import number, ties
 from timm_repair.report.wording import clean, tail
 
 GAP = 0.6  # between the layers of two blocks; 1 is the distance of two layers
 
 
-def suspiciousness(report: Report) -> Figure:
+def suspiciousness(report: Facts) -> Figure:
     """One bar per block, the repaired ones in colour, and under them one per layer, where the
     scorer says something of layers.
 
@@ -66,7 +66,7 @@ def layer_scores(localization: dict) -> tuple[dict[str, float | None], str]:
     return {layer: len(vulnerable.get(layer, ())) for layer in layers}, "vulnerable neurons"
 
 
-def draw_blocks(ax: Axes, report: Report, *, most: int = 24, brief: bool = True) -> None:
+def draw_blocks(ax: Axes, report: Facts, *, most: int = 24, brief: bool = True) -> None:
     """A bar per block with its standard error, the repaired ones in red.
 
     Args:
@@ -130,7 +130,7 @@ def draw_blocks(ax: Axes, report: Report, *, most: int = 24, brief: bool = True)
     ax.set_xlabel(what, fontsize=9, parse_math=False)
 
 
-def draw_layers(ax: Axes, report: Report) -> None:
+def draw_layers(ax: Axes, report: Facts) -> None:
     """A bar per layer, in network order, in the colour of its block; where there are many, only
     some are labelled.
     """
@@ -183,7 +183,7 @@ def draw_layers(ax: Axes, report: Report) -> None:
     ax.set_ylabel(what, fontsize=9, parse_math=False)
 
 
-def _words(report: Report, name: str, brief: bool) -> str:
+def _words(report: Facts, name: str, brief: bool) -> str:
     found = report.localization or {}
     errors, gains = found.get("errors") or {}, found.get("gains") or {}
     score = number(found["suspiciousness"][name], None if brief else errors.get(name))
@@ -192,7 +192,7 @@ def _words(report: Report, name: str, brief: bool) -> str:
     return "  ".join(filter(None, [score, gain, mark]))
 
 
-def _colors(report: Report) -> dict[str, str]:
+def _colors(report: Facts) -> dict[str, str]:
     """Red for repaired blocks; the others in turns, so that neighbours differ."""
     names = (report.localization or {})["suspiciousness"]
     return {

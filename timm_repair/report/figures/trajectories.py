@@ -6,6 +6,7 @@ from itertools import accumulate, groupby
 from typing import Any
 
 from timm_repair.errors import RepairError
+from timm_repair.report.facts import Facts
 from timm_repair.report.figures.drawing import (
     BLUE,
     GREEN,
@@ -18,12 +19,11 @@ from timm_repair.report.figures.drawing import (
     empty,
     title,
 )
-from timm_repair.report.report import Report
 from timm_repair.report.versions import OPERATIONS
 from timm_repair.report.wording import clean, tail
 
 
-def trajectories(report: Report) -> Figure:
+def trajectories(report: Facts) -> Figure:
     """Loss per step and stage; the search's objective and the final operation weights where the
     history has them.
 
