@@ -13,7 +13,8 @@ def in_turns(
     first: Callable[[], object], second: Callable[[], object], *, seconds: float = SECONDS
 ) -> np.ndarray:
     """Seconds that each takes, pair by pair: (pairs, 2). Both have to wait for the accelerator."""
-    first(), second()  # the first pass allocates
+    for compute in (first, second):  # the first pass allocates
+        compute()
     begun, pairs = perf_counter(), []
     while len(pairs) < PAIRS[0] or (len(pairs) < PAIRS[1] and perf_counter() - begun < seconds):
         if len(pairs) % 2:
