@@ -175,6 +175,36 @@ def test_compare(given, tmp_path, capsys):
     assert list(json.loads(output.read_text())["rows"]) == ["finetune network"]
 
 
+@pytest.mark.filterwarnings(NO_EFFECT)
+def test_compare_into_a_folder(given, tmp_path, capsys):
+    folder, methods = tmp_path / "out", ["finetune", "finetune block=layer1 steps=2"]
+    line = ["compare", *given, "--no-diagnosis", "--methods", *methods, "--seeds", "0", "1"]
+    line += [f"--output={folder}", *SMALL]
+    assert main(line) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "finetune network" in shown and "finetune layer1" in shown and "The budgets differ" in shown
+    )
+    assert (folder / "seed-1" / "finetune-layer1" / "model.safetensors").is_file()
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() in shown
+    assert main(["tasks", str(folder), "--repeats=each"]) == 0
+    assert "'finetune network' on failing" in capsys.readouterr().out
+    assert main([*line, "--set=learning_rate=0.1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["tasks", str(tmp_path)]) == 2
+
+
+def test_every_row_may_fail(given, capsys, monkeypatch):
+    def fails(*_):
+        raise KeyError("of no good reason")
+
+    monkeypatch.setattr("timm_repair.methods.finetune.tune", fails)
+    line = ["compare", *given, "--no-diagnosis", "--methods", "finetune", *SMALL]
+    assert main(line) == 2
+    assert "finetune network: KeyError: 'of no good reason'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -213,7 +243,14 @@ def test_a_report_that_is_not_there(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["repairs"], ["repair"], ["compare", "--methods", "magic"]]
+    "arguments",
+    [
+        [],
+        ["repairs"],
+        ["repair"],
+        ["compare", "--methods", "magic"],
+        ["compare", "--methods", "finetune seed=3"],
+    ],
 )
 def test_wrong_commands_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:

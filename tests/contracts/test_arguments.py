@@ -77,9 +77,7 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
     def reached(*_, **__):
         raise Reached("the work would begin")
 
-    verbs = [
-        f"{v}.{step}" for v in ("repairing", "comparing") for step in ("run_method", "measure")
-    ]
+    verbs = ["repairing.run_method", "repairing.measure", "comparing.run_method", "shared.measure"]
     for place in (*verbs, "inspecting.own_randomness"):
         monkeypatch.setattr(f"timm_repair.pipeline.{place}", reached)
     monkeypatch.setattr("timm_repair.hub.pushing.opened", reached)

@@ -25,7 +25,7 @@ from timm_repair.errors import (
 from timm_repair.hub.folder import REPORT
 from timm_repair.hub.loading import from_pretrained
 from timm_repair.methods.method import Outcome
-from timm_repair.pipeline import comparing, protocols, shelf
+from timm_repair.pipeline import comparing, protocols, shared, shelf
 from timm_repair.pipeline.protocols import REST
 from timm_repair.runtime.journal import FOLDER
 from timm_repair.training.options import Training
@@ -76,17 +76,17 @@ def work(monkeypatch) -> Counter:
     """Counts what is done."""
     done: Counter = Counter()
 
-    def counting(step: str):
-        real = getattr(comparing, step)
+    def counting(module, step: str):
+        real = getattr(module, step)
 
         def counted(*arguments):
             done[step] += 1
             return real(*arguments)
 
-        monkeypatch.setattr(comparing, step, counted)
+        monkeypatch.setattr(module, step, counted)
 
-    counting("run_method")
-    counting("measure")
+    counting(comparing, "run_method")
+    counting(shared, "measure")
     return done
 
 

@@ -9,11 +9,14 @@ from timm_repair.errors import OutputError, RepairError
 
 pytest.importorskip("matplotlib", reason="for want of matplotlib")
 
+from timm_repair.report.comparison import Comparison
 from timm_repair.report.figures.accuracy import before_after
 from timm_repair.report.figures.architecture import architecture
 from timm_repair.report.figures.overview import overview, save_all
+from timm_repair.report.figures.pareto import pareto
 from timm_repair.report.figures.suspiciousness import suspiciousness
 from timm_repair.report.figures.trajectories import trajectories  # noqa: E402
+from timm_repair.report.rows import Row, Run
 
 
 def words(figure) -> list[str]:
@@ -226,3 +229,36 @@ def test_importing_figures_does_not_import_matplotlib():
         ).returncode
         == 0
     )
+
+
+def compared() -> Comparison:
+    """Three methods: one that is better, one that keeps more, one that is worse in both."""
+
+    def made(fixed: int, broken: int, seconds: float):
+        found = scores(fixed=fixed, missed=600 - fixed)
+        kept = scores("retained", kept=792 - broken, broken=broken, fixed=0, missed=208)
+        stages = ({"name": "all", "seconds": seconds, "peak_memory": 0},)
+        return report(scores=(found, kept), stages=stages)
+
+    return Comparison.of({"$a$": made(300, 40, 9), "b": made(200, 10, 3), "c": made(100, 20, 9)})
+
+
+def test_pareto_shows_each_method_in_four_views():
+    figure = pareto(compared())
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 4
+    first = figure.axes[0]
+    front = next(line for line in first.lines if line.get_linestyle() == ":").get_xydata()
+    assert front.round(1).tolist() == [[75.2, 67.0], [78.2, 57.0]], "c is beaten"
+    cheap = next(line for line in figure.axes[2].lines if line.get_linestyle() == ":").get_xydata()
+    assert cheap.round(1).tolist() == [[3.0, 57.0], [9.0, 67.0]]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(labels) == {"original", "$a$", "b", "c"}
+
+
+def test_pareto_leaves_out_what_was_not_measured():
+    plain = Comparison.of({"a": report(cost={})})
+    assert sum(ax.axison for ax in pareto(plain).axes) == 3
+    nothing = Comparison({"a": Row("a", (Run(0, error="KeyError"),))})
+    with pytest.raises(RepairError, match="nothing to draw"):
+        pareto(nothing)

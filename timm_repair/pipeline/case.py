@@ -167,8 +167,10 @@ def run_method(
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     optimizers = runtime.accelerator._optimizers
     known = len(optimizers)
-    outcome = method.repair(model, data, runtime)
-    del optimizers[known:]  # accelerate would keep them, and all their parameters, alive
+    try:
+        outcome = method.repair(model, data, runtime)
+    finally:
+        del optimizers[known:]  # accelerate would keep them, and all their parameters, alive
     model = outcome.model.eval()
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(required.get(parameter_name, True))

@@ -28,12 +28,11 @@ from timm_repair.pipeline.case import (
     run_method,
     working_copy,
 )
-from timm_repair.pipeline.evidence import Evidence, looked_at
 from timm_repair.pipeline.finished import refuse_another
 from timm_repair.pipeline.keeping import kept
-from timm_repair.pipeline.measuring import Measured, measure
 from timm_repair.pipeline.protocols import data_of, require_protocol
 from timm_repair.pipeline.repaired import Repaired
+from timm_repair.pipeline.shared import Shared
 from timm_repair.properties import preparing
 from timm_repair.properties.sampling import Sampling
 from timm_repair.report.comparison import SPLIT, Comparison
@@ -169,9 +168,11 @@ class _Comparing:
         """Raise OutputError where a folder holds another repair than is asked for, as far as that
         is known before the data are read.
         """
-        for runtime in runtimes if self.target is not None else ():
+        if self.target is None:
+            return
+        for runtime in runtimes:
             for label, method in self.rows.items():
-                folder = self._folder(label, runtime)
+                folder = shelf.place(self.target, label, runtime.seed)
                 if (report := shelf.done_in(folder, properties=properties)) is not None:
                     refuse_another(report, folder, identity(self.base, method, runtime))
 
@@ -186,23 +187,30 @@ class _Comparing:
         """All rows under one seed."""
         about = {"data": plain(data.provenance)}
         done = self._done(data, runtime, about)
-        if len(done) < len(self.rows):
-            before, data, evidence, journal = self._before(model, data, runtime, about, diagnose)
+        if len(done) == len(self.rows):
+            started = None
+        else:
+            journal = self._journal(runtime, about)
+            started = Shared.of(model, data, runtime, about, journal, diagnose=diagnose)
         for label, method in self.rows.items():
-            if (run := done.get(label)) is None:
-                run = self._run(label, method, model, data, before, evidence, runtime, about)
+            run = done.get(label)
+            if run is None:
+                assert started is not None, "not all are done"
+                run = self._run(label, method, started)
             self.runs.setdefault(label, []).append(run)
             if self.target is not None and runtime.accelerator.is_main_process:
                 shelf.write(self.found(), self.target)
-        if len(done) < len(self.rows) and journal is not None:
-            journal.close()
+        if started is not None and started.journal is not None:
+            started.journal.close()
 
     def _done(self, data: RepairData, runtime: Runtime, about: dict[str, Any]) -> dict[str, Run]:
         """The rows that are finished in the folder, read back."""
         found: dict[str, Run] = {}
         properties = isinstance(data, preparing.PropertyData)
-        for label, method in self.rows.items() if self.target is not None else ():
-            folder = self._folder(label, runtime)
+        if self.target is None:
+            return found
+        for label, method in self.rows.items():
+            folder = shelf.place(self.target, label, runtime.seed)
             if (report := shelf.done_in(folder, properties=properties)) is not None:
                 refuse_another(report, folder, identity(self.base, method, runtime) | about)
                 found[label] = Run(runtime.seed, report, folder=folder)
@@ -216,50 +224,35 @@ class _Comparing:
             )
         return found
 
-    def _before(
-        self,
-        model: nn.Module,
-        data: RepairData,
-        runtime: Runtime,
-        about: dict[str, Any],
-        diagnose: bool,
-    ) -> tuple[Measured, RepairData, Evidence, Journal | None]:
-        """What all rows of a seed share: the answers of the original, and the diagnosis."""
-        journal = None
-        if self.target is not None:
-            some = identity(self.base, next(iter(self.rows.values())), runtime)
-            shared = {name: some[name] for name in some.keys() - {"method", "options"}}
-            folder = self.target / f"{shelf.SEED}{runtime.seed}"
-            journal = Journal(folder, shared | about, runtime.accelerator)
-        own = replace(runtime, journal=journal)
-        with own.stage("evaluate"):
-            before = Measured(**own.once("before", lambda: vars(measure(model, data, own))))
-        data, evidence = looked_at(model, data, own, asked=diagnose)
-        return before, data, evidence, journal
+    def _journal(self, runtime: Runtime, about: dict[str, Any]) -> Journal | None:
+        """Of what the rows of a seed share."""
+        if self.target is None:
+            return None
+        some = identity(self.base, next(iter(self.rows.values())), runtime)
+        same = {name: some[name] for name in some.keys() - {"method", "options"}}
+        folder = self.target / f"{shelf.SEED}{runtime.seed}"
+        return Journal(folder, same | about, runtime.accelerator)
 
-    def _run(
-        self,
-        label: str,
-        method: Method,
-        model: nn.Module,
-        data: RepairData,
-        before: Measured,
-        evidence: Evidence,
-        runtime: Runtime,
-        about: dict[str, Any],
-    ) -> Run:
+    def _run(self, label: str, method: Method, started: Shared) -> Run:
         """One repair, or the error that it ended with."""
-        own, folder = replace(runtime, stages=[]), None
+        runtime, folder = replace(started.runtime, stages=[]), None
         if self.target is not None:
-            folder = self._folder(label, runtime)
-            if not isinstance(data, preparing.PropertyData):
+            folder = shelf.place(self.target, label, runtime.seed)
+            if not isinstance(started.data, preparing.PropertyData):
                 saving.check_output(folder)
-            run = identity(self.base, method, runtime) | about
-            own.keep(Journal(folder, run, own.accelerator))
+            run = identity(self.base, method, runtime) | started.about
+            runtime.keep(Journal(folder, run, runtime.accelerator))
         try:
             with context(self.base.name, method), own_randomness(runtime.seed):
                 repaired = run_method(
-                    self.base, model, copied(model), data, before, method, own, evidence
+                    self.base,
+                    self.model,
+                    copied(started.model),
+                    started.data,
+                    started.before,
+                    method,
+                    runtime,
+                    started.evidence,
                 )
         except (OutputError, Warning):  # of the disk, and of who asked for errors: not the method's
             raise
@@ -276,8 +269,8 @@ class _Comparing:
         if runtime.accelerator.is_main_process:
             with kept(lambda: repaired, f"saving to {str(folder)!r}", folder):
                 repaired.save_pretrained(folder)
-        if own.journal is not None:
-            own.journal.close()
+        if runtime.journal is not None:
+            runtime.journal.close()
         return Run(runtime.seed, repaired.report, folder=folder)
 
     def _given_back(self, repaired: Repaired) -> Repaired:
@@ -287,10 +280,6 @@ class _Comparing:
             self.base, self.model, repaired.model, repaired.edits, repaired.report
         ).attach(repaired.model)
         return repaired
-
-    def _folder(self, label: str, runtime: Runtime) -> Path:
-        assert self.target is not None, "asked for where there is one"
-        return shelf.place(self.target, label, runtime.seed)
 
 
 def _said(error: Exception) -> str:
