@@ -55,6 +55,12 @@ def _scaled(**options) -> Case:
     return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
 
 
+def _patched(**options) -> Case:
+    apply = ("timm_repair.gradient_free.patching.Patch.apply", 2)
+    few = {"population": 20, "examples": 60, "method": "arachne"} | options
+    return Case(few.pop("method"), GENTLE | few, (WEIGHTS,), middle=apply)
+
+
 STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 
 AUGMENTATION_CASES = {"flips": {}}
@@ -86,6 +92,10 @@ METHOD_CASES = {
     "birdnn_finetune": _scaled(),
     "birdnn_finetune block": _scaled(block="layer3"),
     "birdnn": Case("birdnn", GENTLE | SWARM | {"retrain_share": 0.5}),
+    "arachne v1": _patched(version=1),
+    "arachne v2": _patched(version=2),
+    "arachne v1, block": _patched(version=1, block="layer3"),
+    "arachne v2, block": _patched(version=2, block="layer3"),
     "linear_program": Case(
         "linear_program",
         GENTLE,

@@ -6,6 +6,7 @@
 - `"birdnn_retrain"`, `"birdnn_finetune"`, `"birdnn"` (birdnn_retrain.py, …): failures imitate their
   nearest well-behaved neighbours; neurons that behave differently are scaled; the one, then the
   other.
+- `"arachne"` (arachne.py): a few single weights get new values, found by a swarm or by evolution.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -17,6 +18,7 @@ its business: `pipeline.repair` does them once for all.
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from timm_repair.methods.arachne import Arachne
 from timm_repair.methods.archrepair import ArchRepair
 from timm_repair.methods.birdnn import Birdnn
 from timm_repair.methods.birdnn_finetune import BirdnnFineTune
@@ -35,6 +37,7 @@ METHODS = {
     "birdnn_retrain": BirdnnRetrain,
     "birdnn_finetune": BirdnnFineTune,
     "linear_program": LinearProgram,
+    "arachne": Arachne,
 }
 
 
