@@ -50,9 +50,9 @@ STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
 SWARM = {"particles": 4, "reach": 0.05, "examples": 60}
 
 
-def _scaled(**options) -> Case:
+def _scaled(method: str = "birdnn_finetune", **options) -> Case:
     apply = ("timm_repair.gradient_free.neurons.Factors.apply", 2)
-    return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
+    return Case(method, GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
 
 
 def _patched(**options) -> Case:
@@ -96,6 +96,8 @@ METHOD_CASES = {
     "arachne v2": _patched(version=2),
     "arachne v1, block": _patched(version=1, block="layer3"),
     "arachne v2, block": _patched(version=2, block="layer3"),
+    "care": _scaled("care"),
+    "care step, block": _scaled("care", effect="step", block="layer3"),
     "linear_program": Case(
         "linear_program",
         GENTLE,

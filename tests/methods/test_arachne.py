@@ -6,6 +6,7 @@ import numpy as np
 import planted
 import pytest
 import torch
+from networks import correlating
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,11 +130,11 @@ def test_a_patch_changes_its_weights_and_nothing_else(small):
     before["3.weight"].view(-1)[50] = 3.0
     assert all(torch.equal(small.state_dict()[name], before[name]) for name in before)
     weight = small[3].weight.detach().double().numpy()
-    expected = [weight.mean(), weight.std(), weight.min(), weight.max()]
+    expected = [3.0, weight.mean(), weight.std(), weight.min(), weight.max()]
     assert np.allclose(patch.siblings()[:, 2], expected)
 
 
-SIBLINGS = np.array([[0.5, 0.0], [0.1, 0.2], [0.2, -1.0], [0.8, 0.5]])
+SIBLINGS = np.array([[0.3, 0.4], [0.5, 0.0], [0.1, 0.2], [0.2, -1.0], [0.8, 0.5]])
 
 
 def test_evolution_makes_its_candidates_as_the_paper_says():
@@ -158,6 +159,7 @@ def test_the_swarm_moves_as_the_paper_says():
     assert CONSTRICTION == pytest.approx(2 / (2.1 + 0.41**0.5))
     swarm = constricted(SIBLINGS, particles=50, attraction=4.1, seed=0)
     first = swarm.ask()
+    assert first[0].tolist() == [0.3, 0.4], "the weights as they are"
     assert (first.mean(0) - torch.tensor([0.5, 0.0])).abs().max() < 0.1
     assert first.std(0).tolist() == pytest.approx([0.1, 0.2], rel=0.3)
     costs = (first - torch.tensor([0.6, 0.1])).square().sum(1)
@@ -201,32 +203,10 @@ def test_one_spoilt_weight_of_the_last_layer_is_found_and_mended():
     assert "fc.weight" in repaired.report.notes[0]
 
 
-def correlating() -> nn.Module:
-    """Ten hidden units, each for one pattern, and ten outputs, each of its unit; the weight of the
-    fourth has the wrong sign. All that is wrong comes through it, and nothing else does.
-    """
-    model = nn.Sequential(
-        nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 10)
-    )
-    signs = torch.from_numpy(planted.PATTERNS.reshape(10, 16) > 128).float() * 2 - 1
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model[2].weight.copy_(10 / 16 * signs)
-        model[4].weight.copy_(torch.eye(10))
-        model[4].weight[3, 3] = -1.0
-    model.num_classes = 10
-    model.pretrained_cfg = {
-        "input_size": (1, 32, 32),
-        "mean": (0.5,),
-        "std": (0.25,),
-        "crop_pct": 1.0,
-    }
-    return model.eval()
-
-
 def test_of_all_layers_the_spoilt_weight_is_found_and_mended():
     model = correlating()
+    with torch.no_grad():
+        model[4].weight[3, 3] = -1.0
     wrong, right = planted.wrong_by(model, planted.pictures(300, seed=1))
     assert {label for _, label in wrong} == {3} and len(right) == 270
     given = {"retain": right, "method": "arachne", "version": 2, "progress": False}

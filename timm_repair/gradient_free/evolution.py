@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from timm_repair.gradient_free.patching import beginning
 from timm_repair.gradient_free.told import Told
 
 DITHER = 0.5, 1.0  # F is drawn between them, once a generation
@@ -36,16 +37,16 @@ class Evolution(Told):
     def of_weights(
         cls, siblings: np.ndarray, *, population: int, crossover: float, seed: int
     ) -> "Evolution":
-        """Of weights that begin at N(mean, deviation) of their layer, and reach to twice its least
-        and largest, or to half where these have the other sign.
+        """Of weights that reach to twice the least and largest of their layer, or to half where
+        these have the other sign.
 
         Args:
-            siblings: (4, size) mean, standard deviation, least and largest of each weight's layer.
+            siblings: as from `Patch.siblings`.
         """
-        mean, deviation, least, most = siblings
+        *_, least, most = siblings
         low = np.where(least < 0, 2 * least, least / 2)
         high = np.where(most > 0, 2 * most, most / 2)
-        first = np.random.default_rng(seed).normal(mean, deviation, (population, len(mean)))
+        first = beginning(siblings, population, seed)
         return cls((low, high), first=first, crossover=crossover, seed=seed)
 
     def algorithm(self, first: Any) -> Any:

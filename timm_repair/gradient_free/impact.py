@@ -154,7 +154,7 @@ def _influences(job: Job, paths: Sequence[str], sets: Sets) -> dict[str, Tensor]
         for seen in _over(job, sets, compute, gradients=True):
             for path, shares in seen.items():
                 totals[path] = totals[path] + shares if path in totals else shares
-    count = sum(map(len, sets))
+    count = max(sum(map(len, sets)), 1)
     missing = torch.zeros(1, device=job.runtime.device)  # nothing depends on its outputs
     return {path: totals.get(path, missing) / count for path in paths}
 
@@ -168,7 +168,7 @@ def _sums(
     absolute: bool,
 ) -> tuple[dict[str, Tensor], int]:
     """Σ over examples and positions of what arrives at each weight, times the `factor` of the
-    output that it goes to, by path and like the weights; and the number of examples.
+    output that it goes to, by path and like the weights; and the number of examples, at least 1.
 
     Args:
         factor: (path, outputs, number of examples) to one like the outputs.
@@ -198,7 +198,7 @@ def _sums(
         for found in _over(job, sets, compute):
             for path, each in found.items():
                 totals[path] += each
-    return totals, sum(map(len, sets))
+    return totals, max(sum(map(len, sets)), 1)
 
 
 def _arrived(

@@ -46,13 +46,27 @@ class Patch:
             parameter[self.indices[name]] = part.to(parameter)
 
     def siblings(self) -> np.ndarray:
-        """(4, size) mean, standard deviation, least and largest of all weights of the layer that
-        each is one of.
+        """(5, size) what each is now; mean, standard deviation, least and largest of all weights of
+        the layer that it is one of.
         """
         columns = []
         for name, these in self.places.items():
             weight = self.parameters[name].detach().double().cpu()
             moments = weight.mean(), weight.std(correction=0), *weight.aminmax()
-            of_all = [float(each) for each in moments]
-            columns.append(np.repeat(np.array(of_all)[:, None], len(these), 1))
+            of_all = np.array([float(each) for each in moments])
+            now = weight[torch.unravel_index(these, weight.shape)].numpy()[None]
+            columns.append(np.concatenate([now, np.repeat(of_all[:, None], len(these), 1)]))
         return np.concatenate(columns, 1)
+
+
+def beginning(siblings: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """(count, size) places that a search begins with: the weights as they are, and others from
+    N(mean, deviation) of their layers.
+
+    Args:
+        siblings: as from `Patch.siblings`.
+    """
+    now, mean, deviation, *_ = siblings
+    first = np.random.default_rng(seed).normal(mean, deviation, (count, len(mean)))
+    first[0] = now
+    return first

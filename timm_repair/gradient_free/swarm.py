@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from timm_repair.gradient_free.patching import beginning
 from timm_repair.gradient_free.told import Told
 
 PHI = 4.1
@@ -62,21 +63,20 @@ class Swarm(Told):
 
 def constricted(siblings: np.ndarray, *, particles: int, attraction: float, seed: int) -> Swarm:
     """Arachne's swarm over weights: v ← χ (v + r1 (own best - x) + r2 (best - x)), with
-    r1, r2 ~ U(0, attraction), and |v| at most five times the range of the weight's layer. It begins
-    with x ~ N(mean, deviation) of the layer.
+    r1, r2 ~ U(0, attraction), and |v| at most five times the range of the weight's layer.
 
     Args:
-        siblings: (4, size) mean, standard deviation, least and largest of each weight's layer.
+        siblings: as from `Patch.siblings`.
     """
-    mean, deviation, low, high = siblings
+    *_, low, high = siblings
     width = np.maximum(high - low, 1e-12)
     return Swarm(
-        len(mean),
+        siblings.shape[1],
         ends=(low - _ROOM * width, high + _ROOM * width),
         particles=particles,
         inertia=CONSTRICTION,
         pull=CONSTRICTION * attraction,
         seed=seed,
-        first=np.random.default_rng(seed).normal(mean, deviation, (particles, len(mean))),
+        first=beginning(siblings, particles, seed),
         fastest=5 / (2 * _ROOM + 1),
     )

@@ -7,6 +7,7 @@
   nearest well-behaved neighbours; neurons that behave differently are scaled; the one, then the
   other.
 - `"arachne"` (arachne.py): a few single weights get new values, found by a swarm or by evolution.
+- `"care"` (care.py): the neurons that cause the failures' outputs are scaled.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -24,6 +25,7 @@ from timm_repair.methods.birdnn import Birdnn
 from timm_repair.methods.birdnn_finetune import BirdnnFineTune
 from timm_repair.methods.birdnn_retrain import BirdnnRetrain
 from timm_repair.methods.bn_recalibration import BnRecalibration
+from timm_repair.methods.care import Care
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
@@ -38,6 +40,7 @@ METHODS = {
     "birdnn_finetune": BirdnnFineTune,
     "linear_program": LinearProgram,
     "arachne": Arachne,
+    "care": Care,
 }
 
 
