@@ -2,7 +2,15 @@
 test_every_… fails at once.
 """
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import planted
+from safetensors.torch import save_file
 
 BUDGET = {"steps": 6, "batch_size": 16, "evaluations": 1, "hflip": 0.0, "shift": 0.0}
 # With steps this small a loss falls whatever the random body, so that each row changes what it
@@ -61,6 +69,16 @@ def _patched(**options) -> Case:
     return Case(few.pop("method"), GENTLE | few, (WEIGHTS,), middle=apply)
 
 
+@cache
+def history() -> str:
+    """The file of a state in which the planted classifier had no fault."""
+    folder = tempfile.mkdtemp(prefix="timm_repair-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "earlier.safetensors"
+    save_file(planted.classifier().state_dict(), path)
+    return str(path)
+
+
 STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
 
 AUGMENTATION_CASES = {"flips": {}}
@@ -98,6 +116,7 @@ METHOD_CASES = {
     "arachne v2, block": _patched(version=2, block="layer3"),
     "care": _scaled("care"),
     "care step, block": _scaled("care", effect="step", block="layer3"),
+    "neu_recover": _patched(method="neu_recover", checkpoints=(history(),), share=0.02),
     "linear_program": Case(
         "linear_program",
         GENTLE,

@@ -8,6 +8,8 @@
   other.
 - `"arachne"` (arachne.py): a few single weights get new values, found by a swarm or by evolution.
 - `"care"` (care.py): the neurons that cause the failures' outputs are scaled.
+- `"neu_recover"` (neu_recover.py): weights that changed where the model unlearnt something, by the
+  checkpoints of its training.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -29,6 +31,7 @@ from timm_repair.methods.care import Care
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
+from timm_repair.methods.neu_recover import NeuRecover
 from timm_repair.options import by_name, flat, plain
 
 METHODS = {
@@ -41,6 +44,7 @@ METHODS = {
     "linear_program": LinearProgram,
     "arachne": Arachne,
     "care": Care,
+    "neu_recover": NeuRecover,
 }
 
 
