@@ -2,7 +2,15 @@
 test_every_… fails at once.
 """
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import planted
+from safetensors.torch import save_file
 
 BUDGET = {"steps": 6, "batch_size": 16, "evaluations": 1, "hflip": 0.0, "shift": 0.0}
 # With steps this small a loss falls whatever the random body, so that each row changes what it
@@ -51,9 +59,25 @@ STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
 SWARM = {"particles": 4, "reach": 0.05, "examples": 60}
 
 
-def _scaled(**options) -> Case:
+def _scaled(method: str = "birdnn_finetune", **options) -> Case:
     apply = ("timm_repair.gradient_free.neurons.Factors.apply", 2)
-    return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
+    return Case(method, GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
+
+
+def _patched(**options) -> Case:
+    apply = ("timm_repair.gradient_free.patching.Patch.apply", 2)
+    few = {"population": 20, "examples": 60, "method": "arachne"} | options
+    return Case(few.pop("method"), GENTLE | few, (WEIGHTS,), middle=apply)
+
+
+@cache
+def history() -> str:
+    """The file of a state in which the planted classifier had no fault."""
+    folder = tempfile.mkdtemp(prefix="timm_repair-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "earlier.safetensors"
+    save_file(planted.classifier().state_dict(), path)
+    return str(path)
 
 
 STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
@@ -88,6 +112,13 @@ METHOD_CASES = {
     "birdnn_finetune": _scaled(),
     "birdnn_finetune block": _scaled(block="layer3"),
     "birdnn": Case("birdnn", GENTLE | SWARM | {"retrain_share": 0.5}),
+    "arachne v1": _patched(version=1),
+    "arachne v2": _patched(version=2),
+    "arachne v1, block": _patched(version=1, block="layer3"),
+    "arachne v2, block": _patched(version=2, block="layer3"),
+    "care": _scaled("care"),
+    "care step, block": _scaled("care", effect="step", block="layer3"),
+    "neu_recover": _patched(method="neu_recover", checkpoints=(history(),), share=0.02),
     "linear_program": Case(
         "linear_program",
         GENTLE,

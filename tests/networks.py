@@ -2,6 +2,7 @@
 properties of them.
 """
 
+import planted
 import torch
 from torch import nn
 
@@ -23,6 +24,29 @@ def ramp(threshold: float = 0.6, outputs: int = 2) -> nn.Sequential:
         network[2].bias[0] = -threshold
         network[2].bias[2:] = -1.0
     return network.eval()
+
+
+def correlating() -> nn.Module:
+    """A classifier of the planted pictures: ten hidden units, each for one pattern, and ten
+    outputs, each of its unit, by a weight of 1. One that is changed spoils one class.
+    """
+    model = nn.Sequential(
+        nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 10)
+    )
+    signs = torch.from_numpy(planted.PATTERNS.reshape(10, 16) > 128).float() * 2 - 1
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[2].weight.copy_(10 / 16 * signs)
+        model[4].weight.copy_(torch.eye(10))
+    model.num_classes = 10
+    model.pretrained_cfg = {
+        "input_size": (1, 32, 32),
+        "mean": (0.5,),
+        "std": (0.25,),
+        "crop_pct": 1.0,
+    }
+    return model.eval()
 
 
 def box(lower: float = 0.0, upper: float = 1.0, axes: int = 2) -> str:

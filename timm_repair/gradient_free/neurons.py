@@ -1,6 +1,7 @@
 """Neurons: where they are read, and which weights scale them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,29 @@ def states(model: nn.Module, places: Sequence[Site], run: Callable[[], object]) 
     with capture(model, after), capture_inputs(model, before):
         run()
     return torch.cat([torch.cat(seen[tap.layer]) for tap in taps], 1)
+
+
+@contextmanager
+def doing(
+    model: nn.Module, tap: Tap, channel: int, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """For a while the state of one neuron, at all positions, is what `change` makes of it."""
+
+    def changed(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        state = tensor.select(tap.axis, channel)
+        state.copy_(change(state))
+        return tensor
+
+    module = model.get_submodule(tap.path)
+    if tap.before:
+        handle = module.register_forward_pre_hook(lambda _, given: (changed(given[0]), *given[1:]))
+    else:
+        handle = module.register_forward_hook(lambda _, __, output: changed(output))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class Factors:

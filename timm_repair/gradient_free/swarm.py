@@ -1,95 +1,82 @@
-"""A particle swarm behind ask and tell, which goes on after a kill: pymoo's (https://pymoo.org).
+"""A particle swarm behind ask and tell: pymoo's."""
 
-The library's state is not saved. It is deterministic by its seed, so the costs that it was told are
-kept, and it is told them again.
-"""
-
-from collections.abc import Mapping
-from math import inf
+from math import sqrt
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
+
+from timm_repair.gradient_free.patching import beginning
+from timm_repair.gradient_free.told import Told
+
+PHI = 4.1
+CONSTRICTION = 2 / (PHI - 2 + sqrt(PHI**2 - 4 * PHI))
+_ROOM = 10  # ranges of its layer that a weight may leave it by: no bound that is met
 
 
-class Swarm:
-    """Particles in the box [low, high]^size, the first of them at the centre; the lowest cost wins.
+class Swarm(Told):
+    """Particles in the box [low, high]^size: v ← w v + c (r1 (own best - x) + r2 (best - x)), with
+    r1, r2 ~ U(0, 1), and x ← x + v. At first v is 0.
 
     Args:
-        ends: low and high.
-        inertia, pull: w and c1 = c2 of the velocity's equation.
+        ends: low and high, numbers or one of each a coordinate.
+        first: (particles, size) where they begin; None draws them in the box, the first at its
+            centre.
+        inertia, pull: w and c of the velocity's equation.
+        fastest: largest velocity as a share of the box.
     """
 
     def __init__(
         self,
         size: int,
         *,
-        ends: tuple[float, float],
+        ends: tuple[ArrayLike, ArrayLike],
         particles: int,
         inertia: float,
         pull: float,
         seed: int,
+        first: np.ndarray | None = None,
+        fastest: float = 0.2,
     ):
-        self.size, self.ends, self.particles, self.seed = size, ends, particles, seed
         self.coefficients: dict[str, Any] = {"w": inertia, "c1": pull, "c2": pull}
-        self._start()
+        self.fastest = fastest
+        low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), size) for end in ends)
+        if first is None:
+            first = np.random.default_rng(seed).uniform(low, high, (particles, size))
+            first[0] = (low + high) / 2
+        super().__init__(low, high, first, seed)
 
-    def _start(self) -> None:
+    def algorithm(self, first: Any) -> Any:
+        """See `Told`."""
         from pymoo.algorithms.soo.nonconvex.pso import PSO
-        from pymoo.core.population import Population
-        from pymoo.core.problem import Problem
-        from pymoo.termination import get_termination
 
-        self.told: list[list[float]] = []
-        self.best = torch.zeros(self.size, dtype=torch.float64)
-        self.best_cost = inf
-        low, high = self.ends
-        self.problem = Problem(n_var=self.size, n_obj=1, xl=low, xu=high)
-        first = np.random.default_rng(self.seed).uniform(low, high, (self.particles, self.size))
-        first[0] = (low + high) / 2
-        self.algorithm = PSO(
-            pop_size=self.particles,
+        return PSO(
+            pop_size=len(self.first),
             **self.coefficients,
             adaptive=False,
             initial_velocity="zero",
             pertube_best=False,
-            sampling=Population.new("X", first),  # type: ignore[arg-type]
+            max_velocity_rate=self.fastest,
+            sampling=first,
         )
-        self.algorithm.setup(
-            self.problem,
-            seed=self.seed % 2**31,
-            verbose=False,
-            termination=get_termination("n_gen", 10**9),
-        )
-        self.asked: Any = None
 
-    def ask(self) -> Tensor:
-        """Where the particles are now, (particles, size) float64."""
-        self.asked = self.algorithm.ask()
-        return torch.from_numpy(np.array(self.asked.get("X"), dtype=np.float64))
 
-    def tell(self, costs: Tensor) -> None:
-        """What each of them costs, (particles,)."""
-        from pymoo.core.evaluator import Evaluator
-        from pymoo.problems.static import StaticProblem
+def constricted(siblings: np.ndarray, *, particles: int, attraction: float, seed: int) -> Swarm:
+    """Arachne's swarm over weights: v ← χ (v + r1 (own best - x) + r2 (best - x)), with
+    r1, r2 ~ U(0, attraction), and |v| at most five times the range of the weight's layer.
 
-        values = costs.double().tolist()
-        places = np.array(self.asked.get("X"), dtype=np.float64)
-        Evaluator().eval(StaticProblem(self.problem, F=np.array(values)[:, None]), self.asked)
-        self.algorithm.tell(infills=self.asked)
-        self.told.append(values)
-        if min(values) < self.best_cost:
-            self.best_cost, place = min(values), values.index(min(values))
-            self.best = torch.from_numpy(places[place].copy())
-
-    def state_dict(self) -> dict:
-        """The costs it was told, for `load_state_dict`."""
-        return {"told": self.told}
-
-    def load_state_dict(self, state: Mapping) -> None:
-        """Go on from there: the same costs lead the same seed to the same place."""
-        self._start()
-        for costs in state["told"]:
-            self.ask()
-            self.tell(torch.tensor(costs, dtype=torch.float64))
+    Args:
+        siblings: as from `Patch.siblings`.
+    """
+    *_, low, high = siblings
+    width = np.maximum(high - low, 1e-12)
+    return Swarm(
+        siblings.shape[1],
+        ends=(low - _ROOM * width, high + _ROOM * width),
+        particles=particles,
+        inertia=CONSTRICTION,
+        pull=CONSTRICTION * attraction,
+        seed=seed,
+        first=beginning(siblings, particles, seed),
+        fastest=5 / (2 * _ROOM + 1),
+    )

@@ -6,6 +6,10 @@
 - `"birdnn_retrain"`, `"birdnn_finetune"`, `"birdnn"` (birdnn_retrain.py, …): failures imitate their
   nearest well-behaved neighbours; neurons that behave differently are scaled; the one, then the
   other.
+- `"arachne"` (arachne.py): a few single weights get new values, found by a swarm or by evolution.
+- `"care"` (care.py): the neurons that cause the failures' outputs are scaled.
+- `"neu_recover"` (neu_recover.py): weights that changed where the model unlearnt something, by the
+  checkpoints of its training.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -17,14 +21,17 @@ its business: `pipeline.repair` does them once for all.
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from timm_repair.methods.arachne import Arachne
 from timm_repair.methods.archrepair import ArchRepair
 from timm_repair.methods.birdnn import Birdnn
 from timm_repair.methods.birdnn_finetune import BirdnnFineTune
 from timm_repair.methods.birdnn_retrain import BirdnnRetrain
 from timm_repair.methods.bn_recalibration import BnRecalibration
+from timm_repair.methods.care import Care
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
+from timm_repair.methods.neu_recover import NeuRecover
 from timm_repair.options import by_name, flat, plain
 
 METHODS = {
@@ -35,6 +42,9 @@ METHODS = {
     "birdnn_retrain": BirdnnRetrain,
     "birdnn_finetune": BirdnnFineTune,
     "linear_program": LinearProgram,
+    "arachne": Arachne,
+    "care": Care,
+    "neu_recover": NeuRecover,
 }
 
 

@@ -58,6 +58,6 @@ class Birdnn:
                 job, part, stage="imitate", forward=job.forward(), losses=imitation
             )
         with runtime.stage("finetune"):
-            more, said = scale_neurons(job, part, paths, self.scaling, rounds=steps - first)
+            more, said = scale_neurons(job, paths, self.scaling, rounds=steps - first)
         notes += imitation.notes + said
         return Outcome(model, found, chosen, history=history + more, notes=notes)

@@ -43,9 +43,7 @@ class BirdnnFineTune:
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         job = Job(model, data, self.training, runtime)
-        found, chosen, part, paths = self.target.named_part(model, data, self.training, runtime)
+        found, chosen, _, paths = self.target.named_part(model, data, self.training, runtime)
         with runtime.stage("finetune"):
-            history, notes = scale_neurons(
-                job, part, paths, self.scaling, rounds=self.training.steps
-            )
+            history, notes = scale_neurons(job, paths, self.scaling, rounds=self.training.steps)
         return Outcome(model, found, chosen, history=history, notes=notes)

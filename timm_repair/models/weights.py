@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -83,6 +83,14 @@ def part_of(model: nn.Module, *blocks: Block) -> nn.Module:
     called).
     """
     return nn.ModuleList(model.get_submodule(path) for block in blocks for path in block.paths)
+
+
+def owners(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """The modules that hold the parameters called `names`, as one module for their state (not to
+    be called).
+    """
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    return nn.ModuleList(model.get_submodule(path) for path in paths)
 
 
 @torch.no_grad()

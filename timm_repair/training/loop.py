@@ -79,6 +79,7 @@ def fit(
     runtime: Runtime,
     monitor: Monitor | None = None,
     state: Mapping[str, Resumable] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
     """The loop: `step(i)` for i in 0 … steps-1, with a progress bar; returns the history, one row a
     step.
@@ -86,6 +87,7 @@ def fit(
     Args:
         state: all that `step` changes. With it, and with a journal, the loop starts where an
             earlier run of the same was killed.
+        enough: asked after each step; the loop ends there, and the monitor measures, if it is.
 
     Raises:
         NonFiniteError: the loss became NaN or infinite.
@@ -108,13 +110,14 @@ def fit(
                 raise NonFiniteError(
                     f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate"
                 )
-            if monitor and (value := monitor.check(i + 1)) is not None:
+            last = i + 1 == steps or enough()
+            if monitor and (value := monitor.check(steps if last else i + 1)) is not None:
                 row["objective"] = value
             history.append(row)
             runtime.log(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
-            ended = i + 1 == steps or bool(
+            ended = last or bool(
                 monitor and monitor.patience is not None and monitor.stale >= monitor.patience
             )
             due = ended or (i + 1) % every == 0
