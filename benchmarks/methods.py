@@ -26,7 +26,9 @@ HEADER = ["method", "idea", "paper", "changes"]
 
 def methods_table(methods: Mapping[str, type] = METHODS) -> tuple[list[str], list[list[str]]]:
     """A row a method: its name, which leads to its card, its idea, its paper, what it changes."""
+    sys.path.append(str(CASES.parent))  # what it stands on is beside it
     cases = runpy.run_path(str(CASES))["METHOD_CASES"].values()
+    sys.path.remove(str(CASES.parent))
     rows = []
     for name, method in methods.items():
         its = [case for case in cases if case.method == name]

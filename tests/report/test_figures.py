@@ -13,9 +13,9 @@ from timm_repair.report.comparison import Comparison
 from timm_repair.report.figures.accuracy import before_after
 from timm_repair.report.figures.architecture import architecture
 from timm_repair.report.figures.overview import overview, save_all
-from timm_repair.report.figures.pareto import pareto
 from timm_repair.report.figures.suspiciousness import suspiciousness
 from timm_repair.report.figures.trajectories import trajectories  # noqa: E402
+from timm_repair.report.pareto import pareto
 from timm_repair.report.rows import Row, Run
 
 

@@ -20,8 +20,8 @@ from timm_repair.hub.folder import REPORT
 from timm_repair.hub.saving import read_report
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
 from timm_repair.pipeline.finished import finished
-from timm_repair.report.comparison import Comparison
 from timm_repair.report import pareto
+from timm_repair.report.comparison import Comparison
 from timm_repair.report.report import Report
 from timm_repair.report.rows import Row, Run
 from timm_repair.runtime.boundary import public

@@ -7,6 +7,7 @@
 - verdict.py (`Verdict`): whether it helped or harmed, in one sentence.
 - versions.py: saved reports of older versions.
 - tables.py, suspects.py, wording.py: tables and sentences, functions of the values they speak of.
-- figures/: pictures of a report; pareto.py: one of a comparison. page/: all of it, to be looked at in
-  a browser; gallery.py, examples.py: the images in it. facts.py: what report and page both stand on.
+- figures/: pictures of a report; pareto.py: one of a comparison.
+- page/: all of it, to be looked at in a browser; gallery.py, examples.py: the images in it.
+- facts.py: what report and page both stand on.
 """
