@@ -147,12 +147,13 @@ def undiagnosed(monkeypatch) -> None:
     """Nobody asks what the failures have in common, where there is no `diagnose=False` to pass: it
     takes ten times as long as a repair of a few steps.
     """
-    from timm_repair.pipeline import evidence, repairing
+    from timm_repair.pipeline import comparing, evidence, repairing
 
-    def without(*args, asked: bool):
-        return evidence.looked_at(*args, asked=False)
+    def without(*args, **given):
+        return evidence.looked_at(*args, **given | {"asked": False})
 
-    monkeypatch.setattr(repairing, "looked_at", without)
+    for module in (comparing, repairing):
+        monkeypatch.setattr(module, "looked_at", without)
 
 
 @pytest.fixture
