@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.architecture.cell import added_parameters
-from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.architecture.relaxation import RelaxedBlock
 from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import only_trainable, training_mode
@@ -51,7 +50,8 @@ def search(
 
     Returns:
         The history, and how many of the steps trained weights. The history's last row has α, the
-        edges of one block after those of the other, and under "edges" how many each block has.
+        edges of one block after those of the other, and under "edges" how many each block has;
+        None where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
@@ -105,11 +105,14 @@ def search(
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
     if history:
+        named = list(dict.fromkeys(o for each in relaxed for o in each.skeleton.candidates))
         history[-1]["alpha"] = [
-            [round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()
+            [round(row[own.index(name)], 5) if name in own else None for name in named]
+            for each in relaxed
+            for own, row in ((each.skeleton.candidates, row) for row in each.alpha.tolist())
         ]
         history[-1]["edges"] = [len(each.alpha) for each in relaxed]
-        history[-1]["operations"] = list(CANDIDATES)
+        history[-1]["operations"] = named
     return history, descent.done
 
 

@@ -16,8 +16,9 @@ from timm_repair.architecture.cell import Cell, added_parameters, build
 from timm_repair.architecture.genotype import LEVELS, Genotype
 from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit, relax
 from timm_repair.architecture.search import search
-from timm_repair.architecture.skeleton import random_genotype, skeleton_of
+from timm_repair.architecture.skeleton import random_genotype
 from timm_repair.architecture.strategies.strategy import Strategy
+from timm_repair.architecture.token_skeleton import skeleton_in
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.localization.target import Target
@@ -84,7 +85,8 @@ class ArchRepair:
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
         forward = job.forward(part_of(model, *chosen))
-        sites = [self._open(model, block, strategy) for block in chosen]
+        size = data.preprocessing.input_size
+        sites = [self._open(model, block, strategy, size) for block in chosen]
 
         history, trained, notes = [], 0, ()
         if self.genotype == "search":
@@ -129,11 +131,14 @@ class ArchRepair:
         }
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
 
-    def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> "_Site":
+    def _open(
+        self, model: nn.Module, block: Block, strategy: Strategy, input_size: tuple[int, ...]
+    ) -> "_Site":
         raw = extract(model, block)
-        skeleton = skeleton_of(
-            raw,
-            cast(tuple[int, int, int], block.in_shape),
+        skeleton = skeleton_in(
+            model,
+            block,
+            input_size,
             level=self.level,
             partial=strategy.partial,
             max_span=self.max_span,

@@ -67,7 +67,7 @@ def interface(piece: Piece, model: nn.Module, calls: Trace) -> Interface:
     else:
         shapes = tuple(arrived[0].shape[1:]), tuple(left[-1].shape[1:])
     layouts = tuple(_layout(shape, image, otherwise) for shape in shapes)
-    first = _reads_maps(piece, model, calls, shapes[0])
+    first = reads_maps(piece.paths, model, calls, shapes[0])
     return Interface(*shapes, layouts, first, times)
 
 
@@ -116,12 +116,14 @@ def _joined(features: Sequence[Tensor]) -> tuple[int, ...]:
     return (sum(feature.shape[1] for feature in features), *features[0].shape[2:])
 
 
-def _reads_maps(piece: Piece, model: nn.Module, calls: Trace, shape: tuple[int, ...]) -> bool:
-    """Whether the first layer that is called inside `piece` reads what arrives at it as (C, H, W):
+def reads_maps(
+    paths: Sequence[str], model: nn.Module, calls: Trace, shape: tuple[int, ...]
+) -> bool:
+    """Whether the first layer that is called in the modules at `paths` reads what arrives at it as (C, H, W):
     sides tell a map from tokens, but not where a convolution has squeezed one of them.
     """
     first: tuple[Call, nn.Module] | None = None
-    for path in piece.paths:
+    for path in paths:
         for name, module in model.get_submodule(path).named_modules():
             called = calls.get(f"{path}.{name}".rstrip("."))
             if (

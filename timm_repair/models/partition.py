@@ -4,7 +4,7 @@ timm's `group_matcher` says which parameters belong together (cutting.py), one t
 verifies what the blocks take and return. Choose the granularity by what is to be repaired:
 `"stage"` (the paper's blocks), `"pair"` (its DenseNet blocks: two dense layers), `"unit"` (one
 residual, MBConv or dense unit), `"layer"` (one convolution or linear layer, for methods that change
-weights only). What arrives at a block and leaves it are feature maps, or tokens: interface.py tells.
+weights only). Whether a block works on feature maps or on tokens is told by interface.py.
 """
 
 from collections import Counter
