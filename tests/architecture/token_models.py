@@ -1,5 +1,6 @@
 """Tiny models of tokens: what timm calls them, and the options that make them tiny."""
 
+from copy import deepcopy
 from functools import lru_cache
 from importlib import import_module
 
@@ -7,7 +8,7 @@ import planted
 import torch
 from torch import nn
 
-VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
 SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 2)}
 MODELS: dict[str, dict] = {
     "vit_tiny_patch16_224": VIT,
@@ -36,7 +37,7 @@ def side(name: str) -> int:
 @lru_cache
 def original(name: str) -> nn.Module:
     """The model with random weights, in eval mode; the tests that change it copy it."""
-    config = {"input_size": (3, side(name), side(name))}
+    config = {"input_size": (3, side(name), side(name)), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     if "." in name:  # a class, since its entry points settle how large it is
         owner, _, kind = name.partition(".")
         torch.manual_seed(0)
@@ -51,6 +52,20 @@ def original(name: str) -> nn.Module:
             if parameter.abs().max() < 1e-3:
                 parameter.add_(0.5 * torch.rand(parameter.shape, generator=generator))
     return model
+
+
+def classifier() -> nn.Module:
+    """A tiny ViT that has all planted pictures right, in eval mode."""
+    model = deepcopy(original("vit_tiny_patch16_224"))
+    generator = torch.Generator().manual_seed(planted.SEED)
+    with torch.no_grad():  # timm's weights start so small that all pictures look alike to them
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                table = parameter.ndim == 3  # of positions
+                spread = 1.0 if table else 1.0 / parameter[0].numel() ** 0.5
+                parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+    model.reset_classifier(planted.CLASSES)
+    return planted.headed(model)
 
 
 def images(name: str, count: int = 3) -> torch.Tensor:

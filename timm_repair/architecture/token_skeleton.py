@@ -7,6 +7,8 @@ its grid is nor what it is given besides.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from timm_repair.models.surgery import extract, is_layer
 from timm_repair.models.tracing import Call, Trace, layout, trace
 
 # tokens before those of a grid where the model does not say how many: a class, a distillation
-LIKELY_PREFIX = 2
+LIKELY_PREFIXES = (1, 2)
 
 Grid = tuple[int, int]
 
@@ -180,33 +182,32 @@ class _Places:
         self.image = tuple(image)
         self.otherwise = getattr(model, "output_fmt", "NCHW")
         told = getattr(model, "num_prefix_tokens", None)
-        told = [told] if isinstance(told, int) else []
-        self.prefixes = dict.fromkeys([*told, *range(LIKELY_PREFIX + 1)])
-        self.grids: dict[int, Grid] = {}  # by the number of their places
-        for grid in sorted(set(self._grids(calls)), key=self._distortion):
-            self.grids.setdefault(grid[0] * grid[1], grid)
+        self.told = [told] if isinstance(told, int) else []
+        seen = sorted(set(self._seen(calls)), key=self._distortion)
+        # by the number of their places; also halved, as a LeViT halves its own between modules
+        self.seen: dict[int, Grid] = {}
+        self.grids: dict[int, Grid] = {}
+        for grid in seen:
+            self.seen.setdefault(prod(grid), grid)
+        for grid in chain(seen, *map(_halved, seen)):
+            self.grids.setdefault(prod(grid), grid)
 
     def _distortion(self, grid: Grid) -> float:
         """How far its proportions are from the image's; of the sides, the larger if equal."""
         height, width = self.image[1:]
         return abs(grid[0] * width - grid[1] * height) / (grid[0] * width)
 
-    def _grids(self, calls: Trace) -> Iterator[Grid]:
-        """Sides of all maps, and of all grids that modules tell each other; also halved."""
-        seen: set[Grid] = set()
+    def _seen(self, calls: Trace) -> Iterator[Grid]:
+        """Sides of all maps, and of all grids that modules tell each other."""
         for call in (call for made in calls.values() for call in made):
             for value in _values((call.inputs, call.output)):
-                if isinstance(value, Tensor):
+                if not isinstance(value, Tensor):
+                    yield value
+                elif value.ndim == 4 and len(value) == 1:
                     shape = tuple(value.shape[1:])
-                    lies = layout(shape, self.image, self.otherwise) if value.ndim == 4 else ""
-                    if lies and len(value) == 1:
-                        seen.add(shape[1:] if lies == "NCHW" else shape[:2])
-                else:
-                    seen.add(value)
-        for height, width in seen:
-            while height * width > 1:
-                yield height, width
-                height, width = -(-height // 2), -(-width // 2)
+                    lies = layout(shape, self.image, self.otherwise)
+                    if lies:
+                        yield shape[1:] if lies == "NCHW" else shape[:2]
 
     def node(self, name: str, layer: nn.Module, call: Call) -> tuple[Node, Grid] | None:
         """The node of a layer, with the sides of what arrives there; None where that is nothing
@@ -236,10 +237,20 @@ class _Places:
 
     def _laid(self, count: int) -> tuple[Grid | None, int]:
         """The grid that `count` tokens lie on, and how many stand before it."""
-        for prefix in self.prefixes:
+        for prefix in (*self.told, 0):
             if count - prefix in self.grids:
                 return self.grids[count - prefix], prefix
+        for prefix in LIKELY_PREFIXES:
+            if count - prefix in self.seen:
+                return self.seen[count - prefix], prefix
         return None, 0
+
+
+def _halved(grid: Grid) -> Iterator[Grid]:
+    height, width = grid
+    while height * width > 4:
+        height, width = -(-height // 2), -(-width // 2)
+        yield height, width
 
 
 def _values(value: Any) -> Iterator[Tensor | Grid]:

@@ -119,8 +119,8 @@ def _joined(features: Sequence[Tensor]) -> tuple[int, ...]:
 def reads_maps(
     paths: Sequence[str], model: nn.Module, calls: Trace, shape: tuple[int, ...]
 ) -> bool:
-    """Whether the first layer that is called in the modules at `paths` reads what arrives at it as (C, H, W):
-    sides tell a map from tokens, but not where a convolution has squeezed one of them.
+    """Whether the first layer that is called in the modules at `paths` reads a tensor of this
+    `shape` as (C, H, W): sides tell a map from tokens, but not where one of them was squeezed.
     """
     first: tuple[Call, nn.Module] | None = None
     for path in paths:
