@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.architecture.genotype import Edge, Genotype
+from timm_repair.architecture.layouts import channels_of, on_maps, plus, scaled
 from timm_repair.architecture.operations import OPERATIONS, channel_slice
 from timm_repair.errors import ConfigError
 from timm_repair.models.copying import copied
@@ -40,7 +41,7 @@ def make_operation(name: str, genotype: Genotype, source: int, target: int) -> n
     )
     operation = OPERATIONS[name]
     assert operation is not None, "a genotype has no edges of 'none'"
-    return operation(c_in, c_out, b.scale // a.scale)
+    return on_maps(operation(c_in, c_out, b.scale // a.scale), a, b)
 
 
 class Tape:
@@ -58,11 +59,12 @@ class Anchored(nn.Module):
     other arguments pass through.
 
     Args:
-        layer: the raw layer; it may take a tensor (N, C, H, W) or, as DenseNet's do, a list of
-            tensors to be concatenated.
+        layer: the raw layer; it may take a tensor or, as DenseNet's do, a list of maps to be
+            concatenated.
         index: its number in the block, from zero.
         added: module (tape) -> the sum of the searched paths for `channels`, or None where no edge
             ends.
+        layout: of what arrives, see `Node`.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Anchored(nn.Module):
         tape: Tape,
         channels: slice,
         added: nn.Module | None = None,
+        layout: str = "NCHW",
     ):
         super().__init__()
-        self.layer, self.added = layer, added
+        self.layer, self.added, self.layout = layer, added, layout
         self.index, self.tape, self.channels = index, tape, channels
 
     def forward(self, x, *args, **kwargs):
@@ -84,8 +87,7 @@ class Anchored(nn.Module):
             return self.layer(x, *args, **kwargs)
         # autocast may have changed it; the raw path keeps its type
         added = self.added(self.tape).to(arrived.dtype)
-        c = self.channels
-        z = torch.cat([arrived[:, : c.start], arrived[:, c] + added, arrived[:, c.stop :]], 1)
+        z = plus(arrived, added, self.layout, self.channels)
         # the layer may need the maps one by one, as a DLA's root does
         if not isinstance(x, Tensor):
             z = list(z.split([m.shape[1] for m in x], 1))
@@ -107,6 +109,8 @@ class AddedPaths(nn.Module):
         edges = [e for e in genotype.edges if e.target == target]
         width = channel_slice(target, genotype.nodes[target].channels, genotype.partial)
         self.sources = [e.source for e in edges]
+        self.layouts = [node.layout for node in genotype.nodes]
+        self.layout = genotype.nodes[target].layout
         self.slices = [
             channel_slice(e.source, genotype.nodes[e.source].channels, genotype.partial)
             for e in edges
@@ -118,7 +122,10 @@ class AddedPaths(nn.Module):
 
     def forward(self, tape: Tape) -> Tensor:
         paths = zip(self.sources, self.slices, self.operations, self.gains, strict=True)
-        added = (gain.view(1, -1, 1, 1) * op(tape.arrived[i][:, c]) for i, c, op, gain in paths)
+        added = (
+            scaled(op(channels_of(tape.arrived[i], self.layouts[i], c)), gain, self.layout)
+            for i, c, op, gain in paths
+        )
         return cast(Tensor, sum(added))  # there is a path, or there were no AddedPaths
 
 
@@ -147,8 +154,9 @@ class Cell(nn.Module):
                     f"the genotype names layer {node.layer!r}, which this block does not have"
                 ) from error
             channels = channel_slice(index, node.channels, genotype.partial)
+            added = make_added(genotype, index)
             raw.set_submodule(
-                node.layer, Anchored(layer, index, self.tape, channels, make_added(genotype, index))
+                node.layer, Anchored(layer, index, self.tape, channels, added, node.layout)
             )
 
     def forward(self, *args, **kwargs):

@@ -6,14 +6,16 @@ X_{j-1} + Σ_i gain_ij · o_ij(X_i) (Eq. 7, anchored at the raw block: no edges,
 exactly the original). Layers are counted from zero in code: `Edge.target == t` feeds layer t.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from timm_repair.architecture.operations import OPERATIONS
+from timm_repair.architecture.layouts import LAYOUTS
+from timm_repair.architecture.operations import CANDIDATES, CANDIDATES_IN_LINE, OPERATIONS
 from timm_repair.errors import ConfigError
 
 MAX_NODES, MAX_CHANNELS, MAX_SCALE = 512, 65_536, 64
+MAX_SIDE, MAX_PREFIX = 4096, 256
 
 LEVELS = ("unit", "layer")
 
@@ -22,11 +24,24 @@ LEVELS = ("unit", "layer")
 class Node:
     """What arrives at one raw layer: `layer` is its path inside the block, `scale` how often its
     map was halved since the block's input.
+
+    Args:
+        layout: "NCHW" of a map, "NHWC" where its channels are last, "NLC" of tokens.
+        grid: (H, W) of the grid that the tokens lie on; None where there is none.
+        prefix: how many tokens before them have no place on it.
     """
 
     layer: str
     channels: int
     scale: int
+    layout: str = "NCHW"
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+    @property
+    def in_line(self) -> bool:
+        """Whether it is tokens that lie on no grid."""
+        return self.layout == "NLC" and self.grid is None
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,7 @@ class Genotype:
         partial: operations see 1/partial of the channels.
         nodes: one per raw layer, in the order of execution.
         edges: the kept edges; an edge whose operation is "none" is absent.
+        version: 1 where all nodes are maps, else 2.
     """
 
     level: str
@@ -59,10 +75,18 @@ class Genotype:
     edges: tuple[Edge, ...] = ()
     version: int = 1
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The operations that an edge may have: those of Table 3, or of tokens on no grid those
+        that need no neighbours.
+        """
+        in_line = any(node.in_line for node in self.nodes)
+        return CANDIDATES_IN_LINE if in_line else CANDIDATES
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; the inverse is `from_dict`."""
         return asdict(self) | {
-            "nodes": [asdict(n) for n in self.nodes],
+            "nodes": [_plain(n, self.version) for n in self.nodes],
             "edges": [asdict(e) for e in self.edges],
         }
 
@@ -76,17 +100,18 @@ class Genotype:
                 not point forward.
         """
         plan = _record(plan, cls)
-        if plan["version"] != 1 or isinstance(plan["version"], bool):
+        version = plan["version"]
+        if version not in (1, 2) or not isinstance(version, int) or isinstance(version, bool):
             raise ConfigError(
-                f"this genotype has version {plan['version']!r}; this timm_repair reads 1: upgrade"
-                " timm_repair"
+                f"this genotype has version {version!r:.50}; this timm_repair reads 1 and 2:"
+                " upgrade timm_repair"
             )
         if plan["level"] not in LEVELS:
             raise ConfigError(f"genotype level {plan['level']!r} is none of {', '.join(LEVELS)}")
         _integer("partial", plan["partial"], 1, MAX_CHANNELS)
         if not isinstance(plan["nodes"], (list, tuple)) or not 1 <= len(plan["nodes"]) <= MAX_NODES:
             raise ConfigError(f"a genotype has 1 to {MAX_NODES} nodes in a list")
-        nodes = tuple(_node(n) for n in plan["nodes"])
+        nodes = tuple(_node(n, version) for n in plan["nodes"])
         if (
             not isinstance(plan["edges"], (list, tuple))
             or len(plan["edges"]) > len(nodes) * (len(nodes) + 1) // 2
@@ -99,11 +124,20 @@ class Genotype:
             {n.layer for n in nodes}
         ) != len(nodes):
             raise ConfigError("a genotype has two edges between the same nodes, or one layer twice")
-        return cls(plan["level"], plan["partial"], nodes, edges)
+        return cls(plan["level"], plan["partial"], nodes, edges, version)
 
 
-def _record(plan: Any, kind: type) -> dict[str, Any]:
-    names = {f.name for f in fields(kind)}
+# of a node in version 1: there all are maps
+_OF_MAPS = ("layer", "channels", "scale")
+
+
+def _plain(node: Node, version: int) -> dict[str, Any]:
+    plain = asdict(node) | {"grid": None if node.grid is None else list(node.grid)}
+    return {name: plain[name] for name in _OF_MAPS} if version == 1 else plain
+
+
+def _record(plan: Any, kind: type, names: Iterable[str] | None = None) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)} if names is None else set(names)
     if not isinstance(plan, Mapping) or set(plan) != names:
         raise ConfigError(
             f"a {kind.__name__.lower()} needs exactly the keys {', '.join(sorted(names))}; got"
@@ -119,12 +153,28 @@ def _integer(name: str, value: Any, low: int, high: int) -> None:
         )
 
 
-def _node(plan: Any) -> Node:
-    plan = _record(plan, Node)
+def _node(plan: Any, version: int) -> Node:
+    plan = _record(plan, Node, _OF_MAPS if version == 1 else None)
     if not isinstance(plan["layer"], str) or not 0 < len(plan["layer"]) <= 500:
         raise ConfigError(f"genotype: a node's layer is a module path, got {plan['layer']!r:.50}")
     _integer("channels", plan["channels"], 1, MAX_CHANNELS)
     _integer("scale", plan["scale"], 1, MAX_SCALE)
+    if version == 1:
+        return Node(**plan)
+    if not isinstance(plan["layout"], str) or plan["layout"] not in LAYOUTS:
+        raise ConfigError(
+            f"genotype: a node's layout {plan['layout']!r:.50} is none of {', '.join(LAYOUTS)}"
+        )
+    grid = plan["grid"]
+    if grid is not None:
+        if not isinstance(grid, (list, tuple)) or len(grid) != 2:
+            raise ConfigError(f"genotype: a node's grid is [height, width], got {grid!r:.50}")
+        for side in grid:
+            _integer("a side of a grid", side, 1, MAX_SIDE)
+        plan["grid"] = tuple(grid)
+    _integer("prefix", plan["prefix"], 0, MAX_PREFIX)
+    if (plan["layout"] != "NLC" and grid is not None) or (grid is None and plan["prefix"]):
+        raise ConfigError("genotype: only tokens lie on a grid, and only there is a prefix")
     return Node(**plan)
 
 

@@ -1,5 +1,5 @@
-"""The operations of Table 3: (input channels, output channels, stride) -> module. All keep H, W up
-to the stride.
+"""The operations of Table 3, and a linear one: (input channels, output channels, stride) -> module.
+All keep H, W up to the stride.
 
 They work on a contiguous slice of 1/partial of the channels (PC-DARTS §3.1), another slice at each
 node; the other channels take the anchor X_{j-1} alone.
@@ -62,6 +62,11 @@ def _dil_conv(c_in: int, c_out: int, stride: int) -> nn.Module:
     return nn.Sequential(dilated, _norm(c_in), nn.ReLU(), _identity_conv(c_in, c_out), _norm(c_out))
 
 
+def _linear(c_in: int, c_out: int, stride: int) -> nn.Module:
+    # where tokens lie in a line a stride has no meaning, and none is asked for
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), _norm(c_out))
+
+
 OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
     "none": None,  # not connected
     "skip": _skip,
@@ -69,8 +74,10 @@ OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
     "max_pool": _max_pool,
     "sep_conv": _sep_conv,
     "dil_conv": _dil_conv,
+    "linear": _linear,  # not in Table 3: for tokens that lie on no grid
 }
-CANDIDATES = tuple(OPERATIONS)
+CANDIDATES = tuple(name for name in OPERATIONS if name != "linear")
+CANDIDATES_IN_LINE = ("none", "skip", "linear")  # of what needs no neighbours
 
 
 def channel_slice(node: int, channels: int, partial: int) -> slice:

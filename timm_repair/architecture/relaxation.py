@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from timm_repair.architecture.cell import AddedPaths, Cell, Tape, anchored, make_operation
 from timm_repair.architecture.genotype import Genotype
-from timm_repair.architecture.operations import CANDIDATES, channel_slice
+from timm_repair.architecture.layouts import channels_of, scaled
+from timm_repair.architecture.operations import channel_slice
 from timm_repair.architecture.strategies.strategy import Strategy
 
 # α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
@@ -26,8 +27,8 @@ NONE_PRIOR, INIT_STD = 0.05, 1e-3
 
 @dataclass
 class _Mixture:
-    """Weights of the running forward pass: w (E, 6) over the candidates, β (E,) over the edges into
-    a node.
+    """Weights of the running forward pass: w (E, O) over the O candidates, β (E,) over the edges
+    into a node.
     """
 
     operations: Tensor
@@ -39,6 +40,9 @@ class MixedPaths(nn.Module):
 
     def __init__(self, skeleton: Genotype, target: int):
         super().__init__()
+        self.candidates = skeleton.candidates
+        self.layouts = [node.layout for node in skeleton.nodes]
+        self.layout = skeleton.nodes[target].layout
         rows = [(row, e) for row, e in enumerate(skeleton.edges) if e.target == target]
         self.rows, self.sources = [row for row, _ in rows], [e.source for _, e in rows]
         self.slices = [
@@ -48,7 +52,7 @@ class MixedPaths(nn.Module):
             nn.ModuleDict(
                 {
                     o: make_operation(o, skeleton, e.source, target)
-                    for o in CANDIDATES
+                    for o in skeleton.candidates
                     if o != "none"
                 }
             )
@@ -62,11 +66,12 @@ class MixedPaths(nn.Module):
         for row, source, channels, operations in zip(
             self.rows, self.sources, self.slices, self.operations, strict=True
         ):
-            x, weights = tape.arrived[source][:, channels], tape.mixture.operations[row]
+            x = channels_of(tape.arrived[source], self.layouts[source], channels)
+            weights = tape.mixture.operations[row]
             candidates = cast(nn.ModuleDict, operations).items()
-            mixed = sum(weights[CANDIDATES.index(name)] * op(x) for name, op in candidates)
+            mixed = sum(weights[self.candidates.index(name)] * op(x) for name, op in candidates)
             total = total + tape.mixture.edges[row] * mixed
-        return self.gate.view(1, -1, 1, 1) * total
+        return scaled(cast(Tensor, total), self.gate, self.layout)
 
 
 class RelaxedBlock(nn.Module):
@@ -95,10 +100,10 @@ class RelaxedBlock(nn.Module):
             raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None
         )
         self.alpha = nn.Parameter(
-            INIT_STD * torch.randn(len(targets), len(CANDIDATES), generator=generator)
+            INIT_STD * torch.randn(len(targets), len(skeleton.candidates), generator=generator)
         )
         with torch.no_grad():
-            self.alpha[:, CANDIDATES.index("none")] += NONE_PRIOR
+            self.alpha[:, skeleton.candidates.index("none")] += NONE_PRIOR
         # a lone edge has nothing to be normalized against: its β would never receive a gradient
         contested = (
             [row for row, t in enumerate(targets) if targets.count(t) > 1]
@@ -123,12 +128,12 @@ class RelaxedBlock(nn.Module):
             self.cell.tape.mixture = None
 
     def operation_weights(self) -> Tensor:
-        """(E, 6): w of Eq. 8 as the strategy forms them from α."""
+        """(E, O): w of Eq. 8 as the strategy forms them from α."""
         return self.strategy.weights(self.alpha, progress=self.progress, generator=self.generator)
 
     @torch.no_grad()
     def final_weights(self) -> Tensor:
-        """(E, 6): w as it is at the end of the search; for a strategy that samples, one sample of
+        """(E, O): w as it is at the end of the search; for a strategy that samples, one sample of
         it.
         """
         self.progress = 1.0
@@ -172,11 +177,12 @@ def discretize(relaxed: RelaxedBlock) -> Genotype:
     weights over. Inverse of `relax`.
     """
     chosen = relaxed.alpha.argmax(1).tolist()
+    candidates = relaxed.skeleton.candidates
     edges = zip(relaxed.skeleton.edges, chosen, strict=True)
     return replace(
         relaxed.skeleton,
         edges=tuple(
-            replace(e, operation=CANDIDATES[o]) for e, o in edges if CANDIDATES[o] != "none"
+            replace(e, operation=candidates[o]) for e, o in edges if candidates[o] != "none"
         ),
     )
 
@@ -190,9 +196,10 @@ def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) ->
     less than with w = β = 1.
 
     Args:
-        weights: (E, 6) of the mixture; None asks `relaxed.final_weights()`.
+        weights: (E, O) of the mixture; None asks `relaxed.final_weights()`.
     """
     skeleton, raw = relaxed.skeleton, relaxed.cell.raw
+    candidates = skeleton.candidates
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
     operations = relaxed.final_weights() if weights is None else weights
     edge_weights = relaxed.edge_weights()
@@ -205,5 +212,5 @@ def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) ->
             row = rows[edge.source, index]
             trained = cast(nn.ModuleDict, old.operations[old.rows.index(row)])
             new.operations[path].load_state_dict(trained[edge.operation].state_dict())
-            strength = edge_weights[row] * operations[row, CANDIDATES.index(edge.operation)]
+            strength = edge_weights[row] * operations[row, candidates.index(edge.operation)]
             new.gains[path].copy_(old.gate * strength)

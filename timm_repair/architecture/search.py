@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from timm_repair.architecture.cell import added_parameters
-from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.architecture.relaxation import RelaxedBlock
 from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import only_trainable, training_mode
@@ -47,7 +46,8 @@ def search(
 
     Returns:
         The history, and how many of the steps trained weights. The history's last row has α, the
-        edges of one block after those of the other, and under "edges" how many each block has.
+        edges of one block after those of the other, and under "edges" how many each block has;
+        None where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
@@ -107,9 +107,14 @@ def search(
 
 def _tell_architectures(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
     """Put α into a row of the history, and what its rows and columns are."""
-    row["alpha"] = [[round(a, 5) for a in edge] for each in relaxed for edge in each.alpha.tolist()]
+    named = list(dict.fromkeys(o for each in relaxed for o in each.skeleton.candidates))
+    row["alpha"] = [
+        [round(edge[own.index(name)], 5) if name in own else None for name in named]
+        for each in relaxed
+        for own, edge in ((each.skeleton.candidates, edge) for edge in each.alpha.tolist())
+    ]
     row["edges"] = [len(each.alpha) for each in relaxed]
-    row["operations"] = list(CANDIDATES)
+    row["operations"] = named
 
 
 def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from timm_repair.architecture.cell import AddedPaths, Anchored
 from timm_repair.architecture.genotype import LEVELS, Edge, Genotype, Node
-from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.models.tracing import Trace, layout, trace
 from timm_repair.runtime.runtime import Runtime
@@ -154,7 +153,7 @@ def _units(raw: nn.Module, calls: Trace) -> list[str]:
     """
     path = ""
     while True:
-        found = list(_called_children(raw.get_submodule(path), path, calls))
+        found = list(called_children(raw.get_submodule(path), path, calls))
         if len(found) != 1 or _is_convolution(raw.get_submodule(found[0])):
             break
         path = found[0]
@@ -171,7 +170,10 @@ def _is_convolution(module: nn.Module) -> bool:
     )
 
 
-def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str]:
+def called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str]:
+    """Paths of the children of `module`, which is at `path`, that own weights and are called, also
+    inside lists.
+    """
     for name, child in module.named_children():
         below = f"{path}.{name}".lstrip(".")
         if isinstance(child, AddedPaths) or next(child.parameters(), None) is None:
@@ -179,20 +181,21 @@ def _called_children(module: nn.Module, path: str, calls: Trace) -> Iterator[str
         if below in calls:
             yield below
         else:  # ModuleList and the like are never called themselves
-            yield from _called_children(child, below, calls)
+            yield from called_children(child, below, calls)
 
 
 def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Genotype:
-    """The control: every edge's operation drawn uniformly from the six.
+    """The control: every edge's operation drawn uniformly from those that it may have.
 
     Args:
         index: number of the block among those repaired together, each of which draws its own.
     """
     generator = runtime.generator(f"random genotype {index}" if index else "random genotype")
-    drawn = torch.randint(len(CANDIDATES), (len(skeleton.edges),), generator=generator).tolist()
+    candidates = skeleton.candidates
+    drawn = torch.randint(len(candidates), (len(skeleton.edges),), generator=generator).tolist()
     edges = (
-        Edge(e.source, e.target, CANDIDATES[o])
+        Edge(e.source, e.target, candidates[o])
         for e, o in zip(skeleton.edges, drawn, strict=True)
-        if CANDIDATES[o] != "none"
+        if candidates[o] != "none"
     )
     return replace(skeleton, edges=tuple(edges))

@@ -87,20 +87,31 @@ def states(model: nn.Module, places: Sequence[Site], run: Callable[[], object]) 
     """States (n, all neurons) of the neurons at `places`, means over positions, while `run()` runs
     the model.
     """
-    seen: dict[str, list[Tensor]] = {site.tap.layer: [] for site in places}
+    # by layer, a list of its states a batch: it may be called several times
+    seen: dict[str, list[list[Tensor]]] = {site.tap.layer: [] for site in places}
+    images = [0]  # of the batch that is running
+
+    def begins(_: nn.Module, given: tuple) -> None:
+        images[0] = len(given[0])
+        for batches in seen.values():
+            batches.append([])
 
     def reading(tap: Tap) -> Callable:
         # a hook's last argument is the output, or the inputs where it is called before
-        return lambda _, *given: seen[tap.layer].append(
-            tap.mean(given[0][0] if tap.before else given[1]).detach()
+        return lambda _, *given: seen[tap.layer][-1].append(
+            tap.mean(given[0][0] if tap.before else given[1], images[0]).detach()
         )
 
     taps = [site.tap for site in places]
     after = {tap.path: reading(tap) for tap in taps if not tap.before}
     before = {tap.path: reading(tap) for tap in taps if tap.before}
-    with capture(model, after), capture_inputs(model, before):
+    with capture_inputs(model, {"": begins}), capture(model, after), capture_inputs(model, before):
         run()
-    return torch.cat([torch.cat(seen[tap.layer]) for tap in taps], 1)
+
+    def whole(tap: Tap) -> Tensor:
+        return torch.cat([torch.stack(calls).mean(0) for calls in seen[tap.layer]])
+
+    return torch.cat([whole(tap) for tap in taps], 1)
 
 
 @contextmanager

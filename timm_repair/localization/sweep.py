@@ -114,6 +114,7 @@ class _Recorder:
     def __init__(self, taps: tuple[Tap, ...], runtime: Runtime):
         self.taps, self.runtime = taps, runtime
         self.neurons = sum(tap.channels for tap in taps)
+        self.images = 0  # in the batch of the running forward pass
         self.sums = self.empty()
         # layer -> its (N, C), one a call, of the batch in its forward pass
         self.seen: dict[str, list[Tensor]] | None = None
@@ -137,11 +138,11 @@ class _Recorder:
         def hook(module: nn.Module, inputs: tuple, output: Tensor | None = None) -> None:
             tensor = inputs[0] if tap.before or output is None else output
             if self.seen is not None:  # None while gradient checkpointing runs a part a second time
-                self.seen.setdefault(tap.layer, []).append(tap.mean(tensor.detach()))
+                self.seen.setdefault(tap.layer, []).append(tap.mean(tensor.detach(), self.images))
             if tensor.requires_grad:
                 # on the tensor as it is now: the gradient before an activation that overwrites it
                 tensor.register_hook(
-                    lambda gradient: self._add("gradient", tap, tap.reduce(gradient))
+                    lambda gradient: self._add("gradient", tap, tap.reduce(gradient, self.images))
                 )
 
         return hook
@@ -154,7 +155,7 @@ class _Recorder:
         """Logits of a batch, its activations counted by their correctness. What was counted before
         is forgotten: it may be half a batch, for which memory ran out.
         """
-        self.sums, self.seen = self.empty(), {}
+        self.sums, self.seen, self.images = self.empty(), {}, len(images)
         with torch.set_grad_enabled(images.requires_grad), self.runtime.accelerator.autocast():
             logits = model(images)
         seen, self.seen = self.seen, None

@@ -35,15 +35,25 @@ class Tap:
     channels: int
     axis: int
 
-    def mean(self, tensor: Tensor) -> Tensor:
-        """Mean of (N, ..., C, ...) over positions, (N, C) in float32 or wider."""
-        return self.reduce(tensor) * (tensor.shape[0] * self.channels / max(tensor.numel(), 1))
+    def mean(self, tensor: Tensor, images: int) -> Tensor:
+        """Mean of (N, ..., C, ...) over positions, (images, C) in float32 or wider."""
+        return self.reduce(tensor, images) * (images * self.channels / max(tensor.numel(), 1))
 
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """Sum of (N, ..., C, ...) over positions, (N, C) in float32 or wider."""
+    def reduce(self, tensor: Tensor, images: int) -> Tensor:
+        """Sum of (N, ..., C, ...) over positions, (images, C) in float32 or wider.
+
+        N may be more than the number of images: windows of tokens stand in the batch, those of one
+        image in a row. What is computed once for all images, as a table of positions, is shared
+        among them.
+        """
         tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
         positions = [d for d in range(1, tensor.ndim) if d != self.axis % tensor.ndim]
-        return tensor.sum(positions) if positions else tensor
+        sums = tensor.sum(positions) if positions else tensor
+        if len(sums) == images:
+            return sums
+        if len(sums) % max(images, 1) == 0:
+            return sums.view(images, -1, self.channels).sum(1)
+        return (sums.sum(0, keepdim=True) / images).expand(images, -1)
 
 
 def layers_of(model: nn.Module, blocks: Sequence[Block]) -> dict[str, str]:

@@ -17,8 +17,9 @@ from timm_repair.architecture.keeping import Keeping, too_slow
 from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.search import search
 from timm_repair.architecture.sites import Site, original_state, place
-from timm_repair.architecture.skeleton import random_genotype, skeleton_of
+from timm_repair.architecture.skeleton import random_genotype
 from timm_repair.architecture.strategies.strategy import Strategy
+from timm_repair.architecture.token_skeleton import skeleton_in
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.localization.target import Target
@@ -98,7 +99,8 @@ class ArchRepair:
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
         forward = job.forward(part_of(model, *chosen))
-        sites = [self._open(model, block, strategy) for block in chosen]
+        size = data.preprocessing.input_size
+        sites = [self._open(model, block, strategy, size) for block in chosen]
 
         history, trained, notes = self._discrete(job, sites, strategy, forward)
 
@@ -152,11 +154,14 @@ class ArchRepair:
             keeping = Keeping(job, sites, relaxed, forward, self.max_latency, self.recalibration)
             return history, trained, keeping.install()
 
-    def _open(self, model: nn.Module, block: Block, strategy: Strategy) -> Site:
+    def _open(
+        self, model: nn.Module, block: Block, strategy: Strategy, input_size: tuple[int, ...]
+    ) -> Site:
         raw = extract(model, block)
-        skeleton = skeleton_of(
-            raw,
-            cast(tuple[int, int, int], block.in_shape),
+        skeleton = skeleton_in(
+            model,
+            block,
+            input_size,
             level=self.level,
             partial=strategy.partial,
             max_span=self.max_span,

@@ -13,12 +13,15 @@ class Block:
         name: module path ("layer3"), or first and last member of a run ("features.24-29").
         paths: the modules it spans: consecutive children of one parent, in call order.
         role: "stem", "body" or "head".
-        in_shape: (C, H, W) of what arrives for one image; None where that is not one tensor.
+        in_shape: of what arrives for one image: (C, H, W) of a map, (H, W, C) where channels are
+            last, (N, C) of tokens; None where that is not one tensor.
         out_shape: the same for what leaves.
         parameters: full names of the parameters it owns.
         num_params: how many numbers they hold.
         flops: of one image's forward pass; a multiply-add counts two.
         reason: why it cannot be repaired; "" if it can.
+        maps: whether one (C, H, W) map arrives, with nothing beside it, and one leaves; tokens and
+            maps with their channels last have another layout.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Block:
     num_params: int
     flops: int
     reason: str = ""
+    maps: bool = True
 
     @classmethod
     def at(cls, paths: Sequence[str]) -> "Block":

@@ -4,7 +4,7 @@ timm's `group_matcher` says which parameters belong together (cutting.py), one t
 verifies what the blocks take and return. Choose the granularity by what is to be repaired:
 `"stage"` (the paper's blocks), `"pair"` (its DenseNet blocks: two dense layers), `"unit"` (one
 residual, MBConv or dense unit), `"layer"` (one convolution or linear layer, for methods that change
-weights only).
+weights only). Whether a block works on feature maps or on tokens is told by interface.py.
 """
 
 from collections import Counter
@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from torch import Tensor, nn
+from torch import nn
 
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.models.block import Block
 from timm_repair.models.cutting import Grouping, Piece, by_hand, cut, group_parameters, layers
-from timm_repair.models.surgery import Swapped, is_dense
-from timm_repair.models.tracing import Trace, layout, trace
+from timm_repair.models.interface import SEVERAL, UNCALLED, interface, objection
+from timm_repair.models.surgery import Swapped
+from timm_repair.models.tracing import Trace, trace
 
 GRANULARITIES = ("stage", "pair", "unit", "layer")
 SINGLE = "a single layer"
-UNCALLED = "never called as a module"
-SEVERAL = "not one tensor in, one tensor out"
 
 
 def blocks(
@@ -115,9 +114,10 @@ class _Given:
 def _describe(piece: Piece, given: _Given) -> Block:
     # a shared one counts under one name
     owned = tuple(name for name in piece.parameters if name in given.sizes)
-    in_shape, out_shape, reason = _interface(piece, given)
-    if in_shape is not None and out_shape is not None and not given.weights_only and not reason:
-        reason = _objection(piece, in_shape, out_shape, given)
+    found = interface(piece, given.model, given.calls)
+    reason = found.reason
+    if not reason and not given.weights_only:
+        reason = objection(found, given.by_hand)
     if (
         reason != UNCALLED
         and not (given.weights_only or given.by_hand)
@@ -129,28 +129,33 @@ def _describe(piece: Piece, given: _Given) -> Block:
         name=first if len(piece.paths) == 1 else f"{first}-{last}",
         paths=tuple(piece.paths),
         role=piece.role,
-        in_shape=in_shape,
-        out_shape=out_shape,
+        in_shape=found.in_shape,
+        out_shape=found.out_shape,
         parameters=owned,
         num_params=sum(given.sizes[name] for name in owned),
         flops=sum(call.flops for path in piece.paths for call in given.calls.get(path, ())),
         reason=reason,
+        maps=found.maps,
     )
 
 
 def _opened(piece: Piece, grouped: Grouping, given: _Given) -> list[Block]:
-    """The block that `piece` is; or, where it takes or returns several tensors, as the stages of an
-    HRNet do, the blocks inside it, provided that most of its parameters are in repairable ones and
-    none gets lost.
+    """The block that `piece` is; or, where it takes or returns several maps, as the stages of an
+    HRNet do, or is a list that is never called, the blocks inside it, provided that most of its
+    parameters are in repairable ones and none gets lost.
     """
     whole = _describe(piece, given)
-    if whole.role != "body" or whole.reason not in (SEVERAL, UNCALLED) or len(piece.paths) > 1:
+    unwhole = whole.reason in (SEVERAL, UNCALLED) or None in (whole.in_shape, whole.out_shape)
+    if whole.role != "body" or not unwhole or len(piece.paths) > 1:
         return [whole]
     path = piece.paths[0]
     parts = cut(path, given.model.get_submodule(path), grouped)
     inside = [block for part in parts for block in _opened(part, grouped, given)]
     complete = {name for block in inside for name in block.parameters} == set(whole.parameters)
-    repairable = sum(block.num_params for block in inside if block.repairable)
+    # tokens beside others, as a PiT's stages take them, do not break a stage up
+    repairable = sum(
+        block.num_params for block in inside if block.repairable and (whole.reason or block.maps)
+    )
     if complete and 2 * repairable >= whole.num_params:
         return inside
     # a ModuleList itself is never called
@@ -194,44 +199,6 @@ def _is_single(piece: Piece, given: _Given) -> bool:
     return len(owners) == 1 and not plain
 
 
-def _interface(piece: Piece, given: _Given) -> tuple[tuple | None, tuple | None, str]:
-    """Shapes of what a piece takes and returns for one image, and why there are none ("" if there
-    are).
-    """
-    made = [given.calls.get(path, []) for path in piece.paths]
-    if not all(made):
-        return None, None, UNCALLED
-    arrived, left = made[0][0].inputs, [member[0].output for member in made]
-    if is_dense(given.parent(piece)):
-        maps = [new for new in left if isinstance(new, Tensor)]
-        if len(arrived) != 1 or len(maps) < len(left):
-            return None, None, "not a list of tensors in, one tensor out"
-        features = arrived[0] if isinstance(arrived[0], tuple) else (arrived[0],)
-        return _joined(features), _joined(maps), ""
-    if len(arrived) != 1 or not isinstance(arrived[0], Tensor) or not isinstance(left[-1], Tensor):
-        return None, None, SEVERAL
-    return tuple(arrived[0].shape[1:]), tuple(left[-1].shape[1:]), ""
-
-
-def _joined(features: Sequence[Tensor]) -> tuple[int, ...]:
-    return (sum(feature.shape[1] for feature in features), *features[0].shape[2:])
-
-
-def _objection(piece: Piece, in_shape: tuple, out_shape: tuple, given: _Given) -> str:
-    times = max(len(given.calls[path]) for path in piece.paths)
-    if times > 1:
-        return f"called {times} times in one forward pass"
-    if len(in_shape) != 3 or len(out_shape) != 3:
-        return "tokens or vectors, not feature maps"
-    image = given.calls[""][0].inputs[0].shape[1:]
-    otherwise = getattr(given.model, "output_fmt", "NCHW")
-    layouts = {layout(shape, image, otherwise) for shape in (in_shape, out_shape)}
-    if "NHWC" in layouts:
-        return "channels last, not first"
-    # maps may be squeezed in one direction only; whoever names them knows
-    return "tokens in groups, not feature maps" if "" in layouts and not given.by_hand else ""
-
-
 def _require_repairable(model: nn.Module, found: list[Block], by_hand: bool) -> None:
     if by_hand:
         refused = [f"{block.name} ({block.reason})" for block in found if block.reason]
@@ -248,6 +215,6 @@ def _require_repairable(model: nn.Module, found: list[Block], by_hand: bool) -> 
         )
         raise PartitionError(
             f"no block of {type(model).__name__} can be repaired: {why}. Pass names=[...] with"
-            " modules that map one (N, C, H, W) tensor to another, or granularity='layer' for"
+            " modules that map feature maps or tokens to others, or granularity='layer' for"
             " methods that change weights only"
         )

@@ -25,6 +25,10 @@ class Swapped(nn.Sequential):
     replaces_layers = False
     replaces_swapped = False  # True after a second repair of the same block
 
+    def forward(self, *args, **kwargs):
+        # a block of tokens may be given sizes, masks or positions besides
+        return self[0](*args, **kwargs)
+
 
 class DenseRun(nn.Module):
     """Consecutive layers of a dense block as one module, with the call signature of one dense

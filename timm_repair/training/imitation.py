@@ -249,10 +249,10 @@ class Imitation:
 
 def _into(states: list[Tensor]) -> Callable:
     """A hook that adds a layer's states, means over positions: (n, channels)."""
-    return lambda _, __, output: states.append(_pooled(output))
+    return lambda layer, _, output: states.append(_pooled(output, isinstance(layer, nn.Linear)))
 
 
-def _pooled(tensor: Tensor) -> Tensor:
-    """(n, channels) of (n, C, H, W) or (n, tokens, C)."""
-    positions = {4: (2, 3), 3: (1,)}.get(tensor.ndim)
-    return tensor if positions is None else tensor.mean(positions)
+def _pooled(tensor: Tensor, last: bool) -> Tensor:
+    """(n, channels) of (n, C, H, W), or of (n, …, C) where channels are `last`."""
+    positions = tuple(range(1, tensor.ndim - 1)) if last else (2, 3)
+    return tensor.mean(positions) if tensor.ndim > 2 else tensor

@@ -82,13 +82,18 @@ def _draw_curve(ax: Axes, history: Sequence[Mapping[str, Any]], key: str) -> Non
 def _draw_alpha(
     figure: Figure,
     ax: Axes,
-    alpha: list[list[float]],
+    alpha: list[list[float | None]],
     blocks: list[str],
     edges: list[int],
     operations: Sequence[str],
 ) -> None:
     title(ax, "Operation weights at the end of the search")
-    weights = [[math.exp(value - max(row)) for value in row] for row in alpha]
+    # None: another block's operation, of blocks that work on tokens of other kinds
+    tops = [max(value for value in row if value is not None) for row in alpha]
+    weights = [
+        [0.0 if value is None else math.exp(value - top) for value in row]
+        for row, top in zip(alpha, tops, strict=True)
+    ]
     weights = [[value / sum(row) for value in row] for row in weights]
     image = ax.imshow(weights, aspect="auto", cmap="cividis", vmin=0, vmax=1)
     if len(weights[0]) == len(operations):
