@@ -234,6 +234,31 @@ def test_errors_are_one_message(command, message, given, tmp_path, capsys):
     )
 
 
+@pytest.mark.filterwarnings(NO_EFFECT)
+def test_the_page_is_written_again_with_images_and_without(given, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = [*given, "--method=bn_recalibration", "--set=batches=2", "--set=batch_size=16"]
+    status = main(["repair", *arguments, "--seed=4", "--output", str(output)])
+    assert (
+        status in (0, cli.HARMFUL)
+        and f"look at {output / 'report.html'}" in capsys.readouterr().out
+    )
+    page = output / "report.html"
+    first = page.read_text()
+    assert "data:image/jpeg" in first and list((output / "examples").glob("0-*.jpg"))
+    assert "--set batches=2" in first and "--seed 4" in first and "digit 0/" in first
+    page.unlink()
+    assert main(["report", str(output), "--html"]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_text() == first
+    assert main(["report", str(output), "--html", "--no-images"]) == 0
+    assert "data:image" not in page.read_text()
+    assert status == main(
+        ["repair", *arguments, "--seed=4", "--no-images", "--overwrite", "--output", str(output)]
+    )
+    assert "data:image" not in page.read_text() and not (output / "examples").exists()
+
+
 def test_a_report_that_is_not_there(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "give the directory of a saved repair" in capsys.readouterr().err

@@ -59,6 +59,24 @@ def test_push_and_load(repaired, api, loopback, capsys, caplog):
     assert b"hf_me" not in written and "hf_me" not in caplog.text + "".join(capsys.readouterr())
 
 
+def test_images_are_pushed_only_when_asked_for(repaired, api, loopback):
+    """And in the page alone; a later push without them takes them away."""
+    assert repaired.gallery.examples
+
+    def page() -> bytes:
+        files = loopback.store.repo("me/net").files()
+        assert not [name for name in files if name.startswith("examples/")]
+        assert b"data:image" not in b"".join(v for k, v in files.items() if k != "report.html")
+        return files["report.html"]
+
+    repaired.push_to_hub("me/net", token="hf_me")
+    assert b"<h1" in page() and b"data:image" not in page()
+    repaired.push_to_hub("me/net", token="hf_me", images=True)
+    assert b"data:image/jpeg" in page()
+    repaired.push_to_hub("me/net", token="hf_me")
+    assert b"data:image" not in page()
+
+
 def test_one_commit_per_push_and_none_for_nothing(repaired, api, loopback):
     """All files travel together: no commit of a push is half of it."""
     repaired.push_to_hub("me/net", token="hf_me")
