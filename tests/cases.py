@@ -50,6 +50,10 @@ STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
 SWARM = {"particles": 4, "reach": 0.05, "examples": 60}
 
 
+# after larger transformations the images themselves may look no better in six steps
+SMALL = {"rotation": 6.0, "translation": 0.03, "shear": 0.02, "brightness": 8.0, "contrast": 0.05}
+
+
 def _scaled(**options) -> Case:
     apply = ("timm_repair.gradient_free.neurons.Factors.apply", 2)
     return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
@@ -86,6 +90,17 @@ METHOD_CASES = {
     "birdnn_finetune": _scaled(),
     "birdnn_finetune block": _scaled(block="layer3"),
     "birdnn": Case("birdnn", GENTLE | SWARM | {"retrain_share": 0.5}),
+    "sensei": Case("sensei", GENTLE | SMALL),
+    "sensei filters, sure": Case(
+        "sensei", GENTLE | SMALL | {"filters": True, "skip_below": 0.01, "pair_limit": 1}
+    ),
+    "sensei block": Case("sensei", GENTLE | SMALL | {"block": "layer2"}),
+    "few_shot_mix": Case("few_shot_mix", GENTLE),
+    "few_shot_mix block": Case("few_shot_mix", GENTLE | {"block": "layer3", "strength": 1.0}),
+    "deep_repair": Case("deep_repair", GENTLE),
+    "deep_repair statistics": Case(
+        "deep_repair", GENTLE | {"transfer": "statistics", "train_failures": True}
+    ),
     "linear_program": Case(
         "linear_program",
         GENTLE,

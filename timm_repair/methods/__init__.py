@@ -6,6 +6,9 @@
 - `"birdnn_retrain"`, `"birdnn_finetune"`, `"birdnn"` (birdnn_retrain.py, …): failures imitate their
   nearest well-behaved neighbours; neurons that behave differently are scaled; the one, then the
   other.
+- `"sensei"` (sensei.py): every example in its worst transformation, which a genetic search finds.
+- `"few_shot_mix"` (few_shot_mix.py), `"deep_repair"` (deep_repair.py): AugMix, in which failures
+  lead one chain; in which failures give their style.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -22,9 +25,12 @@ from timm_repair.methods.birdnn import Birdnn
 from timm_repair.methods.birdnn_finetune import BirdnnFineTune
 from timm_repair.methods.birdnn_retrain import BirdnnRetrain
 from timm_repair.methods.bn_recalibration import BnRecalibration
+from timm_repair.methods.deep_repair import DeepRepair
+from timm_repair.methods.few_shot_mix import FewShotMix
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
+from timm_repair.methods.sensei import Sensei
 from timm_repair.options import by_name, flat, plain
 
 METHODS = {
@@ -35,6 +41,9 @@ METHODS = {
     "birdnn_retrain": BirdnnRetrain,
     "birdnn_finetune": BirdnnFineTune,
     "linear_program": LinearProgram,
+    "sensei": Sensei,
+    "few_shot_mix": FewShotMix,
+    "deep_repair": DeepRepair,
 }
 
 
