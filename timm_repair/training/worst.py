@@ -177,9 +177,9 @@ class WorstVariants:
         genes = F.pad(genes, (0, 0, 0, room - genes.shape[1]))
         there = F.pad(there, (0, room - there.shape[1]))
         losses = F.pad(losses, (0, room - q), value=-torch.inf)
-        start = torch.cat([torch.zeros(len(keys), 1, k, dtype=torch.long), space.random(first)], 1)
+        start, begun = space.beginning(first)
         genes[~old, : options.beginning] = start[~old]
-        there[~old, : options.beginning] = True
+        there[~old, : options.beginning] = begun[~old]
         # where the model is sure, what is known of the others stands
         losses = torch.where(sure[:, None], losses, -torch.inf)
         losses[:, 0] = -torch.inf

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from timm_repair.errors import OptionError
 from timm_repair.options import check_types
@@ -89,9 +90,15 @@ class Space:
         changed = (1 + contrast) * result.float() + brightness
         return changed.round().clamp(0, 255).to(pixels.dtype)
 
-    def random(self, noise: Tensor) -> Tensor:
-        """Anywhere in the space: genes (n, q, k) from numbers (n, q, k) from 0 to below 1."""
-        return (noise * (2 * self.limits + 1)).floor().long() - self.limits
+    def beginning(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """No transformation, and others from anywhere in the space by numbers (n, q - 1, k) from 0
+        to below 1: genes (n, q, k), each once, and which of their places are taken (n, q).
+        """
+        random = (noise * (2 * self.limits + 1)).floor().long() - self.limits
+        genes = F.pad(random, (0, 0, 1, 0))
+        return _first_different(
+            genes, genes[:, :0], genes[:, :0, 0] > 0, genes.shape[1], self.limits
+        )
 
     def children(
         self, queues: Tensor, there: Tensor, losses: Tensor, noise: Tensor, mutation: float
