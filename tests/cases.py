@@ -59,7 +59,14 @@ def _scaled(**options) -> Case:
     return Case("birdnn_finetune", GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
 
 
-STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
+STRATEGY_CASES = {
+    "pc_darts": {},
+    "darts": {},
+    "snas": {},
+    "gdas": {},
+    "drnas": {},
+    "bayes_nas": {},
+}
 
 AUGMENTATION_CASES = {"flips": {}}
 

@@ -19,7 +19,7 @@ def rotated(pairs: Sequence[planted.Pair], *degrees: float) -> list[planted.Pair
     return found
 
 
-def washed(pairs: Sequence[planted.Pair], contrast: float = 0.25) -> list[planted.Pair]:
+def washed(pairs: Sequence[planted.Pair], contrast: float = 0.4) -> list[planted.Pair]:
     """The pictures washed out: little contrast, and lighter."""
     found = []
     for image, label in pairs:
