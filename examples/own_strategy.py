@@ -1,12 +1,11 @@
-"""A search strategy of your own: SNAS's sampled operation weights instead of PC-DARTS's softmax.
+"""A search strategy of your own: FairDARTS's sigmoids instead of PC-DARTS's softmax.
 
     python examples/own_strategy.py
 
 A strategy says how the architecture parameters α become operation weights, and how α and the
-weights take turns (`strategy.Strategy` lists the fields). SNAS (Xie et al., ICLR 2019) perturbs α
-by Gumbel noise and cools the softmax, so that the mixture comes to resemble the discrete
-architecture that it will be turned into. `progress` runs from 0 to 1; all randomness comes from
-`generator`.
+weights take turns (`strategy.Strategy` lists the fields). In a softmax an operation gains by what
+the others lose. FairDARTS (Chu et al., ECCV 2020) gives each a sigmoid of its own, and a loss that
+drives it to 0 or 1. `progress` runs from 0 to 1; all randomness comes from `generator`.
 """
 
 import argparse
@@ -21,18 +20,20 @@ from timm_repair.methods import named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snas:
-    """Gumbel-softmax; the temperature falls from 1 to `coldest` in the course of the search."""
+class FairDarts:
+    """Sigmoids; `push` is the weight of the loss that drives them to 0 or 1."""
 
     partial: int = 4
     edge_normalization: bool = False
     warmup: float = 0.3
     learning_rate: float | None = None
-    coldest: float = 0.3
+    push: float = 0.01
 
     def weights(self, alpha: Tensor, *, progress: float, generator: torch.Generator) -> Tensor:
-        noise = -torch.empty(alpha.shape).exponential_(generator=generator).log().to(alpha)
-        return torch.softmax((alpha + noise) / (1 + progress * (self.coldest - 1)), 1)
+        return torch.sigmoid(alpha)
+
+    def penalty(self, alpha: Tensor, *, progress: float) -> Tensor:
+        return -self.push * (torch.sigmoid(alpha) - 0.5).square().mean()
 
 
 def main() -> None:
@@ -51,7 +52,11 @@ def main() -> None:
     given = problem(steps=2 * arguments.steps, seed=arguments.seed)
     methods = {
         name: named("archrepair", strategy=strategy, **budget)
-        for name, strategy in (("pc_darts", "pc_darts"), ("darts", "darts"), ("SNAS", Snas()))
+        for name, strategy in (
+            ("pc_darts", "pc_darts"),
+            ("darts", "darts"),
+            ("FairDARTS", FairDarts()),
+        )
     }
     comparison = timm_repair.compare(**given, methods=methods, seed=arguments.seed)
     print(f"\n{comparison}")

@@ -59,6 +59,10 @@ STILL = {"batch_norm": "frozen", "learning_rate": 1e-12, "warmup": 1.0}
 SWARM = {"particles": 4, "reach": 0.05, "examples": 60}
 
 
+# after larger transformations the images themselves may look no better in six steps
+SMALL = {"rotation": 6.0, "translation": 0.03, "shear": 0.02, "brightness": 8.0, "contrast": 0.05}
+
+
 def _scaled(method: str = "birdnn_finetune", **options) -> Case:
     apply = ("timm_repair.gradient_free.neurons.Factors.apply", 2)
     return Case(method, GENTLE | SWARM | options, (WEIGHTS,), middle=apply)
@@ -80,7 +84,14 @@ def history() -> str:
     return str(path)
 
 
-STRATEGY_CASES = {"pc_darts": {}, "darts": {}}
+STRATEGY_CASES = {
+    "pc_darts": {},
+    "darts": {},
+    "snas": {},
+    "gdas": {},
+    "drnas": {},
+    "bayes_nas": {},
+}
 
 AUGMENTATION_CASES = {"flips": {}}
 
@@ -119,6 +130,17 @@ METHOD_CASES = {
     "care": _scaled("care"),
     "care step, block": _scaled("care", effect="step", block="layer3"),
     "neu_recover": _patched(method="neu_recover", checkpoints=(history(),), share=0.02),
+    "sensei": Case("sensei", GENTLE | SMALL),
+    "sensei filters, sure": Case(
+        "sensei", GENTLE | SMALL | {"filters": True, "skip_below": 0.01, "pair_limit": 1}
+    ),
+    "sensei block": Case("sensei", GENTLE | SMALL | {"block": "layer2"}),
+    "few_shot_mix": Case("few_shot_mix", GENTLE),
+    "few_shot_mix block": Case("few_shot_mix", GENTLE | {"block": "layer3", "strength": 1.0}),
+    "deep_repair": Case("deep_repair", GENTLE),
+    "deep_repair statistics": Case(
+        "deep_repair", GENTLE | {"transfer": "statistics", "train_failures": True}
+    ),
     "linear_program": Case(
         "linear_program",
         GENTLE,

@@ -48,7 +48,7 @@ def test_compare_methods(run, undiagnosed, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "SNAS")]
+    ("name", "row"), [("own_method.py", "last layer"), ("own_strategy.py", "FairDARTS")]
 )
 def test_own(run, undiagnosed, capsys, name, row):
     run(name, "--steps", "8")

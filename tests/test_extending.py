@@ -25,7 +25,7 @@ DIFF = re.compile(r"^```diff\n--- a/(\S+)\n\+\+\+ b/\1\n@@\n(.*?)^```$", re.M | 
 # heading -> (the folder of its file, its table in cases.py, the name it adds, files besides)
 ADDED = {
     "A method": ("methods", "METHOD_CASES", "last_layer", ["docs/methods/last_layer.md"]),
-    "A strategy": ("architecture/strategies", "STRATEGY_CASES", "snas", []),
+    "A strategy": ("architecture/strategies", "STRATEGY_CASES", "fair_darts", []),
     "A score": ("localization/scorers", "SCORER_CASES", "surplus", []),
     "An augmentation": ("training/augmentations", "AUGMENTATION_CASES", "brightness", []),
 }

@@ -29,7 +29,6 @@ from timm_repair.architecture.strategies import STRATEGIES
 from timm_repair.architecture.strategies.pc_darts import PCDarts
 from timm_repair.data.predicting import predict
 from timm_repair.errors import NoEffectWarning, OptionError, PartitionError
-from timm_repair.gradient_free.scaling import Scaling
 from timm_repair.hub.loading import from_pretrained
 from timm_repair.images.sources import as_images
 from timm_repair.localization.scorers import SCORERS
@@ -38,9 +37,9 @@ from timm_repair.methods.archrepair import ArchRepair
 from timm_repair.methods.bn_recalibration import BnRecalibration
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.method import Outcome
+from timm_repair.options import groups_of
 from timm_repair.report.report import Report
 from timm_repair.training.batches import Batches
-from timm_repair.training.imitation import Imitating
 from timm_repair.training.objective import Judged
 from timm_repair.training.options import Training
 
@@ -216,12 +215,7 @@ def test_options_come_back_from_the_report(label):
     case = METHOD_CASES[label]
     method = methods.named(case.method, **case.options)
     plain = json.loads(json.dumps(methods.options_of(method)))
-    groups = {
-        "target": Target,
-        "training": Training,
-        "imitating": Imitating,
-        "scaling": Scaling,
-    }
+    groups = groups_of(type(method))
     rebuilt = type(method)(**{k: groups[k](**v) if k in groups else v for k, v in plain.items()})
     assert rebuilt == method
     assert methods.named(method) is method

@@ -8,7 +8,7 @@ starts there.
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from timm_repair.architecture.cell import AddedPaths, Cell, Tape, anchored, make
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.architecture.layouts import channels_of, scaled
 from timm_repair.architecture.operations import channel_slice
-from timm_repair.architecture.strategies.strategy import Strategy
+from timm_repair.architecture.strategies.strategy import Strategy, final, penalty, prior
 
 # α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
 # larger lead could not be overcome in the few hundred steps of a repair (α moves by about its
@@ -115,6 +115,7 @@ class RelaxedBlock(nn.Module):
             if contested
             else None
         )
+        self.prior = prior(strategy, self.alpha)
         self.register_buffer("targets", torch.tensor(targets, dtype=torch.long), persistent=False)
         self.register_buffer(
             "contested", torch.tensor(contested, dtype=torch.long), persistent=False
@@ -131,13 +132,31 @@ class RelaxedBlock(nn.Module):
         """(E, O): w of Eq. 8 as the strategy forms them from α."""
         return self.strategy.weights(self.alpha, progress=self.progress, generator=self.generator)
 
+    def penalty(self) -> list[Tensor]:
+        """What the strategy adds to the loss of a step that moves α."""
+        own = penalty(self.strategy, self.alpha, self.progress)
+        return own if self.prior is None else [*own, cast(Any, self.prior).penalty(self.alpha)]
+
+    def observe(self, examples: int) -> None:
+        """A step over so many examples has moved α: let the strategy learn from its gradient."""
+        if self.prior is not None:
+            assert self.alpha.grad is not None, "a step that moves α has one"
+            cast(Any, self.prior).observe(self.alpha, self.alpha.grad, examples)
+
+    @torch.no_grad()
+    def chosen(self) -> Tensor:
+        """(E,) number of each edge's operation: the argmax of α (paper §3.3.2), where the strategy
+        has no rule of its own.
+        """
+        if self.prior is not None:
+            return cast(Any, self.prior).chosen(self.alpha)
+        return self.alpha.argmax(1)
+
     @torch.no_grad()
     def final_weights(self) -> Tensor:
-        """(E, O): w as it is at the end of the search; for a strategy that samples, one sample of
-        it.
-        """
+        """(E, O): w as it is at the end of the search, see `strategy.final`."""
         self.progress = 1.0
-        return self.operation_weights()
+        return final(self.strategy, self.alpha, self.generator)
 
     def edge_weights(self) -> Tensor:
         """(E,): β normalized by softmax over the edges into one node (PC-DARTS, Eq. 4 there); ones
@@ -173,10 +192,10 @@ def relax(
 
 
 def discretize(relaxed: RelaxedBlock) -> Genotype:
-    """argmax over α on every edge, "none" included (paper §3.3.2). `inherit` then carries the
+    """The operation that is chosen on every edge, "none" included. `inherit` then carries the
     weights over. Inverse of `relax`.
     """
-    chosen = relaxed.alpha.argmax(1).tolist()
+    chosen = relaxed.chosen().tolist()
     candidates = relaxed.skeleton.candidates
     edges = zip(relaxed.skeleton.edges, chosen, strict=True)
     return replace(

@@ -1,9 +1,10 @@
 """Search: the alternation of Eq. 9 (weights, on one part of the repair data) and Eq. 10
 (architecture, on the other part).
 
-First order, any strategy. While the gates are shut α has no gradient, so the strategy's warm-up
-trains weights and gates alone. An architecture step counts as a step. Several blocks are searched
-at once: a step moves the weights, or the architectures, of all.
+First order, any strategy; one that is `joint` moves both on the same batch. While the gates are
+shut α has no gradient, so the strategy's warm-up trains weights and gates alone. An architecture
+step counts as a step. Several blocks are searched at once: a step moves the weights, or the
+architectures, of all.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from timm_repair.architecture.cell import added_parameters
 from timm_repair.architecture.relaxation import RelaxedBlock
+from timm_repair.architecture.strategies.strategy import joint
 from timm_repair.data.repair_data import RepairData
 from timm_repair.models.temporary import only_trainable, training_mode
 from timm_repair.models.weights import names_in
@@ -51,21 +53,22 @@ def search(
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
+    strategy = relaxed[0].strategy
+    together = joint(strategy)
     for_weights, for_architecture = (
-        Batches(data, training, runtime, f"search {purpose}", rows)
+        Batches(data, training, runtime, f"search {purpose}", None if together else rows)
         for purpose, rows in _parts(data, runtime).items()
     )
-    strategy = relaxed[0].strategy
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
     # gates start shut, where α has no gradient: one step of weights first, however short the search
     warm = max(round(strategy.warmup * steps), 1) if strategy.warmup else 0
-    turns = [i >= warm and (i - warm) % 2 == 0 for i in range(steps)]
+    turns = [i >= warm and (together or (i - warm) % 2 == 0) for i in range(steps)]
     rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
     # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
     adam = runtime.accelerator.prepare_optimizer(
         torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999))
     )
-    arch_steps = sum(turns)
+    arch_steps = 0 if together else sum(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
     descent = Descent(trained, training, runtime, fresh=fresh, total=training.steps - arch_steps)
@@ -78,15 +81,20 @@ def search(
         for each in relaxed:
             each.progress = i / max(steps - 1, 1)
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
-            batches = for_architecture if turns[i] else for_weights
+            batches = for_weights if together or not turns[i] else for_architecture
             losses = batch_losses(batches, forward)
             if not turns[i]:
                 return descent.step(losses, anchor_penalty(weights, origin, anchor))
-            return {
-                "loss": gradient_step(adam, architecture, [losses], runtime),
-                "lr": rate,
-                "architecture": True,
-            }
+            own = [term for each in relaxed for term in each.penalty()]
+            if together:
+                near = anchor_penalty(weights, origin, anchor)
+                row = descent.step(losses, near, own, beside=(adam, architecture))
+            else:
+                loss = gradient_step(adam, architecture, [losses, own], runtime)
+                row = Row(loss=loss, lr=rate)
+            for each in relaxed:
+                each.observe(training.batch_size)
+            return row | {"architecture": True}
 
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=training.batch_norm)

@@ -10,6 +10,9 @@
 - `"care"` (care.py): the neurons that cause the failures' outputs are scaled.
 - `"neu_recover"` (neu_recover.py): weights that changed where the model unlearnt something, by the
   checkpoints of its training.
+- `"sensei"` (sensei.py): every example in its worst transformation, which a genetic search finds.
+- `"few_shot_mix"` (few_shot_mix.py), `"deep_repair"` (deep_repair.py): AugMix, in which failures
+  lead one chain; in which failures give their style.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
 
@@ -28,10 +31,13 @@ from timm_repair.methods.birdnn_finetune import BirdnnFineTune
 from timm_repair.methods.birdnn_retrain import BirdnnRetrain
 from timm_repair.methods.bn_recalibration import BnRecalibration
 from timm_repair.methods.care import Care
+from timm_repair.methods.deep_repair import DeepRepair
+from timm_repair.methods.few_shot_mix import FewShotMix
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
 from timm_repair.methods.neu_recover import NeuRecover
+from timm_repair.methods.sensei import Sensei
 from timm_repair.options import by_name, flat, plain
 
 METHODS = {
@@ -45,6 +51,9 @@ METHODS = {
     "arachne": Arachne,
     "care": Care,
     "neu_recover": NeuRecover,
+    "sensei": Sensei,
+    "few_shot_mix": FewShotMix,
+    "deep_repair": DeepRepair,
 }
 
 

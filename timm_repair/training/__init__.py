@@ -14,6 +14,8 @@ For a step of your own:
 - losses.py: the loss of a batch, and the pull towards the original.
 - batches.py (`Batches`), populations.py (`Populations`): which examples come next, in which view.
 - augmentations/: one file an augmentation, and the table of all.
+- transforming/: how methods that train on changed images change them.
+- consistency.py, worst.py: losses of such methods, for `tune`.
 - prefix/: what arrives at the trained part, computed once.
 - history.py (`Row`): what one step leaves.
 """

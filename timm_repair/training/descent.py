@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,11 @@ class Descent:
         self.done = state["done"]
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
+    def step(
+        self,
+        *losses: Tensor | Iterable[Tensor],
+        beside: tuple[Any, list[nn.Parameter]] | None = None,
+    ) -> Row:
         """Follow the gradient of the sum of `losses` by one step; returns the row for the history.
         See `gradient_step`.
         """
@@ -91,6 +96,7 @@ class Descent:
             losses,
             self.runtime,
             clip=self.training.optimizing.clip,
+            beside=beside,
         )
         self.done += 1
         return {"loss": value, "lr": rate}
@@ -103,6 +109,7 @@ def gradient_step(
     runtime: Runtime,
     *,
     clip: float | None = None,
+    beside: tuple[Any, list[nn.Parameter]] | None = None,
 ) -> float:
     """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`;
     returns the loss, averaged likewise.
@@ -110,18 +117,24 @@ def gradient_step(
     Args:
         losses: summands, or iterables of them; of the latter each is computed, and its graph freed,
             before the next.
+        beside: another optimizer and its parameters, which follow the same gradient, unclipped.
     """
     accelerator, total = runtime.accelerator, None
-    optimizer.zero_grad()
+    optimizers, everyone = [optimizer], parameters
+    if beside is not None:
+        optimizers, everyone = [optimizer, beside[0]], [*parameters, *beside[1]]
+    for each in optimizers:
+        each.zero_grad()
     for loss in itertools.chain.from_iterable(
         [each] if isinstance(each, Tensor) else each for each in losses
     ):
         # accelerate divides by it, for losses that are means of their parts
-        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
+        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=everyone)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None, "a step has a loss"
-    value = average(parameters, total, accelerator)
+    value = average(everyone, total, accelerator)
     if clip is not None:
         accelerator.clip_grad_norm_(parameters, clip)
-    optimizer.step()
+    for each in optimizers:
+        each.step()
     return value

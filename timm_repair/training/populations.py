@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from timm_repair.data.repair_data import RepairData
+from timm_repair.errors import OptionError
 from timm_repair.images.images import Images
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.augmentations import chosen
 from timm_repair.training.options import Training
 
 SELECTION = "selection "  # before the name of a population of the selection split
+
+
+def require_images(data: RepairData, method: str) -> None:
+    """Raise OptionError where the inputs are plain numbers, which nothing can rotate or mix."""
+    if len(data.preprocessing.input_size) != 3:
+        raise OptionError(
+            f"{method} changes images, and these inputs are plain numbers: use another method"
+        )
 
 
 class _Unchanged:
@@ -89,13 +98,17 @@ class Populations:
         drawn = torch.cat(drawn)[torch.cat(pieces).argsort()]
         return Sample(name, rows, views, drawn)
 
-    def images(self, *parts: Sample) -> Tensor:
-        """What the model takes for the examples of `parts`, (n, C, H, W) on the device."""
+    def pixels(self, *parts: Sample) -> Tensor:
+        """The examples of `parts`, augmented: uint8 (n, C, H, W), on the CPU."""
         pixels = []
         for part in parts:
             found = self.populations[part.name].pixels(part.rows)
             pixels.append(found if part.drawn is None else self.augmentation(found, part.drawn))
-        return self.preprocessing.normalize(torch.cat(pixels), self.runtime.device)
+        return torch.cat(pixels)
+
+    def images(self, *parts: Sample) -> Tensor:
+        """What the model takes for the examples of `parts`, (n, C, H, W) on the device."""
+        return self.preprocessing.normalize(self.pixels(*parts), self.runtime.device)
 
     def expect(self, part: Sample) -> None:
         """Begin to decode the images of `part`, which will be wanted next."""

@@ -1,6 +1,6 @@
 """Tuning: train the weights of one part of a model and keep the best state."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from timm_repair.training.descent import Descent
 from timm_repair.training.history import Row
 from timm_repair.training.interpolation import interpolate
 from timm_repair.training.job import Job
-from timm_repair.training.loop import Monitor, fit
+from timm_repair.training.loop import Monitor, Resumable, fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
 from timm_repair.training.objective import lost, objective
 from timm_repair.training.prefix.forward import Forward
@@ -30,6 +30,7 @@ def tune(
     fresh: Iterable[nn.Parameter] = (),
     forward: Forward | None = None,
     losses: Callable[[Batches, Forward], Iterator[Tensor]] = batch_losses,
+    carried: Mapping[str, Resumable] | None = None,
 ) -> tuple[list[Row], tuple[str, ...]]:
     """Train the weights of `part`, a submodule of the job's model (or all of it), on all failing
     and retained examples.
@@ -44,6 +45,7 @@ def tune(
         fresh: those of its parameters that start from nothing, see `Descent`.
         forward: the model's answers while only `part` changes; None makes it.
         losses: what is minimized on a batch, with what `losses.batch_losses` promises.
+        carried: what `losses` carries from step to step, by a name: checkpoints hold it.
 
     Returns:
         The history, and notes for the user.
@@ -72,9 +74,14 @@ def tune(
             training.choosing.evaluations,
             training.choosing.patience,
         )
-        state = {"part": part, "descent": descent, "batches": batches}
+        own: dict[str, Resumable] = {"part": part, "descent": descent, "batches": batches}
         history = fit(
-            step, steps=total - first, stage=stage, runtime=runtime, monitor=monitor, state=state
+            step,
+            steps=total - first,
+            stage=stage,
+            runtime=runtime,
+            monitor=monitor,
+            state=own | dict(carried or {}),
         )
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)

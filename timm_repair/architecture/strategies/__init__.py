@@ -3,6 +3,9 @@
 - `"pc_darts"` (pc_darts.py, the paper's choice): partial channels and edge normalization; the
   cheapest, and the default.
 - `"darts"` (darts.py): softmax over α on all channels; for blocks of few channels.
+- `"snas"` (snas.py): sampled softmax that cools, one batch for weights and α; `"gdas"` (gdas.py):
+  one operation an edge is sampled; `"drnas"` (drnas.py): weights drawn from a Dirichlet
+  distribution; `"bayes_nas"` (bayes_nas.py): switches with a sparse prior.
 
 A strategy is a frozen dataclass with the fields and the method of `Strategy` (strategy.py); ours
 are found by name, yours is passed as an object. They are siblings: none inherits from another.
@@ -11,13 +14,24 @@ are found by name, yours is passed as an object. They are siblings: none inherit
 from dataclasses import is_dataclass
 from typing import Any
 
+from timm_repair.architecture.strategies.bayes_nas import BayesNas
 from timm_repair.architecture.strategies.darts import Darts
+from timm_repair.architecture.strategies.drnas import DrNas
+from timm_repair.architecture.strategies.gdas import Gdas
 from timm_repair.architecture.strategies.pc_darts import PCDarts
+from timm_repair.architecture.strategies.snas import Snas
 from timm_repair.architecture.strategies.strategy import Strategy
 from timm_repair.errors import OptionError
 from timm_repair.options import by_name, check_types
 
-STRATEGIES = {"pc_darts": PCDarts, "darts": Darts}
+STRATEGIES = {
+    "pc_darts": PCDarts,
+    "darts": Darts,
+    "snas": Snas,
+    "gdas": Gdas,
+    "drnas": DrNas,
+    "bayes_nas": BayesNas,
+}
 
 
 def named(strategy: str | Strategy, **options: Any) -> Strategy:

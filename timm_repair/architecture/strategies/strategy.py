@@ -1,9 +1,11 @@
-"""Strategy: what the search asks of a strategy."""
+"""Strategy: what the search asks of a strategy, and what a strategy may have besides."""
 
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from timm_repair.errors import OptionError
 
 
 class Strategy(Protocol):
@@ -16,6 +18,8 @@ class Strategy(Protocol):
             it is not 0.
         learning_rate: of α and β, for Adam; None scales it so that α can move by about 2 in the
             steps there are.
+
+    It may have besides, see the functions below: `joint`, `penalty`, `final`, `prior`.
     """
 
     partial: int
@@ -28,3 +32,46 @@ class Strategy(Protocol):
         search.
         """
         ...
+
+
+def require_temperatures(hottest: float, coldest: float) -> None:
+    """Raise OptionError where a search cannot cool from the one to the other."""
+    if not 0 < coldest <= hottest:
+        raise OptionError(
+            f"a search cools from hottest={hottest} to coldest={coldest}: both must be positive,"
+            " and hottest the larger"
+        )
+
+
+def joint(strategy: Strategy) -> bool:
+    """Whether weights and α follow the loss of the same batch in one step (single-level), by the
+    attribute `joint`; without it they take turns on disjoint parts of the data (bi-level).
+    """
+    return bool(getattr(strategy, "joint", False))
+
+
+def penalty(strategy: Strategy, alpha: Tensor, progress: float) -> list[Tensor]:
+    """What is added to the loss of a step that moves α (E, 6), by `penalty(alpha, progress=)`;
+    empty without it.
+    """
+    own = getattr(strategy, "penalty", None)
+    return [] if own is None else [cast(Any, own)(alpha, progress=progress)]
+
+
+def prior(strategy: Strategy, alpha: Tensor) -> nn.Module | None:
+    """What is learnt beside α (E, 6), by `prior(alpha)`: a module whose buffers are part of the
+    search, with `penalty(alpha)`, `observe(alpha, gradient, examples)` after each step that moves α
+    and `chosen(alpha)`, the operation of each edge (E,). None without it.
+    """
+    own = getattr(strategy, "prior", None)
+    return None if own is None else cast(Any, own)(alpha)
+
+
+def final(strategy: Strategy, alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """Operation weights (E, 6) at the end of the search, by `final(alpha)`, which a strategy that
+    samples has; without it those of `weights`.
+    """
+    own = getattr(strategy, "final", None)
+    if own is not None:
+        return cast(Any, own)(alpha)
+    return strategy.weights(alpha, progress=1.0, generator=generator)
