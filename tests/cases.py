@@ -93,6 +93,23 @@ METHOD_CASES = {
         middle=("timm_repair.methods.linear_program.solve", 1),
     ),
     "bn_recalibration": Case("bn_recalibration", GENTLE | {"batches": 2}, (STATISTICS,)),
+    "noop": Case("noop", GENTLE, NOTHING, middle=("timm_repair.pipeline.case.measure", 1)),
+    "random_block": Case("random_block", GENTLE),
+    "random_block, two layers": Case(
+        "random_block", GENTLE | {"granularity": "layer", "blocks": 2}, (WEIGHTS,)
+    ),
+    "random_weights": Case(
+        "random_weights",
+        GENTLE | {"candidates": 4, "examples": 60, "evaluations": 6},
+        (WEIGHTS,),
+        middle=("timm_repair.methods.random_weights.predict", 3),
+    ),
+    "random_weights block": Case(
+        "random_weights",
+        GENTLE | {"candidates": 4, "examples": 60, "evaluations": 6, "block": "layer2"},
+        (WEIGHTS,),
+        middle=("timm_repair.methods.random_weights.predict", 3),
+    ),
 }
 
 # scorer -> whether it claims to name a planted fault

@@ -8,6 +8,8 @@
   other.
 - `"linear_program"` (linear_program.py): the smallest change of the last layer that makes the given
   failures right.
+- Controls: `"noop"` (noop.py) changes nothing, `"random_block"` (random_block.py) trains a block
+  drawn at random, `"random_weights"` (random_weights.py) draws values for weights drawn at random.
 
 A method is a frozen dataclass of options with the contract in method.py. Ours are found by name in
 METHODS; yours is passed as an object. Copying the model, evaluating, reporting and saving are not
@@ -25,6 +27,9 @@ from timm_repair.methods.bn_recalibration import BnRecalibration
 from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.linear_program import LinearProgram
 from timm_repair.methods.method import Method
+from timm_repair.methods.noop import Noop
+from timm_repair.methods.random_block import RandomBlock
+from timm_repair.methods.random_weights import RandomWeights
 from timm_repair.options import by_name, flat, plain
 
 METHODS = {
@@ -35,6 +40,9 @@ METHODS = {
     "birdnn_retrain": BirdnnRetrain,
     "birdnn_finetune": BirdnnFineTune,
     "linear_program": LinearProgram,
+    "noop": Noop,
+    "random_block": RandomBlock,
+    "random_weights": RandomWeights,
 }
 
 
