@@ -59,7 +59,9 @@ def test_a_random_block_is_finetuned_as_a_named_one(classifier, failures, pictur
     given |= {"steps": 40, "batch_size": 32, "evaluations": 2, "hflip": 0.0, "shift": 0.0}
     drawn = timm_repair.repair(classifier, failures, method="random_block", **given).report
     named = {"method": "finetune", "level": "block", "block": drawn.block}
-    assert timm_repair.repair(classifier, failures, **named, **given).report.weights == drawn.weights
+    assert (
+        timm_repair.repair(classifier, failures, **named, **given).report.weights == drawn.weights
+    )
     failing = drawn.population("failing")
     assert failing.fixed == failing.n, "two classes exchanged: any block will do"
 

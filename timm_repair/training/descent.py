@@ -104,15 +104,28 @@ def gradient_step(
     *,
     clip: float | None = None,
 ) -> float:
-    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`;
-    returns the loss, averaged likewise.
+    """One step of `optimizer` along `gradients`; returns the loss."""
+    optimizer.zero_grad()
+    value = gradients(parameters, losses, runtime)
+    if clip is not None:
+        runtime.accelerator.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return value
+
+
+def gradients(
+    parameters: list[nn.Parameter],
+    losses: Iterable[Tensor | Iterable[Tensor]],
+    runtime: Runtime,
+) -> float:
+    """Backward for `parameters` alone, averaged over processes; returns the loss, averaged
+    likewise.
 
     Args:
         losses: summands, or iterables of them; of the latter each is computed, and its graph freed,
             before the next.
     """
     accelerator, total = runtime.accelerator, None
-    optimizer.zero_grad()
     for loss in itertools.chain.from_iterable(
         [each] if isinstance(each, Tensor) else each for each in losses
     ):
@@ -120,8 +133,4 @@ def gradient_step(
         accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None, "a step has a loss"
-    value = average(parameters, total, accelerator)
-    if clip is not None:
-        accelerator.clip_grad_norm_(parameters, clip)
-    optimizer.step()
-    return value
+    return average(parameters, total, accelerator)
