@@ -114,6 +114,8 @@ METHOD_CASES = {
     "finetune two layers": _tuned(
         WEIGHTS, level="layer", block=["layer1.0.conv1", "layer3.0.conv2"]
     ),
+    "finetune neuron": _tuned(WEIGHTS, level="neuron", top=1),
+    "finetune neurons of a block": _tuned(WEIGHTS, level="neuron", block="layer2", top=9),
     "finetune too small": Case("finetune", GENTLE | STILL, NOTHING),
     "birdnn_retrain": Case("birdnn_retrain", GENTLE),
     "birdnn_retrain labels": Case("birdnn_retrain", GENTLE | {"imitate": "labels"}),
@@ -148,6 +150,34 @@ METHOD_CASES = {
         middle=("timm_repair.methods.linear_program.solve", 1),
     ),
     "bn_recalibration": Case("bn_recalibration", GENTLE | {"batches": 2}, (STATISTICS,)),
+    "surgical": Case("surgical", GENTLE | {"candidates": ["layer2", "layer3"]}),
+    "auto_rgn": Case("auto_rgn", GENTLE | {"rate": 1e-4}),
+    "auto_rgn eb, frozen statistics": Case(
+        "auto_rgn", GENTLE | {"rate": 1e-4, "criterion": "eb", "batch_norm": "frozen"}, (WEIGHTS,)
+    ),
+    "mode": Case("mode", GENTLE | {"rounds": 2, "examples": 80}),
+    "apricot": Case("apricot", GENTLE | {"reduced": 3, "adjustments": 1, "recalibration": 1}),
+    "wise_ft": Case("wise_ft", GENTLE | {"recalibration": 2}),
+    "wise_ft of a block": Case(
+        "wise_ft", GENTLE | {"options": {"level": "block", "block": "layer2"}, "recalibration": 2}
+    ),
+    "wise_ft of nothing": Case(
+        "wise_ft",
+        GENTLE | {"of": "noop", "grid": 2, "recalibration": 1},
+        NOTHING,
+        middle=("timm_repair.pipeline.case.measure", 1),
+    ),
+    "noop": Case("noop", GENTLE, NOTHING, middle=("timm_repair.pipeline.case.measure", 1)),
+    "random_block": Case("random_block", GENTLE),
+    "random_block, two layers": Case(
+        "random_block", GENTLE | {"granularity": "layer", "blocks": 2}, (WEIGHTS,)
+    ),
+    "random_weights": Case(
+        "random_weights",
+        GENTLE | {"candidates": 12, "examples": 60, "evaluations": 6, "block": "layer2"},
+        (WEIGHTS,),
+        middle=("timm_repair.methods.random_weights.predict", 3),
+    ),
 }
 
 # scorer -> whether it claims to name a planted fault

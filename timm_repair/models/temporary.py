@@ -2,7 +2,7 @@
 block, also after an error.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -133,6 +133,33 @@ def only_trainable(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     finally:
         for parameter, required in before.items():
             parameter.requires_grad_(required)
+
+
+@contextmanager
+def only_channels(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Let the own parameters of the modules at these paths require a gradient, and all others not;
+    of each, a gradient reaches only the output channels named.
+
+    Raises:
+        PartitionError: a path is not in the model.
+    """
+    modules = {path: _submodule(model, path) for path in channels}
+    own = {
+        path: [name for name, _ in module.named_parameters(prefix=path, recurse=False)]
+        for path, module in modules.items()
+    }
+    handles = []
+    with only_trainable(model, [name for names in own.values() for name in names]):
+        try:
+            for path, module in modules.items():
+                for parameter in module.parameters(recurse=False):
+                    mask = torch.zeros_like(parameter, requires_grad=False)
+                    mask[list(channels[path])] = 1
+                    handles.append(parameter.register_hook(mask.mul))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @contextmanager

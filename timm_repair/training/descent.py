@@ -111,30 +111,42 @@ def gradient_step(
     clip: float | None = None,
     beside: tuple[Any, list[nn.Parameter]] | None = None,
 ) -> float:
-    """Backward for `parameters` alone, averaged over processes, then one step of `optimizer`;
-    returns the loss, averaged likewise.
+    """One step of `optimizer` along `gradients`; returns the loss.
 
     Args:
-        losses: summands, or iterables of them; of the latter each is computed, and its graph freed,
-            before the next.
         beside: another optimizer and its parameters, which follow the same gradient, unclipped.
     """
-    accelerator, total = runtime.accelerator, None
     optimizers, everyone = [optimizer], parameters
     if beside is not None:
         optimizers, everyone = [optimizer, beside[0]], [*parameters, *beside[1]]
     for each in optimizers:
         each.zero_grad()
+    value = gradients(everyone, losses, runtime)
+    if clip is not None:
+        runtime.accelerator.clip_grad_norm_(parameters, clip)
+    for each in optimizers:
+        each.step()
+    return value
+
+
+def gradients(
+    parameters: list[nn.Parameter],
+    losses: Iterable[Tensor | Iterable[Tensor]],
+    runtime: Runtime,
+) -> float:
+    """Backward for `parameters` alone, averaged over processes; returns the loss, averaged
+    likewise.
+
+    Args:
+        losses: summands, or iterables of them; of the latter each is computed, and its graph freed,
+            before the next.
+    """
+    accelerator, total = runtime.accelerator, None
     for loss in itertools.chain.from_iterable(
         [each] if isinstance(each, Tensor) else each for each in losses
     ):
         # accelerate divides by it, for losses that are means of their parts
-        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=everyone)
+        accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None, "a step has a loss"
-    value = average(everyone, total, accelerator)
-    if clip is not None:
-        accelerator.clip_grad_norm_(parameters, clip)
-    for each in optimizers:
-        each.step()
-    return value
+    return average(parameters, total, accelerator)

@@ -31,6 +31,8 @@ def tune(
     forward: Forward | None = None,
     losses: Callable[[Batches, Forward], Iterator[Tensor]] = batch_losses,
     carried: Mapping[str, Resumable] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
+    descend: Callable[..., Descent] = Descent,
 ) -> tuple[list[Row], tuple[str, ...]]:
     """Train the weights of `part`, a submodule of the job's model (or all of it), on all failing
     and retained examples.
@@ -46,6 +48,8 @@ def tune(
         forward: the model's answers while only `part` changes; None makes it.
         losses: what is minimized on a batch, with what `losses.batch_losses` promises.
         carried: what `losses` carries from step to step, by a name: checkpoints hold it.
+        rows: which examples are drawn, see `Batches`.
+        descend: what makes the steps, called as `Descent` is.
 
     Returns:
         The history, and notes for the user.
@@ -53,11 +57,11 @@ def tune(
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     total = total or training.steps
     original = original or snapshot(part)
-    batches = Batches(data, training, runtime, stage)
+    batches = Batches(data, training, runtime, stage, rows)
     forward = forward or job.forward(part)
     anchor = anchor_strength(training, data)
     parameters = dict(part.named_parameters())
-    descent = Descent(parameters.values(), training, runtime, fresh=fresh, first=first, total=total)
+    descent = descend(parameters.values(), training, runtime, fresh=fresh, first=first, total=total)
 
     def step(_: int) -> Row:
         with out_of_memory_explained(f"batch_size={training.batch_size}"):

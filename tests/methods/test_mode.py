@@ -1,0 +1,85 @@
+"""MODE: the class, the layer and the examples that it chooses, on numbers small enough to check."""
+
+import planted
+import pytest
+import torch
+from cases import BUDGET
+from making import quiet
+
+from timm_repair.errors import OptionError
+from timm_repair.methods import mode, named
+from timm_repair.methods.mode import States
+
+
+def states(labels: list[int], answers: list[int]) -> States:
+    rows = torch.arange(len(labels))
+    return States(rows, torch.tensor(labels), torch.tensor(answers), {})
+
+
+@pytest.mark.parametrize(
+    ("learnt", "judged", "expected"),
+    [
+        # class 1 is half right on both: under-fit
+        (([0, 0, 1, 1], [0, 0, 1, 0]), ([0, 0, 1, 1], [0, 0, 0, 1]), (1, "under")),
+        # right on what is trained on alone: over-fit
+        (([0, 0, 1, 1], [0, 0, 1, 1]), ([0, 0, 1, 1], [0, 0, 0, 1]), (1, "over")),
+        # neither: the least accurate
+        (([0, 0, 1, 1], [0, 0, 1, 0]), ([0, 1, 1], [0, 1, 1]), (1, "under")),
+    ],
+)
+def test_the_worst_class(learnt, judged, expected):
+    assert mode.worst_class(states(*learnt), states(*judged), 0.9, 0.1) == expected
+
+
+def test_the_layer():
+    """Under-fit: the first that brings nothing. Over-fit: where, from the end, it was no better."""
+    assert mode.target_layer([0.2, 0.5, 0.505, 0.9], "under", 0.01) == 2
+    assert mode.target_layer([0.2, 0.5, 0.8, 0.9], "under", 0.01) == 3
+    assert mode.target_layer([0.2, 0.9, 0.8, 0.7], "over", 0.01) == 1
+    assert mode.target_layer([0.2, 0.5, 0.8, 0.9], "over", 0.01) == 3
+
+
+def test_a_feature_model_tells_what_the_features_hold():
+    """Two classes apart in the one feature, the same in the other."""
+    labels = torch.arange(40) % 2
+    noise = torch.randn(40, 1, dtype=torch.float64)
+    apart = torch.cat([labels[:, None].double() * 10 + 0.1 * noise, noise], 1)
+    assert mode.feature_model(apart, labels, apart, labels, 1) == 1.0
+    same = torch.cat([torch.ones(40, 1).double(), torch.zeros(40, 1).double()], 1)
+    assert mode.feature_model(same, labels, same, labels, 0) + mode.feature_model(
+        same, labels, same, labels, 1
+    ) == pytest.approx(1.0)
+
+
+def test_the_differential_and_the_ranking_by_hand():
+    features = torch.tensor([[4.0, 0.0], [2.0, 0.0], [1.0, 2.0], [0.0, 8.0], [9.0, 9.0]]).double()
+    labels, answers = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([0, 0, 0, 1, 1])
+    # HC = (3, 0), HM = (1, 2), HW = (0, 8): D^M = (2, -2) / 2, D^W = (3, -8) / 8
+    direction = mode.differential(features, labels, answers, 0)
+    torch.testing.assert_close(direction, torch.tensor([1 + 3 / 8, -2.0]).double())
+    assert mode.ranked(features, labels, direction, 0, "under").tolist() == [0, 1, 3]
+    assert mode.ranked(features, labels, direction, 0, "over").tolist() == [3, 1, 0]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_the_share_of_a_batch(share):
+    rows = mode.mixture(torch.tensor([7, 3]), 100, share)
+    others = torch.bincount(rows, minlength=100)[[i for i in range(100) if i not in (3, 7)]]
+    assert (others == (0 if share == 1 else 1)).all()
+    selected = len(rows) - (0 if share == 1 else 100)
+    assert selected / len(rows) == pytest.approx(share, abs=0.01)
+    assert torch.equal(mode.mixture(torch.arange(0), 5, share), torch.arange(5))
+
+
+def test_the_confused_classes_are_chosen_and_mended(classifier, data):
+    options = BUDGET | {"steps": 60, "batch_size": 32, "evaluations": 4, "rounds": 4}
+    outcome = named("mode", **options, examples=60).repair(classifier, data, quiet())
+    assert outcome.notes[0].startswith(("round 1: class 0 is under-fit", "round 1: class 1"))
+    assert len(outcome.history) == 60
+    assert (planted.margins(classifier, planted.pictures(40)) > 0).all()
+
+
+def test_what_is_refused():
+    for options in ({"rounds": 0}, {"selected": 1.2}, {"granularity": "stagee"}):
+        with pytest.raises(OptionError):
+            named("mode", **options)
