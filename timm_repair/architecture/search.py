@@ -94,7 +94,8 @@ def search(
                 row = Row(loss=loss, lr=rate)
             for each in relaxed:
                 each.observe(training.batch_size)
-            return row | {"architecture": True}
+            row["architecture"] = True
+            return row
 
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=training.batch_norm)

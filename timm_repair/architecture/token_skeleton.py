@@ -207,7 +207,8 @@ class _Places:
                     shape = tuple(value.shape[1:])
                     lies = layout(shape, self.image, self.otherwise)
                     if lies:
-                        yield shape[1:] if lies == "NCHW" else shape[:2]
+                        height, width = shape[1:] if lies == "NCHW" else shape[:2]
+                        yield height, width
 
     def node(self, name: str, layer: nn.Module, call: Call) -> tuple[Node, Grid] | None:
         """The node of a layer, with the sides of what arrives there; None where that is nothing
@@ -219,9 +220,9 @@ class _Places:
         shape = tuple(x.shape[1:])
         lies = "NLC" if x.ndim == 3 else self._lies(layer, shape)
         if lies == "NCHW":
-            node, sides = Node(name, shape[0], 1), shape[1:]
+            node, sides = Node(name, shape[0], 1), (shape[1], shape[2])
         elif lies == "NHWC":
-            node, sides = Node(name, shape[2], 1, lies), shape[:2]
+            node, sides = Node(name, shape[2], 1, lies), (shape[0], shape[1])
         else:
             count = shape[0] * shape[1] if len(shape) == 3 else shape[0]
             grid, prefix = self._laid(count) if len(shape) == 2 else (None, 0)

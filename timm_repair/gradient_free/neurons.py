@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,9 @@ def doing(
     if tap.before:
         handle = module.register_forward_pre_hook(lambda _, given: (changed(given[0]), *given[1:]))
     else:
-        handle = module.register_forward_hook(lambda _, __, output: changed(output))
+        handle = module.register_forward_hook(
+            lambda _, __, output: changed(cast(Tensor, output))  # it has neurons: a tensor
+        )
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ right after one method than after the other.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any, cast
 
 from scipy.stats import wilcoxon
 
@@ -158,7 +159,8 @@ def signed_rank(differences: Sequence[float]) -> float:
     """Wilcoxon's two-sided p-value; 1 where nothing differs."""
     # equal shares of different counts differ in their last bits
     counted = [round(each, 12) for each in differences if abs(each) > 1e-12]
-    return float(wilcoxon(counted).pvalue) if counted else 1.0
+    # a named tuple, which SciPy's hints do not tell
+    return float(cast(Any, wilcoxon(counted)).pvalue) if counted else 1.0
 
 
 def _common(each: Sequence) -> tuple[str, ...]:

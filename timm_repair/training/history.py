@@ -13,7 +13,8 @@ class Row(TypedDict, total=False):
         objective: on the selection split, where it was measured after this step.
         architecture: the step moved architecture parameters, not weights.
         alpha: in the last row of a search: α (E, operations), the edges of one block after those of
-            the other; `edges` says how many each block has, `operations` names the columns.
+            the other; `edges` says how many each block has, `operations` names the columns; None
+            where a block has another's operation not among its own.
     """
 
     stage: str
@@ -22,6 +23,6 @@ class Row(TypedDict, total=False):
     lr: float
     objective: float
     architecture: bool
-    alpha: list[list[float]]
+    alpha: list[list[float | None]]
     edges: list[int]
     operations: list[str]

@@ -92,10 +92,12 @@ def _clustered(failures: Images, rows: Tensor, count: int, generator: torch.Gene
     """
     if len(rows) <= count:
         return torch.arange(len(rows))
+    height, width = _size(failures)
     points = torch.cat(
         [
             F.adaptive_avg_pool2d(
-                failures.pixels(some).float() / 255, [min(s, _SIDE) for s in _size(failures)]
+                failures.pixels(some).float() / 255,
+                (min(height, _SIDE), min(width, _SIDE)),
             ).flatten(1)
             for some in rows.split(256)
         ]
