@@ -129,7 +129,7 @@ class Target:
         paths = [path for block in chosen for path in block.paths]
         return found, chosen, part_of(model, *chosen), paths
 
-    def among(self, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Block, ...]:
+    def among(self, model: nn.Module, input_size: tuple[int, ...]) -> tuple[Block, ...]:
         """All blocks of `model`; those that are asked for are among them, and can be repaired.
 
         Raises:
