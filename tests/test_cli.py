@@ -189,7 +189,7 @@ def test_compare_into_a_folder(given, tmp_path, capsys):
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() in shown
     assert main(["tasks", str(folder), "--repeats=each"]) == 0
-    assert "'finetune network' on failing" in capsys.readouterr().out
+    assert "'finetune network' on 'failing'" in capsys.readouterr().out
     assert main([*line, "--set=learning_rate=0.1"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["tasks", str(tmp_path)]) == 2

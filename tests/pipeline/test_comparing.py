@@ -24,10 +24,12 @@ from timm_repair.errors import (
 )
 from timm_repair.hub.folder import REPORT
 from timm_repair.hub.loading import from_pretrained
+from timm_repair.methods import bn_recalibration
 from timm_repair.methods.method import Outcome
 from timm_repair.pipeline import comparing, protocols, shared, shelf
 from timm_repair.pipeline.protocols import REST
 from timm_repair.runtime.journal import FOLDER
+from timm_repair.training.batches import Batches
 from timm_repair.training.options import Training
 
 TRAINING = Training(**GENTLE)
@@ -69,6 +71,12 @@ def given(failures, pictures) -> dict:
     unseen = {"clean": pictures["unseen"][:60]}
     given = {"failures": failures.subset(range(60)), "retain": pictures["train"][:60]}
     return given | {"holdout": unseen, "progress": False, "diagnose": False}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Repairs are saved without their figures: they take long."""
+    monkeypatch.setattr("timm_repair.hub.saving.find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -206,33 +214,26 @@ def test_killed_and_resumed_it_ends_with_the_same(
     methods = ["finetune", "bn_recalibration"]
     tiny = {"steps": 4, "batch_size": 16, "evaluations": 2, "learning_rate": 0.001}
     run = {"methods": methods, "seeds": [0, 1], **tiny, **given}
+    monkeypatch.setattr(shelf, "draw", lambda *_: None)
     whole = compare(classifier, output_dir=tmp_path / "whole", **run)
-    place, nth = {
-        "the first row": ("timm_repair.training.batches.Batches.take", 3),
-        "the last row": ("timm_repair.training.recalibration.recalibrate", 1),
-        "between the rows": ("timm_repair.pipeline.shelf.write", 2),
+    owner, name, nth = {
+        "the first row": (Batches, "take", 3),
+        "the last row": (bn_recalibration, "recalibrate", 1),
+        "between the rows": (shelf, "write", 2),
     }[stopped_in]
-    calls = []
+    calls, real = [], getattr(owner, name)
 
     class Killed(BaseException):
         """What stands for a kill."""
 
+    def dies(*arguments, **options):
+        calls.append(name)
+        if len(calls) == nth:
+            raise Killed
+        return real(*arguments, **options)
+
     with monkeypatch.context() as patch:
-        owner, _, name = place.rpartition(".")
-        real = getattr(
-            timm_repair.training.batches.Batches if name == "take" else _module(owner), name
-        )
-
-        def dies(*arguments, **options):
-            calls.append(name)
-            if len(calls) == nth:
-                raise Killed
-            return real(*arguments, **options)
-
-        target = place
-        if name == "recalibrate":
-            target = "timm_repair.methods.bn_recalibration.recalibrate"
-        patch.setattr(target, dies)
+        patch.setattr(owner, name, dies)
         with pytest.raises(Killed):
             compare(classifier, output_dir=tmp_path / "killed", **run)
     done = len(list((tmp_path / "killed").rglob(REPORT)))
@@ -241,12 +242,6 @@ def test_killed_and_resumed_it_ends_with_the_same(
     assert work["run_method"] == 4 - done, "finished rows are not computed anew"
     assert without_costs(resumed) == without_costs(whole)
     assert without_costs(read_comparison(tmp_path / "killed")) == without_costs(whole)
-
-
-def _module(name: str):
-    import importlib
-
-    return importlib.import_module(name)
 
 
 def test_rows_and_seeds_can_be_added(classifier, given, tmp_path, work):

@@ -8,7 +8,6 @@ right after one method than after the other.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any, cast
 
 from scipy.stats import wilcoxon
 
@@ -111,7 +110,7 @@ class Tasks:
 
     def __str__(self) -> str:
         count = len(self.comparisons)
-        names = ", ".join(clean(name, 40) for name in self.comparisons)
+        names = ", ".join(middle(name, 40) for name in self.comparisons)
         lines = wrap(f"{count} task{'s' * (count > 1)}: {names}")
         for population in self.populations:
             lines += ["", *self._table(population)]
@@ -159,8 +158,10 @@ def signed_rank(differences: Sequence[float]) -> float:
     """Wilcoxon's two-sided p-value; 1 where nothing differs."""
     # equal shares of different counts differ in their last bits
     counted = [round(each, 12) for each in differences if abs(each) > 1e-12]
-    # a named tuple, which SciPy's hints do not tell
-    return float(cast(Any, wilcoxon(counted)).pvalue) if counted else 1.0
+    if not counted:
+        return 1.0
+    _, p_value = wilcoxon(counted)
+    return float(p_value)
 
 
 def _common(each: Sequence) -> tuple[str, ...]:
