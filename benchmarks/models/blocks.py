@@ -118,9 +118,10 @@ def violations(
     ]
     repairable = [block for block in found if block.repairable]
     for block in repairable:
-        if block.in_shape is None or block.out_shape is None:
+        shapes = [shape for shape in (block.in_shape, block.out_shape) if shape is not None]
+        if block.maps and len(shapes) < 2:
             broken.append(f"{block.name} has no shapes")
-        elif granularity != "layer" and {len(block.in_shape), len(block.out_shape)} != {3}:
+        elif granularity != "layer" and not all(len(shape) in (2, 3, 4) for shape in shapes):
             broken.append(f"{block.name} maps {block.in_shape} to {block.out_shape}")
     called = [block for block in found if not block.reason]
     if called != once and granularity != "layer":

@@ -11,7 +11,12 @@ from torch import nn
 
 from timm_repair.architecture.cell import build, make_operation
 from timm_repair.architecture.genotype import Edge, Genotype, Node
-from timm_repair.architecture.operations import OPERATIONS, channel_slice
+from timm_repair.architecture.operations import (
+    CANDIDATES,
+    CANDIDATES_IN_LINE,
+    OPERATIONS,
+    channel_slice,
+)
 from timm_repair.errors import ConfigError
 
 NODES = (Node("0", 16, 1), Node("1", 16, 1), Node("2", 32, 2))
@@ -35,7 +40,8 @@ def block() -> nn.Sequential:
 
 
 def test_table_3():
-    assert tuple(OPERATIONS) == ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
+    assert CANDIDATES == ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
+    assert {*CANDIDATES, *CANDIDATES_IN_LINE} == set(OPERATIONS)
 
 
 def test_json_and_back():

@@ -193,7 +193,7 @@ def test_tokens_in_a_line_take_skips_and_linear_operations():
     assert all(node.in_line for node in relaxed.skeleton.nodes) and relaxed.alpha.shape[1] == 3
     assert torch.equal(model(x), before)
     with torch.no_grad():
-        relaxed.alpha[:, 2] = 9.0
+        relaxed.eval().alpha[:, 2] = 60.0
         open_gates(relaxed)
         genotype = discretize(relaxed)
         assert {edge.operation for edge in genotype.edges} == {"linear"}
@@ -201,7 +201,7 @@ def test_tokens_in_a_line_take_skips_and_linear_operations():
         inherit(cell, relaxed)
         mixed = model(x)
         swap(model, block, cell)
-        torch.testing.assert_close(model(x), mixed, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(model(x), mixed, rtol=1e-4, atol=1e-5)
         assert not torch.equal(mixed, before)
 
 

@@ -63,8 +63,9 @@ def _dil_conv(c_in: int, c_out: int, stride: int) -> nn.Module:
 
 
 def _linear(c_in: int, c_out: int, stride: int) -> nn.Module:
-    # where tokens lie in a line a stride has no meaning, and none is asked for
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), _norm(c_out))
+    layers = [nn.Conv2d(c_in, c_out, 1, bias=False), _norm(c_out)]
+    # the stride as in `_skip`
+    return nn.Sequential(*([nn.AvgPool2d(1, stride)] if stride > 1 else []), *layers)
 
 
 OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
