@@ -204,7 +204,7 @@ def edits() -> list[Case]:
         Case("edits are null", args(edits=None), "must be a list"),
         Case("partial 0", genotype(partial=0), "partial must be an integer", timm=True),
         Case("level", genotype(level="__init__"), "is none of", timm=True),
-        Case("version", genotype(version=2), "upgrade timm_repair", timm=True),
+        Case("version", genotype(version=99), "upgrade timm_repair", timm=True),
         Case("unknown key", edit(module="os"), "exactly the keys", timm=True),
     ]
 

@@ -318,11 +318,9 @@ def test_a_licence_that_is_said_out_loud_wins(repaired, api):
 def test_the_report_travels_with_the_model(repaired, api, tmp_path):
     repaired.push_to_hub("me/net", token="hf_me")
     model = timm_repair.from_pretrained("me/net")
-    assert (
-        saving.report_of(model).to_dict()
-        == repaired.report.to_dict()
-        == saving.report_of(repaired.model).to_dict()
-    )
+    assert saving.report_of(repaired.model).to_dict() == repaired.report.to_dict()
+    # all but what is nobody's business
+    assert saving.report_of(model).to_dict() == published(repaired.report).to_dict()
     timm_repair.save_pretrained(model, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == Path(
         api.hf_hub_download("me/net", "model.safetensors")
