@@ -13,6 +13,7 @@ from timm_repair.architecture import strategies
 from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.search import search
 from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.architecture.strategies.strategy import joint
 from timm_repair.models.partition import blocks
 from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.runtime import Runtime
@@ -110,8 +111,36 @@ def test_however_short_a_search_trains_weights_first(classifier, data, runtime, 
     start = relaxed.alpha.detach().clone()
     history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
     purposes = [bool(row.get("architecture")) for row in history]
-    assert purposes == [False, True, False][:steps] and trained == purposes.count(False)
+    together = joint(relaxed.strategy)
+    assert purposes == [False, True, together][:steps]
+    assert trained == (steps if together else purposes.count(False))
     assert torch.equal(relaxed.alpha, start) == (steps == 1)
+
+
+def test_a_joint_step_moves_weights_and_architecture_on_one_batch(classifier, data, runtime):
+    relaxed = relaxed_in(classifier, data, "snas")
+    seen, take = [], Batches.take
+
+    class Watched(Batches):
+        def take(self, keeps=None):
+            now = [
+                torch.cat([p.detach().flatten() for p in ps])
+                for ps in (relaxed.architecture_parameters(), relaxed.weight_parameters())
+            ]
+            batch = take(self, keeps)
+            seen.append((*now, {p.name: set(p.rows.tolist()) for p in batch.parts}))
+            return batch
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "Batches", Watched)
+        search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
+    assert len(seen) == STEPS, "one batch a step"
+    warm = max(round(relaxed.strategy.warmup * STEPS), 1)
+    for i, ((alpha, weights, _), (alpha_after, weights_after, _)) in enumerate(
+        zip(seen, seen[1:], strict=False)
+    ):
+        assert torch.equal(alpha, alpha_after) == (i < warm)
+        assert not torch.equal(weights, weights_after)
 
 
 def test_nothing_outside_the_block_changes(watched):

@@ -122,13 +122,50 @@ def test_drnas():
     assert torch.allclose(found.sum(1), torch.ones(4000), atol=1e-5) and (found >= 0).all()
     assert (found.mean(0) - mean).abs().max() < 0.01 and torch.allclose(ours.final(a), mean)
     assert (found.var(0) - mean * (1 - mean) / (total + 1)).abs().max() < 0.003
-    # KL of Dirichlet(2, 1, …, 1) to the uniform one: log Γ(7)/Γ(6) - log Γ(2) + ψ(2) - ψ(7)
+    # KL to Dirichlet(1.05, 1, …): log Γ(7) - log Γ(2) - log Γ(6.05) + log Γ(1.05)
+    #   + (2 - 1)(ψ(2) - ψ(7)) + (1 - 1.05)(ψ(1) - ψ(7)), of Dirichlet(1, 1, 2, 1, 1, 1)
     one = torch.zeros(1, 6)
     one[0, 2] = 1.0
-    digammas = sum(1 / i for i in range(2, 7))  # ψ(7) - ψ(2)
-    expected = 1e-3 * (math.log(6) - digammas)
-    assert float(ours.penalty(one, progress=0.0)) == pytest.approx(expected, rel=1e-4)
-    assert float(ours.penalty(torch.zeros(3, 6), progress=0.0)) == pytest.approx(0, abs=1e-9)
+    up_to_7 = sum(1 / i for i in range(1, 7))  # ψ(7) - ψ(1)
+    expected = math.lgamma(7) - math.lgamma(6.05) + math.lgamma(1.05)
+    expected += (1 - up_to_7) + 0.05 * up_to_7
+    assert float(ours.penalty(one, progress=0.0)) == pytest.approx(1e-3 * expected, rel=1e-3)
+    first = torch.zeros(3, 6)
+    first[:, NONE] = 0.05
+    assert float(ours.penalty(first, progress=0.0)) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["pc_darts", "darts"])
+def test_beta_decay(name):
+    a = torch.tensor([[0.0, 1.0, 2.0, 0.0, 0.0, 0.0], [1.0] * 6])
+    ours = strategies.named(name, decay=50.0)
+    expected = (math.log(4 + math.exp(1) + math.exp(2)) + 1 + math.log(6)) / 2
+    assert float(ours.penalty(a, progress=0.5)) == pytest.approx(25 * expected, rel=1e-5)
+    assert strategies.named(name).penalty(a, progress=0.5) is None
+    assert torch.equal(ours.weights(a, progress=0.5, generator=generator()), a.softmax(1))
+
+
+def test_bayes_nas():
+    ours = strategies.named("bayes_nas", sparsity=0.5, every=2)
+    a = torch.tensor([[0.5, 1.0, -0.5, -1.0, -3.0, 0.0]])  # s = 1.5; 2, 0.5, 0, -2, 1
+    found = ours.weights(a, progress=0.3, generator=generator())
+    assert torch.allclose(found, torch.tensor([[0, 3, 0.75, 0, -3, 1.5]]) / 5)
+    prior = ours.prior(a)
+    assert float(prior.penalty(a)) == pytest.approx(0.5 * (1.5 + 2 + 0.5 + 0 + 2 + 1))
+    # the gradient of loss and penalty, twice; of the loss alone it is 0.1, 0.2, 0, …
+    of_loss = torch.tensor([[0.1, 0.2, 0.0, 0.0, 0.3, 0.0]])
+    for _ in range(2):
+        prior.observe(a, of_loss + 0.5 * torch.tensor([[1, 1, 1, 0, -1, 1.0]]), 8)
+    curvature = [8 * 0.01, 8 * 0.04, 0, 0, 8 * 0.09, 0]
+    gamma = [1.5, 2, 0.5, 0, 2, 1]
+    for k, (h, g) in enumerate(zip(curvature, gamma, strict=True)):
+        c = 1 / (1 / g + h / 0.5) if g else 0.0
+        expected = math.sqrt(1 / g - c / g**2) if h else 1.0  # where there is none the prior stays
+        assert float(prior.omega[0, k]) == pytest.approx(expected, rel=1e-4)
+    assert ours.joint and prior.chosen(a).tolist() == [1], "the strongest that is open"
+    shut = torch.full((2, 6), -0.99)
+    shut[1, 3] = 2.0
+    assert ours.prior(shut).chosen(shut).tolist() == [NONE, NONE], "an edge shuts its operations"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +174,8 @@ def test_drnas():
         ("snas", {"coldest": 2.0}, "hottest the larger"),
         ("gdas", {"coldest": 0.0}, "must be positive"),
         ("drnas", {"divergence": -1.0}, "must not be negative"),
+        ("darts", {"decay": -1.0}, "must not be negative"),
+        ("bayes_nas", {"sparsity": 0.0}, "must be positive"),
     ],
 )
 def test_wrong_options(name, options, message):
@@ -213,7 +252,7 @@ def test_the_operation_that_is_needed_is_found_where_it_is_needed(name):
     skeleton = skeleton_of(raw, (4, 16, 16), partial=1)
     assert [(e.source, e.target) for e in skeleton.edges] == [(0, 0), (0, 1), (1, 1)]
     model.block = relaxed = relax(raw, skeleton, chosen, generator())
-    options = Training(**BUDGET | {"batch_size": 32, "steps": 100, "wrong_class_weight": 1.0})
-    history, _ = search(Job(model, data, options, quiet()), [relaxed], steps=100)
-    assert len(history) == 100
-    assert Edge(0, 1, NEEDED) in discretize(relaxed).edges, relaxed.alpha
+    options = Training(**BUDGET | {"batch_size": 32, "steps": 200, "wrong_class_weight": 1.0})
+    history, _ = search(Job(model, data, options, quiet()), [relaxed], steps=200)
+    assert len(history) == 200
+    assert discretize(relaxed).edges == (Edge(0, 1, NEEDED),), relaxed.alpha

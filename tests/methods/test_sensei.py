@@ -70,7 +70,7 @@ def test_filters(pixels):
 def bred(mutation: float, losses: float = 1.0, filters: bool = False):
     """The space, 40 queues of seven, and eight children of each."""
     space = Space(Varying(filters=filters))
-    queues = space.random(random(40, 7, len(space.names)))
+    queues = (random(40, 7, len(space.names)) * (2 * space.limits + 1)).long() - space.limits
     there = torch.ones(40, 7, dtype=torch.bool)
     noise = random(40, 8 * TRIES, space.noise, seed=1)
     children, born = space.children(queues, there, torch.full((40,), losses), noise, mutation)
@@ -128,7 +128,7 @@ def searched(model, data, runtime, visits: int, **options):
     worst, forward = WorstVariants(job, varying, Searching(**options)), job.forward()
     batches, losses = Batches(few, PLAIN, runtime, "test"), []
     for _ in range(visits):
-        losses.append(float(sum(worst(batches, forward))))
+        losses.append(float(sum(worst(batches, forward)).detach()))
     return worst, losses, few
 
 
@@ -138,7 +138,7 @@ def by_hand(model, data, key: tuple[int, int], genes: torch.Tensor, varying: Var
     space = Space(varying)
     pixels = space.applied(images.pixels([key[1]]), genes[None].long())
     logits = model(data.preprocessing.normalize(pixels))
-    return float(F.cross_entropy(logits, images.labels[[key[1]]]))
+    return float(F.cross_entropy(logits, images.labels[[key[1]]]).detach())
 
 
 def test_the_worst_of_all_is_trained_on(classifier, data, runtime):
@@ -219,7 +219,7 @@ def test_beyond_the_limit_of_a_pair_it_is_the_second_worst(classifier, data, run
     batches = Batches(data, PLAIN, runtime, "test")
     forward = Job(classifier.eval(), data, PLAIN, runtime).forward()
     limited.queues.clear()
-    second = float(sum(limited(batches, forward)))
+    second = float(sum(limited(batches, forward)).detach())
     expected = sum(float(found[1]) for _, found in limited.queues.values()) / len(limited.queues)
     assert second == pytest.approx(expected, rel=1e-4)
 

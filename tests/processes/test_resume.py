@@ -50,9 +50,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
             },
             6,
         ),
+        # whose loss carries queues, and a generator, from step to step
+        ({"method": "sensei", "children": 2, "population": 3, "beginning": 3}, 4),
+        ({"method": "few_shot_mix"}, 3),
         ({"property": True, "method": "birdnn", "steps": 60, "particles": 5, "examples": 60}, 5),
     ],
-    ids=["archrepair", "finetune", "cached", "property"],
+    ids=["archrepair", "finetune", "cached", "sensei", "few_shot_mix", "property"],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}

@@ -80,6 +80,11 @@ OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
 CANDIDATES = tuple(name for name in OPERATIONS if name != "linear")
 CANDIDATES_IN_LINE = ("none", "skip", "linear")  # of what needs no neighbours
 
+# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
+# larger lead could not be overcome in the few hundred steps of a repair (α moves by about its
+# learning rate a step)
+NONE_PRIOR = 0.05
+
 
 def channel_slice(node: int, channels: int, partial: int) -> slice:
     """The channels of node number `node` that operations see: 1/partial of them, contiguous,

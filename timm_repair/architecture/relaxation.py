@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from timm_repair.architecture.cell import AddedPaths, Cell, Tape, anchored, make_operation
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.architecture.layouts import channels_of, scaled
-from timm_repair.architecture.operations import channel_slice
+from timm_repair.architecture.operations import NONE_PRIOR, channel_slice
 from timm_repair.architecture.strategies.strategy import Strategy, final, penalty, prior
 
-# α starts near uniform with a small lead for "none", so that an edge has to earn its place; a
-# larger lead could not be overcome in the few hundred steps of a repair (α moves by about its
-# learning rate a step)
-NONE_PRIOR, INIT_STD = 0.05, 1e-3
+INIT_STD = 1e-3  # of α, around zero and the lead of "none"
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.errors import OptionError
+from timm_repair.options import check_types
 
 NONE = CANDIDATES.index("none")
 _NOTHING = 1e-12  # curvature below which the data say nothing of a switch
@@ -25,7 +26,7 @@ class BayesNas:
     Args:
         sparsity: λ, weight of the prior.
         every: steps of α after which the prior is estimated anew.
-        threshold: an edge of which no operation has this prior variance is left out.
+        threshold: an operation of a smaller prior variance is left out.
     """
 
     partial: int = 4
@@ -38,6 +39,7 @@ class BayesNas:
     threshold: float = 0.1
 
     def __post_init__(self):
+        check_types(self)
         if self.sparsity <= 0 or self.every < 1 or self.threshold <= 0:
             raise OptionError("sparsity, every and threshold must be positive")
 
@@ -93,10 +95,13 @@ class SparsePrior(nn.Module):
         self.omega.copy_(torch.where(curvature > _NOTHING, omega, self.omega))
 
     def chosen(self, alpha: Tensor) -> Tensor:
-        """(E,) number of each edge's operation: that with the largest variance, an edge's own taken
-        into account, 1 / (1/γ + 1/γ_edge); none where it is below the threshold.
+        """(E,) number of each edge's operation: the strongest of those that are left open, whose
+        variance with that of the edge, 1 / (1/γ + 1/γ_edge), is not below the threshold; none where
+        there are none.
         """
-        gamma = (1 + alpha).abs() / self.omega
+        switches = (1 + alpha).abs()
+        gamma = switches / self.omega.clamp(min=_NOTHING)
         whole = 1 / (1 / gamma + 1 / gamma[:, NONE : NONE + 1])
-        whole[:, NONE] = self.options.threshold
-        return whole.argmax(1)
+        strength = torch.where(whole >= self.options.threshold, switches, 0.0)
+        strength[:, NONE] = _NOTHING
+        return strength.argmax(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from timm_repair.architecture.strategies.strategy import require_temperatures
+from timm_repair.options import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Gdas:
     coldest: float = 0.1
 
     def __post_init__(self):
+        check_types(self)
         require_temperatures(self.hottest, self.coldest)
 
     def temperature(self, progress: float) -> float:

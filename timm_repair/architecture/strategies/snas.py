@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from timm_repair.architecture.strategies.strategy import require_temperatures
+from timm_repair.options import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Snas:
     joint: bool = True
 
     def __post_init__(self):
+        check_types(self)
         require_temperatures(self.hottest, self.coldest)
 
     def temperature(self, progress: float) -> float:

@@ -43,6 +43,13 @@ def require_temperatures(hottest: float, coldest: float) -> None:
         )
 
 
+def require_not_negative(**values: float) -> None:
+    """Raise OptionError where one is."""
+    for name, value in values.items():
+        if value < 0:
+            raise OptionError(f"{name} must not be negative, got {value}")
+
+
 def joint(strategy: Strategy) -> bool:
     """Whether weights and α follow the loss of the same batch in one step (single-level), by the
     attribute `joint`; without it they take turns on disjoint parts of the data (bi-level).
@@ -52,10 +59,11 @@ def joint(strategy: Strategy) -> bool:
 
 def penalty(strategy: Strategy, alpha: Tensor, progress: float) -> list[Tensor]:
     """What is added to the loss of a step that moves α (E, 6), by `penalty(alpha, progress=)`;
-    empty without it.
+    empty without it, or where that gives None.
     """
     own = getattr(strategy, "penalty", None)
-    return [] if own is None else [cast(Any, own)(alpha, progress=progress)]
+    value = None if own is None else cast(Any, own)(alpha, progress=progress)
+    return [] if value is None else [value]
 
 
 def prior(strategy: Strategy, alpha: Tensor) -> nn.Module | None:
