@@ -2,14 +2,15 @@
 repair, does it refuse, and with which words, or does a raw error come out?
 
     python -m benchmarks.models.architectures  # go on where it was left; many hours on one core
-    python -m benchmarks.models.architectures --only 'resnet*' --again  # these anew
+    python -m benchmarks.models.architectures --only 'resnet*' 'vit_tiny*' --again  # these anew
     python -m benchmarks.models.architectures --redo raw  # what raised, once it is mended
 
 Writes benchmarks/results/architectures.json. Each model is built at random in a process of its
-own, with its failures collected, repaired by "archrepair" (where that refuses, because nothing can
-be added to tokens, by "finetune" of the network), saved and loaded back. A process that takes more
-memory or time than is allowed is stopped and its model counted as not run, with the reason. Exits
-with 1 if a model raised anything but a RepairError.
+own, with its failures collected, repaired by each kind of method in turn, saved and loaded back: a
+row says how many blocks can be repaired, and of "archrepair" and of "weights" (finetune of a block)
+whether they repair, or why not; where both refuse, whether finetune of the network does. A process
+that takes more memory or time than is allowed is stopped and its model counted as not run, with the
+reason. Exits with 1 if a model raised anything but a RepairError.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,16 +37,18 @@ from tqdm import tqdm
 
 import timm_repair
 from benchmarks.models.blocks import build, module_of, names
-from timm_repair.errors import PartitionError, RepairError
+from timm_repair.errors import PartitionError, RepairError, UnexpectedError
 from timm_repair.hub import saving
 
 RESULTS = Path(__file__).parents[1] / "results" / "architectures.json"
 SIDES, CLASSES, EXAMPLES = (64, 32), 4, 24
 OUTCOMES = ("repairs", "refuses", "raw", "not run")
-METHODS: tuple[tuple[str, dict], ...] = (
-    ("archrepair", {"search_share": 0.5}),
-    ("finetune", {"level": "network"}),
-)
+# kind of method -> its name and options
+KINDS: dict[str, tuple[str, dict]] = {
+    "archrepair": ("archrepair", {"search_share": 0.5, "score": "rgn"}),
+    "weights": ("finetune", {"level": "block", "score": "rgn"}),
+    "network": ("finetune", {"level": "network"}),
+}
 BUDGET = {"steps": 2, "batch_size": 4, "evaluations": 1}
 
 
@@ -80,29 +84,41 @@ def examine(name: str) -> dict[str, Any]:
     """The row of one model."""
     model = made(name)
     row: dict[str, Any] = {"side": model.pretrained_cfg["input_size"][-1]}
-    refused: RepairError | None = None
-    for method, options in METHODS:
-        try:
-            failures = timm_repair.collect_failures(model, examples())
-            with tempfile.TemporaryDirectory() as folder:
-                timm_repair.repair(
-                    model,
-                    failures,
-                    method=method,
-                    output_dir=folder,
-                    progress=False,
-                    **BUDGET,
-                    **options,
-                )
-                timm_repair.from_pretrained(folder)
-            return row | {"outcome": "repairs", "method": method}
-        except PartitionError as error:
-            row["added"] = said(error)  # why nothing can be added to its architecture
-            refused = error
-        except RepairError as error:
-            refused = error
+    try:
+        row["blocks"] = sum(block.repairable for block in timm_repair.blocks(model))
+    except PartitionError:
+        row["blocks"] = 0
+    failures, refused = timm_repair.collect_failures(model, examples()), None
+    for kind in KINDS:
+        if kind == "network" and any(
+            row[other] == "repairs" for other in ("archrepair", "weights")
+        ):
             break
+        try:
+            repaired(model, failures, kind)
+            row[kind] = "repairs"
+        except RepairError as error:
+            row[kind], refused = f"{type(error).__name__}: {said(error)}", error
+    first = next((kind for kind in KINDS if row.get(kind) == "repairs"), None)
+    if first is not None:
+        return row | {"outcome": "repairs", "method": first}
     return row | {"outcome": "refuses", "error": type(refused).__name__, "words": said(refused)}
+
+
+def repaired(model: nn.Module, failures: Any, kind: str) -> None:
+    """Repair the model by this kind of method, save it, and load it back.
+
+    Raises:
+        RepairError: the method refuses. One that was not foreseen is raised as what caused it.
+    """
+    method, options = KINDS[kind]
+    options = BUDGET | options | {"progress": False, "diagnose": False}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            timm_repair.repair(model, failures, method=method, output_dir=folder, **options)
+            timm_repair.from_pretrained(folder)
+    except UnexpectedError as error:
+        raise error.__cause__ or error from None
 
 
 def said(error: BaseException | None) -> str:
@@ -173,11 +189,11 @@ def totals(rows: dict[str, dict]) -> dict[str, Any]:
     """How many models there are of each outcome, and the refusals by their kind."""
     count = Counter(row["outcome"] for row in rows.values())
     refusals = Counter(row["error"] for row in rows.values() if row["outcome"] == "refuses")
-    methods = Counter(row["method"] for row in rows.values() if row["outcome"] == "repairs")
+    kinds = {kind: Counter(row.get(kind) == "repairs" for row in rows.values()) for kind in KINDS}
     return {
         "models": len(rows),
         **{outcome: count[outcome] for outcome in OUTCOMES},
-        "by method": dict(methods.most_common()),
+        "repaired by": {kind: kinds[kind][True] for kind in KINDS},
         "refusals": dict(refusals.most_common()),
     }
 
@@ -197,7 +213,7 @@ def write(path: Path, rows: dict[str, dict], parameters: dict[str, int], limits:
 def main() -> None:
     """Examine the models asked for, and write as one goes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="as 'resnet*'")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="as 'resnet*'")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--redo", choices=OUTCOMES, help="only those whose row says this")
     parser.add_argument("--memory", type=float, default=6, help="GiB for one model")
@@ -210,7 +226,7 @@ def main() -> None:
     in_turn(names(), parameters)
     todo = [
         name
-        for name in names(asked.only)
+        for name in dict.fromkeys(chain.from_iterable(map(names, asked.only)))
         if (rows.get(name, {}).get("outcome") == asked.redo if asked.redo else asked.again)
         or (not asked.redo and name not in rows)
     ]

@@ -20,7 +20,7 @@ METHODS = {
     "archrepair": ("archrepair", ALONE | {"search_share": 0.5}),
     "archrepair layers": (
         "archrepair",
-        {"level": "layer", "learning_rate": 0.0003, "genotype": "random", "block": "blocks.1"},
+        ALONE | {"level": "layer", "genotype": "random", "block": "blocks.0"},
     ),
     "archrepair two blocks": ("archrepair", ALONE | {"blocks": 2, "score": "rgn"}),
     "finetune block": ("finetune", ALONE | {"level": "block"}),
