@@ -58,6 +58,8 @@ REPAIRS = {
     "birdnn_retrain": {"method": "birdnn_retrain", "imitate": "layers", "hflip": 0.0, "shift": 0.0},
     "birdnn_finetune": {"method": "birdnn_finetune", "particles": 4, "examples": 30, "steps": 5},
     "linear_program": {"method": "linear_program"},
+    "arachne": {"method": "arachne", "population": 5, "examples": 30, "steps": 3},
+    "care": {"method": "care", "neurons": 3, "particles": 4, "examples": 30, "steps": 3},
     "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
 }  # fmt: skip
 NORMS = {
