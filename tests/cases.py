@@ -126,12 +126,10 @@ METHOD_CASES = {
     "birdnn_finetune block": _scaled(block="layer3"),
     "birdnn": Case("birdnn", GENTLE | SWARM | {"retrain_share": 0.5}),
     "arachne v1": _patched(version=1),
-    "arachne v2": _patched(version=2),
-    "arachne v1, block": _patched(version=1, block="layer3"),
-    "arachne v2, block": _patched(version=2, block="layer3"),
+    "arachne v2, block": _patched(version=2, block="layer4"),
     "care": _scaled("care"),
     "care step, block": _scaled("care", effect="step", block="layer3"),
-    "neu_recover": _patched(method="neu_recover", checkpoints=(history(),), share=0.02),
+    "neu_recover": _patched(method="neu_recover", checkpoints=(history(),), share=0.1),
     "sensei": Case("sensei", GENTLE | SMALL),
     "sensei filters, sure": Case(
         "sensei", GENTLE | SMALL | {"filters": True, "skip_below": 0.01, "pair_limit": 1}

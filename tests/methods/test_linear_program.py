@@ -24,6 +24,18 @@ def test_the_smallest_change_by_hand():
     assert lost == [] and np.allclose(change, [-0.5, 0.5])
 
 
+def test_the_smallest_change_of_a_layer_by_hand():
+    """One example with features 2 and 1 (the bias), outputs 0 and 1, label 0, margin 0.2: 2 x (2a +
+    b) = 1.2 with a on the weights and b on the biases. (2a + 2b) / 4 + max(a, b) is least where a
+    = b = 0.2.
+    """
+    constraints = Constraints.of(
+        np.array([[2.0, 1.0]]), np.array([[0.0, 1.0]]), np.array([0]), margin=0.2
+    )
+    change, lost = solve(constraints, limit=3.0)
+    assert lost == [] and np.allclose(change.reshape(2, 2), [[0.2, 0.2], [-0.2, -0.2]])
+
+
 def test_what_cannot_be_is_named():
     """The same features with two labels."""
     features, outputs = np.array([[1.0, 1.0], [1.0, 1.0], [5.0, 1.0]]), np.zeros((3, 2))
@@ -49,3 +61,13 @@ def test_given_failures_are_right_afterwards(keep):
     assert len(given) == 36 and answers.right.all()
     changed = {n for n, p in outcome.model.state_dict().items() if not torch.equal(p, before[n])}
     assert changed <= {"fc.weight", "fc.bias"}
+
+
+def test_failures_that_no_allowed_change_mends_are_named():
+    model = planted.confused(planted.classifier())
+    wrong, right = planted.wrong_by(model, planted.pictures(200, seed=1))
+    given = {"retain": right, "method": "linear_program", "limit": 1e-6, "progress": False}
+    with pytest.warns(timm_repair.NoEffectWarning):
+        report = timm_repair.repair(model, wrong, **given).report
+    count = report.notes[0].split()[0]
+    assert report.notes[1].startswith(f"{count} of the constraints' examples cannot be right")

@@ -37,6 +37,8 @@ METHODS = {
     "birdnn_retrain": {"learning_rate": 0.02, "steps": 150},
     "birdnn_finetune": {"particles": 10},
     "birdnn": {"particles": 10},
+    "care": {"particles": 10, "steps": 20},
+    "arachne": {"population": 10, "steps": 20},
     "finetune": {"hflip": 0.5, "shift": 0.1},
     "finetune layer": {"method": "finetune", "level": "layer", "block": "0"},
     "linear_program": {"limit": 10.0},

@@ -60,6 +60,8 @@ REPAIRS = {
     "linear_program": {"method": "linear_program"},
     "sensei": {"method": "sensei", "hflip": 0.0, "shift": 0.0, "steps": 6},
     "deep_repair": {"method": "deep_repair", "hflip": 0.0, "shift": 0.0, "steps": 6},
+    "arachne": {"method": "arachne", "population": 5, "examples": 30, "steps": 3},
+    "care": {"method": "care", "neurons": 3, "particles": 4, "examples": 30, "steps": 3},
     "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
 }  # fmt: skip
 NORMS = {

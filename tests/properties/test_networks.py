@@ -162,6 +162,8 @@ def test_a_network_that_cannot_be_saved_is_refused_before_any_work(tmp_path):
     ("onnx", lambda path: files.save(nn.Sequential(nn.Linear(2, 2)), path / "net.onnx")),
     ("pymoo", lambda path: timm_repair.repair("any", "thing", method="birdnn_finetune")),
     ("pymoo", lambda path: timm_repair.repair("any", "thing", method="birdnn")),
+    *(("pymoo", lambda path, name=name: timm_repair.repair("any", "thing", method=name))
+      for name in ("arachne", "care", "neu_recover")),
 ])  # fmt: skip
 def test_a_missing_package_is_named_before_any_work(package, work, tmp_path, monkeypatch):
     found = errors.find_spec

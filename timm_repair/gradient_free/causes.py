@@ -15,7 +15,8 @@ from timm_repair.training.job import Job
 
 
 def hidden_layer(job: Job, paths: Sequence[str] | None) -> Site:
-    """The last layer of the modules at `paths` (None for all) whose neurons are not the outputs.
+    """The last layer, as the model names them, of the modules at `paths` (None for all) whose
+    neurons are not the outputs.
 
     Raises:
         PartitionError: there is none.
