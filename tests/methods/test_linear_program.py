@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import timm_repair
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
 from timm_repair.gradient_free.least_change import Constraints, solve
@@ -67,6 +68,7 @@ def test_failures_that_no_allowed_change_mends_are_named():
     model = planted.confused(planted.classifier())
     wrong, right = planted.wrong_by(model, planted.pictures(200, seed=1))
     given = {"retain": right, "method": "linear_program", "limit": 1e-6, "progress": False}
+    given["diagnose"] = False
     with pytest.warns(timm_repair.NoEffectWarning):
         report = timm_repair.repair(model, wrong, **given).report
     count = report.notes[0].split()[0]
