@@ -51,8 +51,8 @@ class Examples:
         ids: Sequence[object] | None = None,
     ) -> "Examples":
         """From (N,) confidences and cross-entropies of both models, see `predict`."""
-        pairs = [torch.stack([sure, (-loss).exp()], 1) for sure, loss in (before, after)]
-        return cls(*pairs, None if ids is None else tuple(map(str, ids)))
+        first, second = (torch.stack([sure, (-loss).exp()], 1) for sure, loss in (before, after))
+        return cls(first, second, None if ids is None else tuple(map(str, ids)))
 
     def __len__(self) -> int:
         return len(self.before)
@@ -80,11 +80,11 @@ class Examples:
     @classmethod
     def from_dict(cls, data: Mapping) -> "Examples":
         """Inverse of `to_dict`."""
-        sides = (
+        before, after = (
             torch.tensor([data[name]["answer"], data[name]["truth"]], dtype=torch.double).T
             for name in ("before", "after")
         )
         ids = data["ids"]
         if ids is not None and not all(isinstance(each, str) for each in ids):
             raise ValueError("ids must be texts")
-        return cls(*sides, None if ids is None else tuple(ids))
+        return cls(before, after, None if ids is None else tuple(ids))

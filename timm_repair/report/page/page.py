@@ -146,7 +146,7 @@ def _charts(report: Facts) -> Iterator[tuple[str, Chart | None]]:
 
 @cache
 def _file(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files("timm_repair.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
