@@ -8,7 +8,6 @@ architectures, of all.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +98,8 @@ def search(
                 row = Row(loss=loss, lr=rate)
             for each in relaxed:
                 each.observe(training.batch_size)
-            return row | {"architecture": True}
+            row["architecture"] = True
+            return row
 
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=training.batch_norm)
@@ -114,15 +114,15 @@ def search(
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
     if history:
-        history[-1] |= _told(relaxed)
+        _tell(history[-1], relaxed)
     return history, descent.done
 
 
-def _told(relaxed: Sequence[RelaxedBlock]) -> dict[str, Any]:
-    """What the last row of a search says of the architecture, see `Row`."""
-    alpha = [[round(a, 5) for a in row] for each in relaxed for row in each.alpha.tolist()]
-    edges = [len(each.alpha) for each in relaxed]
-    return {"alpha": alpha, "edges": edges, "operations": list(CANDIDATES)}
+def _tell(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
+    """Say of the architecture, in the last row of a search, what `Row` holds."""
+    row["alpha"] = [[round(a, 5) for a in edge] for each in relaxed for edge in each.alpha.tolist()]
+    row["edges"] = [len(each.alpha) for each in relaxed]
+    row["operations"] = list(CANDIDATES)
 
 
 def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
