@@ -204,8 +204,8 @@ class _Places:
                 if not isinstance(value, Tensor):
                     yield value
                 elif value.ndim == 4 and len(value) == 1:
-                    shape = tuple(value.shape[1:])
-                    lies = layout(shape, self.image, self.otherwise)
+                    one, two, three = value.shape[1:]
+                    lies = layout((one, two, three), self.image, self.otherwise)
                     if lies:
                         height, width = shape[1:] if lies == "NCHW" else shape[:2]
                         yield height, width
@@ -219,12 +219,13 @@ class _Places:
             return None
         shape = tuple(x.shape[1:])
         lies = "NLC" if x.ndim == 3 else self._lies(layer, shape)
+        sides: Grid
         if lies == "NCHW":
             node, sides = Node(name, shape[0], 1), (shape[1], shape[2])
         elif lies == "NHWC":
             node, sides = Node(name, shape[2], 1, lies), (shape[0], shape[1])
         else:
-            count = shape[0] * shape[1] if len(shape) == 3 else shape[0]
+            count = prod(shape[:-1])
             grid, prefix = self._laid(count) if len(shape) == 2 else (None, 0)
             node, sides = Node(name, shape[-1], 1, "NLC", grid, prefix), grid or (count, 1)
         return None if sides[0] * sides[1] <= 1 else (node, sides)
