@@ -207,8 +207,7 @@ class _Places:
                     one, two, three = value.shape[1:]
                     lies = layout((one, two, three), self.image, self.otherwise)
                     if lies:
-                        height, width = shape[1:] if lies == "NCHW" else shape[:2]
-                        yield height, width
+                        yield (two, three) if lies == "NCHW" else (one, two)
 
     def node(self, name: str, layer: nn.Module, call: Call) -> tuple[Node, Grid] | None:
         """The node of a layer, with the sides of what arrives there; None where that is nothing
