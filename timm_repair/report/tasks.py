@@ -8,6 +8,7 @@ right after one method than after the other.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 from scipy.stats import wilcoxon
 
@@ -160,8 +161,8 @@ def signed_rank(differences: Sequence[float]) -> float:
     counted = [round(each, 12) for each in differences if abs(each) > 1e-12]
     if not counted:
         return 1.0
-    _, p_value = wilcoxon(counted)
-    return float(p_value)
+    found: Any = wilcoxon(counted)  # a named tuple, which SciPy's hints leave open
+    return float(found.pvalue)
 
 
 def _common(each: Sequence) -> tuple[str, ...]:
