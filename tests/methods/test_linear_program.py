@@ -2,6 +2,8 @@
 be.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import planted
 import pytest
@@ -9,7 +11,10 @@ import torch
 from scipy import sparse
 
 import timm_repair
+from timm_repair.data.preparing import prepare
 from timm_repair.gradient_free.least_change import Constraints, solve
+from timm_repair.methods.linear_program import LinearProgram
+from timm_repair.runtime.runtime import Runtime
 
 
 def test_the_smallest_change_by_hand():
@@ -47,16 +52,19 @@ def test_what_cannot_be_is_named():
 
 @pytest.mark.parametrize("keep", [0, 60])
 def test_given_failures_are_right_afterwards(keep):
+    """Those that were constraints, each of them; of others nothing is promised."""
     model = planted.confused(planted.classifier())
     wrong, right = planted.wrong_by(model, planted.pictures(300, seed=1))
-    repaired = timm_repair.repair(
-        model, wrong, retain=right, method="linear_program", keep=keep, progress=False
-    )
-    assert (planted.margins(repaired.model, wrong) > 0).float().mean() == 1
+    runtime = Runtime(progress=False)
+    data = prepare(model, wrong, retain=right, holdout=None, runtime=runtime)
+    repaired = deepcopy(model)
+    notes = LinearProgram(keep=keep).repair(repaired, data, runtime).notes
+    given = [wrong[i] for i in data.failing.ids]
+    assert notes[0].startswith(f"{len(given)} failures were constraints") and len(notes) == 1
+    assert len(given) > 20 and (planted.margins(model, given) < 0).all()
+    assert (planted.margins(repaired, given) > 0).all()
     changed = {
-        n
-        for n, p in repaired.model.state_dict().items()
-        if not torch.equal(p, model.state_dict()[n])
+        n for n, p in repaired.state_dict().items() if not torch.equal(p, model.state_dict()[n])
     }
     assert changed <= {"fc.weight", "fc.bias"}
 

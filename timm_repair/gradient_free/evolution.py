@@ -1,6 +1,6 @@
 """Differential evolution behind ask and tell: pymoo's DE/rand/1/bin."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,7 +62,8 @@ class Evolution(Told):
                 return np.clip(X, low, high)
 
         self.dither = np.random.default_rng(self.seed)
-        self.variant = Variant(
+        # the hints of both are narrower than what they take
+        self.variant = cast(Any, Variant)(
             selection="rand",
             n_diffs=1,
             crossover="bin",
@@ -72,7 +73,7 @@ class Evolution(Told):
             control=NoParameterControl,
             repair=Clip(),
         )
-        return DE(pop_size=len(self.first), sampling=first, variant=self.variant)
+        return cast(Any, DE)(pop_size=len(self.first), sampling=first, variant=self.variant)
 
     def ask(self):
         """See `Told`."""
