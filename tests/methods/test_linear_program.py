@@ -2,6 +2,8 @@
 be.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import planted
 import pytest
@@ -51,6 +53,7 @@ def test_what_cannot_be_is_named():
 
 @pytest.mark.parametrize("keep", [0, 60])
 def test_given_failures_are_right_afterwards(keep):
+    """Those that were constraints, each of them; of others nothing is promised."""
     model = planted.confused(planted.classifier())
     wrong, right = planted.wrong_by(model, planted.pictures(300, seed=1))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -129,7 +129,11 @@ def doing(
 
     module = model.get_submodule(tap.path)
     if tap.before:
-        handle = module.register_forward_pre_hook(lambda _, given: (changed(given[0]), *given[1:]))
+
+        def before(_: nn.Module, given: tuple) -> tuple:
+            return changed(given[0]), *given[1:]
+
+        handle = module.register_forward_pre_hook(before)
     else:
         handle = module.register_forward_hook(
             lambda _, __, output: changed(cast(Tensor, output))  # it has neurons: a tensor
