@@ -147,12 +147,12 @@ def undiagnosed(monkeypatch) -> None:
     """Nobody asks what the failures have in common, where there is no `diagnose=False` to pass: it
     takes ten times as long as a repair of a few steps.
     """
-    from timm_repair.pipeline import comparing, evidence, repairing
+    from timm_repair.pipeline import evidence, repairing, shared
 
     def without(*args, **given):
         return evidence.looked_at(*args, **given | {"asked": False})
 
-    for module in (comparing, repairing):
+    for module in (repairing, shared):
         monkeypatch.setattr(module, "looked_at", without)
 
 
