@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from timm_repair.localization.taps import Tap, find_taps
 from timm_repair.models import partition
+from timm_repair.models.taps import Tap, find_taps
 from timm_repair.models.temporary import capture, capture_inputs
 
 
