@@ -53,7 +53,7 @@ def search(
     forward = forward or job.forward()
     for_weights, for_architecture = (
         Batches(data, training, runtime, f"search {purpose}", rows)
-        for purpose, rows in _parts(data, runtime).items()
+        for purpose, rows in _split_rows(data, runtime).items()
     )
     strategy = relaxed[0].strategy
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
@@ -112,7 +112,7 @@ def _tell_architectures(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
     row["operations"] = list(CANDIDATES)
 
 
-def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
+def _split_rows(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
     """Disjoint rows for "weights" and for "architecture", by population, with examples of
     each in both.
 
