@@ -1,5 +1,5 @@
-"""Levels of imports: on how many floors the package and its benchmarks stand, and which imports
-make it so many.
+"""Levels of imports: on how many the package and its benchmarks stand, and which imports make them
+so many.
 
     python -m benchmarks.levels             # of packages, as pyproject.toml orders them
     python -m benchmarks.levels --modules   # of single files
@@ -20,7 +20,7 @@ Graph = Mapping[str, Set[str]]  # name to what it imports
 
 
 def graph(modules: bool = False) -> Graph:
-    """Who imports whom: a package, or a file beside them, as one; the benchmarks are one."""
+    """Who imports whom: a package, or a file beside the packages, as one; so the benchmarks."""
     found = grimp.build_graph(*PACKAGES, cache_dir=None)
 
     def unit(module: str) -> str:

@@ -119,7 +119,8 @@ def test_nothing_prints_pickles_or_catches_everything():
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and path.name not in ("cli.py", "commands.py", "demo.py")
+                and path.parent.name != "cli"
+                and path.name != "demo.py"
             ):
                 assert node.func.id not in {"print", "eval", "exec"}, path
             if isinstance(node, ast.Import | ast.ImportFrom):

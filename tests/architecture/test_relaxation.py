@@ -243,7 +243,8 @@ def test_agrees_with_the_paper(strategy, partial):
 def test_edge_weights_are_shares_of_each_node(strategy):
     _, relaxed = random_relaxed(strategy)
     weights, targets = relaxed.edge_weights(), relaxed.targets
-    assert torch.allclose(relaxed.operation_weights().sum(1), torch.ones(len(targets)))
+    if strategy != "bayes_nas":  # there they are products of switches
+        assert torch.allclose(relaxed.operation_weights().sum(1), torch.ones(len(targets)))
     for target in targets.unique():
         into = weights[targets == target]
         if relaxed.strategy.edge_normalization:
@@ -259,7 +260,10 @@ def test_discretizing_a_decided_search_keeps_the_function(strategy):
     x, edges = torch.randn(3, 8, 9, 9), relaxed.skeleton.edges
     # each operation, "none" included
     chosen = [CANDIDATES[row % len(CANDIDATES)] for row in range(len(edges))]
-    relaxed.alpha.zero_()
+    # a switch of BayesNAS is 1 + α, and an edge's own is that of "none"
+    relaxed.alpha.fill_(-1.0 if strategy == "bayes_nas" else -60.0)
+    if strategy == "bayes_nas":
+        relaxed.alpha[:, CANDIDATES.index("none")] = 0.0
     for row, name in enumerate(chosen):
         relaxed.alpha[row, CANDIDATES.index(name)] = 60.0
     genotype = discretize(relaxed)

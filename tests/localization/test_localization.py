@@ -19,8 +19,8 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import NoFailuresError, NonFiniteError, OptionError, PartitionError
 from timm_repair.localization.localizing import DEFAULT_SCORER, localize
 from timm_repair.localization.scorers import SCORERS
-from timm_repair.localization.taps import find_taps
 from timm_repair.models.partition import blocks
+from timm_repair.models.taps import find_taps
 from timm_repair.training.options import Training
 
 ALL = sorted(SCORERS)

@@ -2,8 +2,6 @@
 be.
 """
 
-from copy import deepcopy
-
 import numpy as np
 import planted
 import pytest

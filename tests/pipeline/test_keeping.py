@@ -54,8 +54,8 @@ def test_what_fails_while_saving_loses_nothing(step, classifier, few, tmp_path, 
     owner, name, failure = STEPS[step]
     run = case.run_method
 
-    def then_broken(*arguments):  # what is checked before the work still works
-        repaired = run(*arguments)
+    def then_broken(*given, **named):  # what is checked before the work still works
+        repaired = run(*given, **named)
         monkeypatch.setattr(owner, name, failure)
         return repaired
 
@@ -97,7 +97,7 @@ def test_what_fails_while_measuring_loses_nothing(failure, classifier, few, monk
 
 def test_costs_and_figures_are_incidental(classifier, few, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(measuring, "FlopCounterMode", broken)
-    monkeypatch.setattr(measuring, "_timed", broken)
+    monkeypatch.setattr(measuring, "in_turns", broken)
     monkeypatch.setattr(overview, "save_all", broken)
     with caplog.at_level(logging.WARNING, "timm_repair"):
         report = repair(classifier, few, output_dir=tmp_path, **GIVEN).report

@@ -10,6 +10,7 @@ from torch import nn
 
 from timm_repair import repair
 from timm_repair.pipeline import measuring
+from timm_repair.runtime import timing
 
 TUNE = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
 
@@ -46,16 +47,21 @@ def test_a_latency_that_cannot_be_measured_is_unknown(data, runtime):
 def test_latencies_are_measured_in_turns_and_have_a_range(data, runtime, monkeypatch):
     before, after = planted.network(), planted.network()
     asked, clock = [], iter(range(10**6))
-    monkeypatch.setattr(measuring, "perf_counter", lambda: 0.0)  # as many pairs as there may be
+    monkeypatch.setattr(timing, "perf_counter", lambda: 0.0)  # as many pairs as there may be
+    for model in (before, after):
+        model.register_forward_pre_hook(
+            lambda model, given: asked.append((model, given[0].shape, model.training))
+        )
 
-    def timed(model, image):
-        assert image.shape == (1, 1, 32, 32) and not model.training
-        asked.append(model)
-        return (1.0 if model is before else 1.5) * (1 + next(clock) % 2)
+    def timed(compute):
+        compute()
+        return (1.0 if asked[-1][0] is before else 1.5) * (1 + next(clock) % 2)
 
-    monkeypatch.setattr(measuring, "_timed", timed)
+    monkeypatch.setattr(timing, "_timed", timed)
     found, notes = measuring.latency(before, after, data, runtime)
-    pairs = [asked[i : i + 2] for i in range(2, len(asked), 2)]
+    assert {(shape, training) for _, shape, training in asked} == {((1, 1, 32, 32), False)}
+    models = [model for model, _, _ in asked]
+    pairs = [models[i : i + 2] for i in range(2, len(models), 2)]
     assert all({id(m) for m in pair} == {id(before), id(after)} for pair in pairs)
     assert {id(pair[0]) for pair in pairs} == {id(before), id(after)}, "neither is always first"
     assert notes == () and len(pairs) == 31
@@ -66,10 +72,9 @@ def test_latencies_are_measured_in_turns_and_have_a_range(data, runtime, monkeyp
 
 def test_a_slow_model_is_timed_a_few_times_only(data, runtime, monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr(measuring, "perf_counter", lambda: 5.0 * next(clock))
-    count = []
-    monkeypatch.setattr(measuring, "_timed", lambda *_: count.append(1) or 1.0)
-    model = planted.network()
+    monkeypatch.setattr(timing, "perf_counter", lambda: 5.0 * next(clock))
+    count, model = [], planted.network()
+    model.register_forward_pre_hook(lambda *_: count.append(1))
     measuring.latency(model, model, data, runtime)
     assert len(count) == 2 + 2 * 5
 

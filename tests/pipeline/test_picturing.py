@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import timm_repair
-from timm_repair.commands import _describe_repair
+from timm_repair.cli.commands import _describe_repair
 from timm_repair.hub import saving
 from timm_repair.hub.pictures import FOLDER, MAX_BYTES, gallery_of, read
 from timm_repair.hub.privacy import published

@@ -57,7 +57,7 @@ def search(
     together = joint(strategy)
     for_weights, for_architecture = (
         Batches(data, training, runtime, f"search {purpose}", None if together else rows)
-        for purpose, rows in _parts(data, runtime).items()
+        for purpose, rows in _split_rows(data, runtime).items()
     )
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
     # gates start shut, where α has no gradient: one step of weights first, however short the search
@@ -126,7 +126,7 @@ def _tell_architectures(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
     row["operations"] = named
 
 
-def _parts(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
+def _split_rows(data: RepairData, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
     """Disjoint rows for "weights" and for "architecture", by population, with examples of
     each in both.
 

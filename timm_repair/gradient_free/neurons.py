@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from timm_repair.localization.taps import Tap, find_taps
 from timm_repair.models import partition
+from timm_repair.models.taps import Tap, find_taps
 from timm_repair.models.temporary import capture, capture_inputs
 
 

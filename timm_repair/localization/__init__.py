@@ -6,6 +6,6 @@
 - scorers/: one file a score, and the table of all.
 - scores.py: what a score is, to write your own.
 - vulnerable.py: scores of neurons to scores of blocks (Algorithm 1).
-- sweep.py, taps.py, passes.py: one pass over the data; where neurons are read; what passes share.
+- sweep.py, passes.py: one pass over the data, by models/taps.py; what passes share.
 - folds.py: gradients of parts of the failures, the jackknife.
 """

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from timm_repair.data.repair_data import RepairData
 from timm_repair.localization.passes import accumulator, inputs_of, require_usable
 from timm_repair.localization.scores import BlockScores
-from timm_repair.localization.taps import layers_of
 from timm_repair.models.block import Block
+from timm_repair.models.taps import layers_of
 from timm_repair.models.temporary import evaluating_on, only_trainable
 from timm_repair.runtime.processes import all_processes, share_of
 from timm_repair.runtime.runtime import Runtime

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from timm_repair.data.repair_data import RepairData
 from timm_repair.localization.passes import accumulator, inputs_of, require_usable
-from timm_repair.localization.taps import Tap
+from timm_repair.models.taps import Tap
 from timm_repair.models.temporary import capture, capture_inputs, evaluating_on, only_trainable
 from timm_repair.runtime.processes import all_processes, share_of
 from timm_repair.runtime.runtime import Runtime

@@ -11,8 +11,8 @@ from timm_repair.errors import NonFiniteError, PartitionError
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.scores import NeuronScorer
 from timm_repair.localization.sweep import Evidence, sweep
-from timm_repair.localization.taps import find_taps
 from timm_repair.models.block import Block
+from timm_repair.models.taps import find_taps
 from timm_repair.runtime.runtime import Runtime
 
 SHOWN_NEURONS = 20  # in `Localization.details["top_neurons"]`

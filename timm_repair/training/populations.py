@@ -98,21 +98,21 @@ class Populations:
         drawn = torch.cat(drawn)[torch.cat(pieces).argsort()]
         return Sample(name, rows, views, drawn)
 
-    def pixels(self, *parts: Sample) -> Tensor:
-        """The examples of `parts`, augmented: uint8 (n, C, H, W), on the CPU."""
+    def pixels(self, *samples: Sample) -> Tensor:
+        """The examples of `samples`, augmented: uint8 (n, C, H, W), on the CPU."""
         pixels = []
-        for part in parts:
-            found = self.populations[part.name].pixels(part.rows)
-            pixels.append(found if part.drawn is None else self.augmentation(found, part.drawn))
+        for sample in samples:
+            found = self.populations[sample.name].pixels(sample.rows)
+            pixels.append(found if sample.drawn is None else self.augmentation(found, sample.drawn))
         return torch.cat(pixels)
 
-    def images(self, *parts: Sample) -> Tensor:
-        """What the model takes for the examples of `parts`, (n, C, H, W) on the device."""
-        return self.preprocessing.normalize(self.pixels(*parts), self.runtime.device)
+    def images(self, *samples: Sample) -> Tensor:
+        """What the model takes for the examples of `samples`, (n, C, H, W) on the device."""
+        return self.preprocessing.normalize(self.pixels(*samples), self.runtime.device)
 
-    def expect(self, part: Sample) -> None:
-        """Begin to decode the images of `part`, which will be wanted next."""
-        self.populations[part.name].expect(part.rows)
+    def expect(self, sample: Sample) -> None:
+        """Begin to decode the images of `sample`, which will be wanted next."""
+        self.populations[sample.name].expect(sample.rows)
 
     def _view(self, name: str, view: int) -> Tensor:
         if (name, view) not in self._drawn:

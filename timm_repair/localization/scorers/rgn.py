@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from timm_repair.localization.folds import folded_gradients, rgn_scores
 from timm_repair.localization.scores import BlockScores
-from timm_repair.localization.taps import layers_of
 from timm_repair.models.block import Block
+from timm_repair.models.taps import layers_of
 from timm_repair.training.job import Job
 
 

@@ -75,7 +75,7 @@ class Forward:
         self.entered = None if place is None else Entered(model, place)
         self.views: dict[tuple[str, int], Tensor | None] = {}
 
-    def logits(self, parts: Sequence[Sample], views: Mapping[str, Sequence[int]]) -> Tensor:
+    def logits(self, samples: Sequence[Sample], views: Mapping[str, Sequence[int]]) -> Tensor:
         """Logits (n, classes) of this process's examples, with gradients of the part and of what is
         behind it.
 
@@ -84,12 +84,14 @@ class Forward:
                 together.
         """
         if not self.kept.keys() & views:
-            return self.model(self.examples.images(*parts))
+            return self.model(self.examples.images(*samples))
         for name, needed in views.items():
             for view in needed:
                 self._fill(name, view)
         assert self.entered is not None, "what is kept has a place"
-        return self.entered(torch.cat([self.arrived(part) for part in parts if len(part.rows)]))
+        return self.entered(
+            torch.cat([self.arrived(sample) for sample in samples if len(sample.rows)])
+        )
 
     def predict(self, population: str) -> Prediction:
         """As `predicting.predict`, of a population of the selection split."""
@@ -109,39 +111,39 @@ class Forward:
             ),
         )
 
-    def keeps(self, part: Sample) -> Tensor:
-        """(n,) bool: for which examples of `part` it is read what arrives, and not their image."""
-        return part.rows < (0 if part.views is None else self.kept.get(part.name, 0))
+    def keeps(self, sample: Sample) -> Tensor:
+        """(n,) bool: for which of its examples what arrives is read, and not their image."""
+        return sample.rows < (0 if sample.views is None else self.kept.get(sample.name, 0))
 
     @torch.no_grad()
-    def arrived(self, part: Sample) -> Tensor:
-        """What arrives for the examples of `part`, (n, …) on the device: read where it was kept,
+    def arrived(self, sample: Sample) -> Tensor:
+        """What arrives for the examples of `sample`, (n, …) on the device: read where it was kept,
         else computed.
         """
-        places, found, read, views = [], [], self.keeps(part), part.views
+        places, found, read, views = [], [], self.keeps(sample), sample.views
         for view in views[read].unique().tolist() if views is not None and read.any() else ():
             these = (read & (views == view)).nonzero().flatten()
-            kept = self.views[part.name, view]
+            kept = self.views[sample.name, view]
             if kept is None:
                 read[these] = False
                 continue
             assert self.layout is not None, "what is kept has a layout"
             places.append(these)
-            rows = kept.index_select(0, part.rows[these].to(kept.device))
+            rows = kept.index_select(0, sample.rows[these].to(kept.device))
             found.append(self.layout.unpack(rows.to(self.runtime.device, non_blocking=True)))
         if not read.all():
             places.append((~read).nonzero().flatten())
-            found.append(self._computed(part[places[-1]]))
+            found.append(self._computed(sample[places[-1]]))
         return (
             found[0]
             if len(found) == 1
             else torch.cat(found)[torch.cat(places).argsort().to(self.runtime.device)]
         )
 
-    def _computed(self, part: Sample) -> Tensor:
+    def _computed(self, sample: Sample) -> Tensor:
         assert self.place is not None and self.layout is not None, "only where some are kept"
         with self.runtime.accelerator.autocast():
-            return arriving(self.model, [self.place], [self.examples.images(part)])[
+            return arriving(self.model, [self.place], [self.examples.images(sample)])[
                 self.place.path
             ].to(self.layout.arrives)
 

@@ -5,6 +5,10 @@ message; 3 repaired, but the verdict is that the repair harms; 130 interrupted.
 
 What goes wrong is told in the language of the command line: the library's messages speak Python,
 `retain=`; here it is `--retain`.
+
+- commands.py: one pair of functions a command: its arguments, what it does.
+- compare_command.py: those of compare and tasks.
+- arguments.py: arguments that several commands share.
 """
 
 import argparse
@@ -16,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from timm_repair.commands import COMMANDS
+from timm_repair.cli.commands import COMMANDS
 from timm_repair.data.options import DataOptions
 from timm_repair.errors import RepairError
 from timm_repair.methods import METHODS

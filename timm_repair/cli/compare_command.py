@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from timm_repair.arguments import (
+from timm_repair.cli.arguments import (
     RESERVED,
     describe_data,
     describe_measuring,

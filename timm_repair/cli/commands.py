@@ -1,4 +1,4 @@
-"""The commands of `timm-repair`: of each its arguments, and what it does. Their `main`: cli.py."""
+"""The commands of `timm-repair`: of each its arguments, and what it does."""
 
 import argparse
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from timm_repair import compare_command
-from timm_repair.arguments import (
+from timm_repair.cli import compare_command
+from timm_repair.cli.arguments import (
     describe_data,
     describe_measuring,
     describe_property,
