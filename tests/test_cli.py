@@ -9,7 +9,6 @@ import planted
 import pytest
 import timm
 
-from timm_repair import cli
 from timm_repair.cli import main
 from timm_repair.localization.localization import Localization
 from timm_repair.runtime.journal import FOLDER, Journal
@@ -264,22 +263,6 @@ def test_a_report_that_is_not_there(tmp_path, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["repairs"],
-        ["repair"],
-        ["compare", "--methods", "magic"],
-        ["compare", "--methods", "finetune seed=3"],
-    ],
-)
-def test_wrong_commands_show_the_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2 and "usage: timm-repair" in capsys.readouterr().err
-
-
 # ---- what a terminal is told
 
 
@@ -327,28 +310,6 @@ def test_errors_speak_the_language_of_the_command_line(
     assert main(["repair", *given, f"--output={tmp_path / 'out'}", *command]) == 2
     error = capsys.readouterr().err
     assert said in error and unsaid not in error and error.startswith("timm-repair: ")
-
-
-REPAIR = cli._parser().parse_args(["repair", "--output=x", "--model=m", "--failures=f"]).command
-WORDS = cli.language(REPAIR)
-
-
-@pytest.mark.parametrize(
-    ("python", "console"),
-    [
-        ("pass retain= or holdout=", "pass --retain or --holdout"),
-        ("give batch_size=8, at least", "give --set batch_size=8, at least"),
-        ("or pass overwrite=True to replace it", "or pass --overwrite to replace it"),
-        ("choose another output_dir", "choose another --output"),
-        ("data=DataOptions(holdout_split='test')", "--data holdout_split='test'"),
-        ("seed=-1: must be", "--seed -1: must be"),
-        ("no block 'steps=3'", "no block 'steps=3'"),
-        ("/data/split=3/x is none", "/data/split=3/x is none"),
-        ("steps==3, unknown=4", "steps==3, unknown=4"),
-    ],
-)
-def test_messages_of_the_library_in_the_language_of_the_console(python, console):
-    assert cli.spoken(python, WORDS) == console
 
 
 def test_warnings_are_a_line_each(given, tmp_path, capsys, monkeypatch):

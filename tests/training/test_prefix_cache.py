@@ -192,7 +192,7 @@ def test_a_repair_is_the_same_with_it(data, method):
         BUDGET
         | AUGMENTED
         | {"block": "layer4", "steps": 12}
-        | ({"level": "block"} if method == "finetune" else {})
+        | ({"level": "block"} if method == "finetune" else {"max_latency": None})
     )
     found = {}
     for cache in ("always", "never"):

@@ -64,10 +64,7 @@ def search(
     warm = max(round(strategy.warmup * steps), 1) if strategy.warmup else 0
     turns = [i >= warm and (together or (i - warm) % 2 == 0) for i in range(steps)]
     rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
-    # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
-    adam = runtime.accelerator.prepare_optimizer(
-        torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999))
-    )
+    adam = _adam(architecture, rate, runtime)
     arch_steps = 0 if together else sum(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
@@ -109,13 +106,21 @@ def search(
         }
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
-    if history:
-        _tell_architectures(history[-1], relaxed)
+    _tell_architectures(history, relaxed)
     return history, descent.done
 
 
-def _tell_architectures(row: Row, relaxed: Sequence[RelaxedBlock]) -> None:
-    """Put α into a row of the history, and what its rows and columns are."""
+def _adam(architecture: list[nn.Parameter], rate: float, runtime: Runtime):
+    # no weight decay: in Adam it would erase the prior of "none" while the gates are shut
+    adam = torch.optim.Adam(architecture, lr=rate, betas=(0.5, 0.999))
+    return runtime.accelerator.prepare_optimizer(adam)
+
+
+def _tell_architectures(history: list[Row], relaxed: Sequence[RelaxedBlock]) -> None:
+    """Put α into the last row of the history, and what its rows and columns are."""
+    if not history:
+        return
+    row = history[-1]
     named = list(dict.fromkeys(o for each in relaxed for o in each.skeleton.candidates))
     row["alpha"] = [
         [round(edge[own.index(name)], 5) if name in own else None for name in named]

@@ -108,10 +108,6 @@ def push_to_hub(
         model, report = _with_known_base(model, report, base_model, token, repo_id)
         base_model = report.base["id"]
     about = {"patch": patch, "base_model": base_model, "license": license}
-    message = (
-        commit_message
-        or f"Upload {'a patch' if patch else 'a model'} repaired with timm_repair ({report.method})"
-    )
     with tempfile.TemporaryDirectory(prefix="timm_repair-") as scratch:
         # first: what is wrong shows before anything is made
         folder = saving.save(model, report, scratch, remote_code=remote_code, **about)
@@ -132,7 +128,7 @@ def push_to_hub(
                 revision=revision,
                 create_pr=create_pr or None,
                 parent_commit=head,
-                commit_message=message,
+                commit_message=commit_message or _message(patch, report),
                 commit_description=commit_description,
                 allow_patterns=_listed(allow_patterns),
                 ignore_patterns=_listed(ignore_patterns),
@@ -315,3 +311,8 @@ def save_pretrained(
             )
             raise
     return path
+
+
+def _message(patch: bool, report: Report) -> str:
+    what = "a patch" if patch else "a model"
+    return f"Upload {what} repaired with timm_repair ({report.method})"

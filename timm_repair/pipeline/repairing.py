@@ -120,7 +120,7 @@ def repair(
     base = Base.of(name, model, loaded=named)
     run = identity(base, chosen, runtime)
     done = None if target is None or overwrite else finished(target)
-    home, processes = next(model.parameters()).device, runtime.accelerator.num_processes
+    processes = runtime.accelerator.num_processes
     with context(name, chosen), own_randomness(seed):
         if target is not None and done is not None:
             refuse_another(done, target, run)
@@ -144,8 +144,15 @@ def repair(
             asked=asked,
             images=pictures,
         )
+    return _handed_over(repaired, base, original, target, runtime)
+
+
+def _handed_over(
+    repaired: Repaired, base: Base, original: nn.Module, target: Path | None, runtime: Runtime
+) -> Repaired:
+    """On the device of the original, with the way back to it; saved where that was asked for."""
     with kept(lambda: repaired, "giving back the repaired model", target):
-        repaired.model.to(home)
+        repaired.model.to(next(original.parameters()).device)
         known = Lineage.between(base, original, repaired.model, repaired.edits, repaired.report)
         replace(known, gallery=repaired.gallery).attach(repaired.model)
     if target is not None and runtime.accelerator.is_main_process:
