@@ -244,7 +244,8 @@ def sided(count: int, seed: int) -> list[tuple[Image.Image, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", STRATEGY_CASES)
+# ours; a strategy of the documentation claims no more than its contract
+@pytest.mark.parametrize("name", ["pc_darts", "darts", "snas", "gdas", "drnas", "bayes_nas"])
 def test_the_operation_that_is_needed_is_found_where_it_is_needed(name):
     model, chosen = Sided().eval(), strategies.named(name, partial=1)
     data = repair_data(model, sided(200, 0), sided(200, 1))
