@@ -8,8 +8,11 @@ import pytest
 import torch
 from scipy import sparse
 
-import timm_repair
+from timm_repair.data.predicting import predict
+from timm_repair.data.preparing import prepare
 from timm_repair.gradient_free.least_change import Constraints, solve
+from timm_repair.methods import named
+from timm_repair.runtime.runtime import Runtime
 
 
 def test_the_smallest_change_by_hand():
@@ -37,12 +40,12 @@ def test_what_cannot_be_is_named():
 def test_given_failures_are_right_afterwards(keep):
     model = planted.confused(planted.classifier())
     wrong, right = planted.wrong_by(model, planted.pictures(300, seed=1))
-    options = {"method": "linear_program", "progress": False, "diagnose": False}
-    repaired = timm_repair.repair(model, wrong, retain=right, keep=keep, **options)
-    assert (planted.margins(repaired.model, wrong) > 0).float().mean() == 1
-    changed = {
-        n
-        for n, p in repaired.model.state_dict().items()
-        if not torch.equal(p, model.state_dict()[n])
-    }
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data, runtime = prepare(model, wrong, retain=right), Runtime(progress=False)
+    outcome = named("linear_program", keep=keep).repair(model, data, runtime)
+    # of those that it was given; it promises nothing of others
+    given = data.train["failing"]
+    answers = predict(outcome.model, given, data.preprocessing, runtime)
+    assert len(given) == 36 and answers.right.all()
+    changed = {n for n, p in outcome.model.state_dict().items() if not torch.equal(p, before[n])}
     assert changed <= {"fc.weight", "fc.bias"}
