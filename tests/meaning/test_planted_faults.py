@@ -6,6 +6,7 @@ from cases import SCORER_CASES
 from torch import nn
 
 from timm_repair import localize, repair
+from timm_repair.localization.localizing import DEFAULT_SCORER
 
 STEPS = {"steps": 40, "batch_size": 32, "evaluations": 2, "hflip": 0.0, "shift": 0.0}
 
@@ -55,6 +56,8 @@ def test_repairing_with_the_default_scorer_repairs_the_faulty_stage(trained, dig
         failures(model, digits),
         retain=digits["train"],
         holdout=digits["unseen"],
+        score=DEFAULT_SCORER,  # said, or a trial may decide
+        diagnose=False,
         progress=False,
         **STEPS,
     ).report
