@@ -75,6 +75,7 @@ def test_where_one_path_is_too_slow_nothing_is_searched(classifier, given, monke
     assert report.genotypes["layer2"]["edges"] == []
     assert [row["stage"] for row in report.history] == ["finetune"] * GENTLE["steps"]
     assert any("1.50 times as long (max_latency=1.1)" in note for note in report.notes)
+    assert not any("no edge was better" in note for note in report.notes)
     monkeypatch.setattr("timm_repair.architecture.keeping.slowdown", None)  # is not asked
     free = repair(classifier, **given, **GENTLE | {"max_latency": None}).report
     assert "search" in {row["stage"] for row in free.history}

@@ -18,6 +18,7 @@ from timm_repair.architecture.operations import CANDIDATES
 from timm_repair.architecture.relaxation import discretize, relax
 from timm_repair.architecture.search import search
 from timm_repair.architecture.skeleton import skeleton_of
+from timm_repair.architecture.strategies.strategy import final, penalty
 from timm_repair.errors import OptionError
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
@@ -70,6 +71,18 @@ def test_an_operation_weighs_the_more_the_larger_its_parameter(name):
     a[0, 3] = 2.0
     means = drawn(ours, a, 1.0, 400).mean(0)
     assert means.argmax() == 3 and means[3] > 1.5 * means[[0, 1, 2, 4, 5]].max()
+
+
+@pytest.mark.parametrize("name", STRATEGY_CASES)
+def test_a_block_may_have_fewer_operations(name):
+    """As tokens that lie on no grid have."""
+    ours = strategies.named(name)
+    a = alpha()[:, :3].detach().requires_grad_()
+    weights = ours.weights(a, progress=0.5, generator=generator())
+    added = penalty(ours, a, 0.5)
+    (weights * torch.arange(3.0)).sum().add(sum(added)).backward()
+    assert weights.shape == (len(a), 3) and a.grad is not None and a.grad.isfinite().all()
+    assert final(ours, a, generator()).shape == (len(a), 3)
 
 
 # ---- formulas

@@ -8,7 +8,6 @@ import weakref
 
 import datasets
 import pytest
-from huggingface_hub import constants
 from images.asked import FEATURES, Asked, same
 from images.sources_of_images import NAMES, Plain, image
 from reddest import Reddest, examples
@@ -23,16 +22,7 @@ from timm_repair.runtime.runtime import Runtime
 TOKEN = "hf_SecretSecretSecret"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("home") / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-
-
-@pytest.fixture
-def model():
-    return Plain(NAMES)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pool():

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
-from images.sources_of_images import NAMES, Plain, table
+from images.sources_of_images import table
 from loopback.server import HubServer, hub_environment
 
 from timm_repair.errors import DataError
@@ -19,16 +19,7 @@ TOKEN = "hf_SecretSecretSecret"
 NotFound = datasets.exceptions.DatasetNotFoundError
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("home") / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-
-
-@pytest.fixture
-def model():
-    return Plain(NAMES)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def errors_of(module):

@@ -7,7 +7,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from images.asked import FEATURES, Asked, same
 from images.sources_of_images import NAMES, Plain, TorchData, image, red, table
 from PIL import Image
@@ -23,16 +22,7 @@ from timm_repair.images.sources import as_images
 TOKEN = "hf_SecretSecretSecret"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("home") / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-
-
-@pytest.fixture
-def model():
-    return Plain(NAMES)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_every_form_of_stream_gives_the_images_of_the_dataset(model, tmp_path):

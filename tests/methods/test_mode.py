@@ -1,14 +1,21 @@
 """MODE: the class, the layer and the examples that it chooses, on numbers small enough to check."""
 
+from copy import deepcopy
+
 import planted
 import pytest
 import torch
+from architecture.token_models import MODELS, images, original, side
 from cases import BUDGET
-from making import quiet
+from making import quiet, repair_data
+from torchvision.transforms.functional import to_pil_image
 
 from timm_repair.errors import OptionError
 from timm_repair.methods import mode, named
 from timm_repair.methods.mode import States
+from timm_repair.models.partition import blocks
+from timm_repair.training.job import Job
+from timm_repair.training.options import Training
 
 
 def states(labels: list[int], answers: list[int]) -> States:
@@ -69,6 +76,27 @@ def test_the_share_of_a_batch(share):
     selected = len(rows) - (0 if share == 1 else 100)
     assert selected / len(rows) == pytest.approx(share, abs=0.01)
     assert torch.equal(mode.mixture(torch.arange(0), 5, share), torch.arange(5))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_are_of_channels_where_channels_are_last_too(name):
+    """One number a channel, the mean over positions, of what leaves each block."""
+    model = deepcopy(original(name))
+    found = [b for b in blocks(model, input_size=(3, side(name), side(name))) if b.role == "body"]
+    pairs = [(to_pil_image(image.sigmoid()), 0) for image in images(name)]
+    data = repair_data(model, pairs, None)
+    seen: dict[str, torch.Tensor] = {}
+    for block in found:
+        module = model.get_submodule(block.paths[-1])
+        module.register_forward_hook(lambda _, __, out, key=block.name: seen.update({key: out}))
+    job = Job(model, data, Training(), quiet())
+    layers = States.of(job, found, data.failing, 3, "test").layers
+    for block in found:
+        if block.out_shape is not None:
+            axis = 1 if block.maps else -1
+            expected = seen[block.name].movedim(axis, 1).flatten(2).mean(2)
+            assert layers[block.name].shape[1] == block.out_shape[0 if block.maps else -1]
+            torch.testing.assert_close(layers[block.name], expected.double(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_confused_classes_are_chosen_and_mended(classifier, data):

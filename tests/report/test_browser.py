@@ -23,16 +23,14 @@ from timm_repair.report.scores import Scores
 PROGRAM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytest.importorskip("playwright", reason="for want of playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason="for want of playwright")
 pytest.importorskip("matplotlib", reason="for want of matplotlib")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="for want of Chromium")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
+    with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         yield started
         started.close()

@@ -56,6 +56,7 @@ class Keeping:
         block, none where the selection split does not prefer them by more than its error.
         """
         genotypes, notes = self._within_latency([discretize(each) for each in self.relaxed])
+        fast = {index for index, genotype in enumerate(genotypes) if genotype.edges}
         best, cells = self._measured(genotypes)
         for index, genotype in enumerate(genotypes):
             if genotype.edges:
@@ -68,8 +69,8 @@ class Keeping:
         return notes + tuple(
             f"the search kept the raw architecture of {site.block.name}: no edge was better on the"
             " selection split by more than its error"
-            for site, genotype in zip(self.sites, genotypes, strict=True)
-            if not genotype.edges
+            for index, (site, genotype) in enumerate(zip(self.sites, genotypes, strict=True))
+            if index in fast and not genotype.edges
         )
 
     def _built(self, genotypes: Sequence[Genotype]) -> list[Cell]:

@@ -1,9 +1,10 @@
 """Folder: the files of a saved model, and where they lie on this machine."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm_repair.errors import ConfigError
+from timm_repair.errors import ConfigError, OutputError
 
 CONFIG, WEIGHTS, PATCH, REPORT = (
     "config.json",
@@ -13,6 +14,24 @@ CONFIG, WEIGHTS, PATCH, REPORT = (
 )
 PAGE = "report.html"
 WANTED = (CONFIG, WEIGHTS, PATCH, REPORT)
+
+
+def writable(directory: str | Path) -> Path:
+    """The directory, made if missing.
+
+    Raises:
+        OutputError: it is a file, or cannot be written.
+    """
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {str(path)!r} ({error}): choose another output directory"
+        ) from error
+    return path
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from torch import nn
 from timm_repair.errors import ConfigError, OutputError
 from timm_repair.hub import card, pictures
 from timm_repair.hub.entry_point import created
-from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, WEIGHTS
+from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, WEIGHTS, writable
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
 from timm_repair.images.preprocessing import Preprocessing, told
@@ -72,15 +72,7 @@ def check_output(directory: str | Path) -> Path:
         OutputError: it is a file, cannot be written, or holds files that are not of an earlier
             save.
     """
-    path = Path(directory).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {str(path)!r} ({error}): choose another output directory"
-        ) from error
+    path = writable(directory)
     there = sorted(
         p.name for p in path.iterdir() if not p.name.startswith(SCRATCH) and p.name != FOLDER
     )

@@ -17,6 +17,7 @@ from timm_repair.methods.method import Outcome
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.partition import GRANULARITIES
+from timm_repair.models.taps import pooled
 from timm_repair.models.temporary import capture, evaluating
 from timm_repair.models.weights import snapshot
 from timm_repair.options import check_types
@@ -164,11 +165,13 @@ class States:
         def compute(these: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             seen: dict[str, Tensor] = {}
 
-            def into(name: str):
-                return lambda _, __, output: seen.__setitem__(name, _pooled(output))
+            def into(block: Block):
+                return lambda _, __, output: seen.__setitem__(
+                    block.name, pooled(output, last=not block.maps).double().cpu()
+                )
 
             pixels = job.data.preprocessing.normalize(images.pixels(these), runtime.device)
-            with capture(model, {block.paths[-1]: into(block.name) for block in blocks}):
+            with capture(model, {block.paths[-1]: into(block) for block in blocks}):
                 with runtime.accelerator.autocast():
                     answers = model(pixels).argmax(1).cpu()
             return answers, seen
@@ -177,12 +180,6 @@ class States:
             answers, seen = zip(*runtime.in_batches(compute, rows), strict=True)
         layers = {b.name: torch.cat([each[b.name] for each in seen]) for b in blocks}
         return cls(rows, images.labels[rows], torch.cat(answers), layers)
-
-
-def _pooled(output: Tensor) -> Tensor:
-    """(n, channels) of (n, C, H, W) or (n, tokens, C)."""
-    positions = {4: (2, 3), 3: (1,)}.get(output.ndim)
-    return (output if positions is None else output.mean(positions)).double().cpu()
 
 
 def joined(states: Sequence[States]) -> States:

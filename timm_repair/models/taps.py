@@ -56,6 +56,12 @@ class Tap:
         return (sums.sum(0, keepdim=True) / images).expand(images, -1)
 
 
+def pooled(tensor: Tensor, *, last: bool) -> Tensor:
+    """Means over positions, (n, C): of (n, C, H, W), or (n, ..., C) where channels are `last`."""
+    positions = tuple(range(1, tensor.ndim - 1)) if last else (2, 3)
+    return tensor.mean(positions) if tensor.ndim > 2 else tensor
+
+
 def layers_of(model: nn.Module, blocks: Sequence[Block]) -> dict[str, str]:
     """Convolutions and linear layers inside the blocks: path -> name of the block, in registration
     order.

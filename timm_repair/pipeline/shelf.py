@@ -9,14 +9,13 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from timm_repair.errors import ConfigError, OptionError, OutputError
-from timm_repair.hub.folder import REPORT
+from timm_repair.hub.folder import REPORT, writable
 from timm_repair.hub.saving import read_report
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
 from timm_repair.pipeline.finished import finished
@@ -38,15 +37,7 @@ def check_shelf(directory: str | Path, labels: Iterable[str]) -> Path:
         OutputError: it is a file, cannot be written, or holds what is not of a comparison.
         OptionError: two labels would have one folder.
     """
-    path = Path(directory).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {str(path)!r} ({error}): choose another output directory"
-        ) from error
+    path = writable(directory)
     ours = re.compile(rf"{CONTENTS}(\.new)?|{FIGURES}|{SEED}\d+")
     if foreign := sorted(p.name for p in path.iterdir() if not ours.fullmatch(p.name)):
         raise OutputError(

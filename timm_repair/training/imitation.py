@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from timm_repair.errors import OptionError, did_you_mean
 from timm_repair.images.images import Images
+from timm_repair.models.taps import pooled
 from timm_repair.models.temporary import capture, evaluating
 from timm_repair.options import check_types
 from timm_repair.runtime.processes import agreed, share_of_batch
@@ -249,10 +250,4 @@ class Imitation:
 
 def _into(states: list[Tensor]) -> Callable:
     """A hook that adds a layer's states, means over positions: (n, channels)."""
-    return lambda layer, _, output: states.append(_pooled(output, isinstance(layer, nn.Linear)))
-
-
-def _pooled(tensor: Tensor, last: bool) -> Tensor:
-    """(n, channels) of (n, C, H, W), or of (n, …, C) where channels are `last`."""
-    positions = tuple(range(1, tensor.ndim - 1)) if last else (2, 3)
-    return tensor.mean(positions) if tensor.ndim > 2 else tensor
+    return lambda layer, _, output: states.append(pooled(output, last=isinstance(layer, nn.Linear)))

@@ -44,7 +44,7 @@ class DrNas:
         """KL to the distribution that the search begins with, the mean over edges: the uniform one
         but for the lead of "none", which would be lost on edges that matter to nothing.
         """
-        none = torch.arange(len(CANDIDATES), device=alpha.device) == CANDIDATES.index("none")
+        none = torch.arange(alpha.shape[1], device=alpha.device) == CANDIDATES.index("none")
         first = Dirichlet((1 + NONE_PRIOR * none).expand_as(alpha))
         return self.divergence * kl_divergence(_distribution(alpha), first).mean()
 

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from timm_repair.architecture.strategies.strategy import require_temperatures
+from timm_repair.architecture.strategies.strategy import (
+    cooled,
+    gumbel,
+    likeliest,
+    require_temperatures,
+)
 from timm_repair.options import check_types
 
 
@@ -34,14 +38,14 @@ class Gdas:
         require_temperatures(self.hottest, self.coldest)
 
     def temperature(self, progress: float) -> float:
-        return self.hottest + progress * (self.coldest - self.hottest)
+        return cooled(self.hottest, self.coldest, progress)
 
     def weights(self, alpha: Tensor, *, progress: float, generator: torch.Generator) -> Tensor:
-        noise = -torch.empty(alpha.shape).exponential_(generator=generator).log().to(alpha)
-        soft = torch.softmax((alpha.log_softmax(1) + noise) / self.temperature(progress), 1)
-        hard = F.one_hot(soft.argmax(1), alpha.shape[1]).to(alpha)
+        noisy = alpha.log_softmax(1) + gumbel(alpha, generator)
+        soft = torch.softmax(noisy / self.temperature(progress), 1)
+        hard = likeliest(soft)
         return hard + (soft - soft.detach())
 
     def final(self, alpha: Tensor) -> Tensor:
         """The operation that is sampled the most often."""
-        return F.one_hot(alpha.argmax(1), alpha.shape[1]).to(alpha)
+        return likeliest(alpha)

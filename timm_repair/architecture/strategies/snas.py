@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from timm_repair.architecture.strategies.strategy import require_temperatures
+from timm_repair.architecture.strategies.strategy import (
+    cooled,
+    gumbel,
+    likeliest,
+    require_temperatures,
+)
 from timm_repair.options import check_types
 
 
@@ -31,12 +35,11 @@ class Snas:
         require_temperatures(self.hottest, self.coldest)
 
     def temperature(self, progress: float) -> float:
-        return self.hottest + progress * (self.coldest - self.hottest)
+        return cooled(self.hottest, self.coldest, progress)
 
     def weights(self, alpha: Tensor, *, progress: float, generator: torch.Generator) -> Tensor:
-        noise = -torch.empty(alpha.shape).exponential_(generator=generator).log().to(alpha)
-        return torch.softmax((alpha + noise) / self.temperature(progress), 1)
+        return torch.softmax((alpha + gumbel(alpha, generator)) / self.temperature(progress), 1)
 
     def final(self, alpha: Tensor) -> Tensor:
         """The operation that it cools to."""
-        return F.one_hot(alpha.argmax(1), alpha.shape[1]).to(alpha)
+        return likeliest(alpha)

@@ -4,6 +4,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from timm_repair.errors import OptionError
 
@@ -41,6 +42,21 @@ def require_temperatures(hottest: float, coldest: float) -> None:
             f"a search cools from hottest={hottest} to coldest={coldest}: both must be positive,"
             " and hottest the larger"
         )
+
+
+def cooled(hottest: float, coldest: float, progress: float) -> float:
+    """The temperature, falling linearly."""
+    return hottest + progress * (coldest - hottest)
+
+
+def gumbel(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel noise for each of α (E, 6)."""
+    return -torch.empty(alpha.shape).exponential_(generator=generator).log().to(alpha)
+
+
+def likeliest(alpha: Tensor) -> Tensor:
+    """One at the largest of each row of α (E, 6), zero elsewhere."""
+    return F.one_hot(alpha.argmax(1), alpha.shape[1]).to(alpha)
 
 
 def require_not_negative(**values: float) -> None:
