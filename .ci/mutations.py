@@ -42,20 +42,20 @@ MUTATIONS = (
     ),
     Mutation(
         "what the model has right is collected as its failures",
-        "wrong = (answers != images.labels)",
-        "wrong = (answers == images.labels)",
-        ("test_preparing.py",),
+        "wrong = (answers != images.labels).nonzero().flatten()\n    right",
+        "wrong = (answers == images.labels).nonzero().flatten()\n    right",
+        ("test_collecting_streams.py", "test_preparing.py"),
     ),
     Mutation(
         "the answer of a failure is not left out where it is class 0",
         "failing = (answers >= 0).nonzero()",
         "failing = (answers > 0).nonzero()",
-        ("test_training.py",),
+        ("test_batches.py",),
     ),
     Mutation(
         "the least likely operation of an edge is kept",
-        "chosen = relaxed.alpha.argmax(1).tolist()",
-        "chosen = relaxed.alpha.argmin(1).tolist()",
+        "return self.alpha.argmax(1)",
+        "return self.alpha.argmin(1)",
         ("test_relaxation.py", "test_search.py"),
     ),
     Mutation(
@@ -80,7 +80,7 @@ MUTATIONS = (
         "ties of the interpolation go away from the original",
         "chosen = min(share for share, value",
         "chosen = max(share for share, value",
-        ("test_training.py", "test_methods.py"),
+        ("test_training.py",),
     ),
     Mutation(
         "a holdout may hold what the repair trains on",

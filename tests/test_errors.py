@@ -42,3 +42,12 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 def test_installed_packages_are_not_missing():
     require_packages("demo", "this", "numpy", "torch")
+
+
+def test_a_package_that_is_there_but_broken_says_so(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("raise AttributeError('built for numpy 1')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        MissingPackageError, match=r"cannot be imported \(AttributeError: built for"
+    ):
+        require_packages("demo", "this", "numpy", "broken_package")

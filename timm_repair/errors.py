@@ -7,6 +7,7 @@ timm_repair catch them too.
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
 
 
@@ -93,11 +94,12 @@ class AssumptionWarning(UserWarning):
 
 
 def require_packages(extra: str, what: str, *packages: str) -> None:
-    """Check, before any work, that the packages (names to import) of an extra are installed;
-    `what` needs them.
+    """Check, before any work, that the packages (names to import) of an extra are installed and can
+    be imported; `what` needs them.
 
     Raises:
-        MissingPackageError: those that are not there, and the command that installs them.
+        MissingPackageError: those that are not there, and the command that installs them; or why
+            one that is there does not work.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -106,6 +108,16 @@ def require_packages(extra: str, what: str, *packages: str) -> None:
             f" 'timm_repair[{extra}]'",
             name=missing[0],
         )
+    for package in packages:
+        try:
+            import_module(package)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise MissingPackageError(
+                f"{what} needs {package}, which is installed but cannot be imported ({said:.300}):"
+                f" pip install --force-reinstall 'timm_repair[{extra}]'",
+                name=package,
+            ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
