@@ -102,6 +102,7 @@ METHOD_CASES = {
     "archrepair within latency": Case("archrepair", GENTLE | {"max_latency": 1.0}),
     "archrepair two blocks": _searching(score="rgn", blocks=2),
     **{f"archrepair {name}": _searching(block="layer2", strategy=name) for name in STRATEGY_CASES},
+    "archrepair perturbation": _searching(block="layer2", selection="perturbation"),
     "archrepair random": _built(block="layer3", genotype="random"),
     "archrepair random, two blocks": _built(block=("layer2", "layer3"), genotype="random"),
     "archrepair raw": Case("archrepair", GENTLE | {"block": "layer3", "genotype": "raw"}),

@@ -3,6 +3,7 @@ planted task in which one operation on one edge is needed and must be found.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from timm_repair.architecture import strategies
 from timm_repair.architecture.genotype import Edge
 from timm_repair.architecture.operations import CANDIDATES
+from timm_repair.architecture.perturbing import missed_most
 from timm_repair.architecture.relaxation import discretize, relax
 from timm_repair.architecture.search import search
 from timm_repair.architecture.skeleton import skeleton_of
@@ -270,3 +272,26 @@ def test_the_operation_that_is_needed_is_found_where_it_is_needed(name):
     history, _ = search(Job(model, data, options, quiet()), [relaxed], steps=200)
     assert len(history) == 200
     assert discretize(relaxed).edges == (Edge(0, 1, NEEDED),), relaxed.alpha
+
+
+def test_what_is_missed_most_is_found_where_alpha_knows_nothing():
+    """α does not move: it leads with "none" everywhere, as at its start."""
+    model, chosen = Sided().eval(), strategies.named("darts", partial=1, learning_rate=1e-9)
+    data = repair_data(model, sided(200, 0), sided(200, 1))
+    seen = {"failing": data.failing.subset(range(0, 200, 2)), "retained": data.retained}
+    job = Job(
+        model,
+        replace(data, selection=seen),
+        Training(**BUDGET | {"batch_size": 32, "steps": 200, "wrong_class_weight": 1.0}),
+        quiet(),
+    )
+    model.block = relaxed = relax(
+        model.block, skeleton_of(model.block, (4, 16, 16), partial=1), chosen, generator()
+    )
+    search(job, [relaxed], steps=200)
+    assert discretize(relaxed).edges == ()
+    before = {name: value.clone() for name, value in relaxed.state_dict().items()}
+    (missed,) = missed_most(job, [relaxed], job.forward())
+    assert discretize(relaxed, missed).edges == (Edge(0, 1, NEEDED),)
+    assert relaxed.fixed is None
+    assert all(torch.equal(value, before[name]) for name, value in relaxed.state_dict().items())

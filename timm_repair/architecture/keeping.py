@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from timm_repair.architecture.cell import Cell, build, strengths
 from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.perturbing import missed_most
 from timm_repair.architecture.relaxation import RelaxedBlock, discretize, inherit
 from timm_repair.architecture.sites import Site, place, slowdown
 from timm_repair.models.copying import copied
@@ -14,6 +15,9 @@ from timm_repair.training.job import Job
 from timm_repair.training.objective import Judged, judged
 from timm_repair.training.prefix.forward import Forward
 from timm_repair.training.recalibration import recalibrate
+
+# the largest α (paper §3.3.2), or what is missed most (DARTS-PT)
+SELECTIONS = ("alpha", "perturbation")
 
 
 def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
@@ -39,7 +43,11 @@ def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
 
 @dataclass
 class Keeping:
-    """From relaxed blocks to discrete ones: which of the searched edges stay."""
+    """From relaxed blocks to discrete ones: which of the searched edges stay.
+
+    Args:
+        selection: what chooses each edge's operation, one of `SELECTIONS`.
+    """
 
     job: Job
     sites: Sequence[Site]
@@ -47,6 +55,7 @@ class Keeping:
     forward: Forward
     max_latency: float | None
     recalibration: int
+    selection: str = "alpha"
 
     def __post_init__(self):
         self.weights = [each.final_weights() for each in self.relaxed]
@@ -55,7 +64,11 @@ class Keeping:
         """Put the discretized blocks in place: the edges within the limit on latency and, block by
         block, none where the selection split does not prefer them by more than its error.
         """
-        genotypes, notes = self._within_latency([discretize(each) for each in self.relaxed])
+        chosen: Sequence[Tensor | None] = [None] * len(self.relaxed)
+        if self.selection == "perturbation":
+            chosen = missed_most(self.job, self.relaxed, self.forward)
+        found = [discretize(*each) for each in zip(self.relaxed, chosen, strict=True)]
+        genotypes, notes = self._within_latency(found)
         fast = {index for index, genotype in enumerate(genotypes) if genotype.edges}
         best, cells = self._measured(genotypes)
         for index, genotype in enumerate(genotypes):

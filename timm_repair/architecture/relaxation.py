@@ -92,6 +92,7 @@ class RelaxedBlock(nn.Module):
         super().__init__()
         self.skeleton, self.strategy, self.generator = skeleton, strategy, generator
         self.progress = 0.0  # 0 … 1 through the search, for strategies that anneal
+        self.fixed: Tensor | None = None  # (E, O): weights in the place of the strategy's
         targets = [e.target for e in skeleton.edges]
         self.cell = Cell(
             raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None
@@ -119,7 +120,8 @@ class RelaxedBlock(nn.Module):
         )
 
     def forward(self, *args, **kwargs):
-        self.cell.tape.mixture = _Mixture(self.operation_weights(), self.edge_weights())
+        weights = self.operation_weights() if self.fixed is None else self.fixed
+        self.cell.tape.mixture = _Mixture(weights, self.edge_weights())
         try:
             return self.cell(*args, **kwargs)
         finally:
@@ -188,13 +190,16 @@ def relax(
     return RelaxedBlock(raw, skeleton, strategy, generator)
 
 
-def discretize(relaxed: RelaxedBlock) -> Genotype:
+def discretize(relaxed: RelaxedBlock, chosen: Tensor | None = None) -> Genotype:
     """The operation that is chosen on every edge, "none" included. `inherit` then carries the
     weights over. Inverse of `relax`.
+
+    Args:
+        chosen: (E,) number of each edge's operation; None asks `relaxed.chosen()`.
     """
-    chosen = relaxed.chosen().tolist()
+    numbers = (relaxed.chosen() if chosen is None else chosen).tolist()
     candidates = relaxed.skeleton.candidates
-    edges = zip(relaxed.skeleton.edges, chosen, strict=True)
+    edges = zip(relaxed.skeleton.edges, numbers, strict=True)
     return replace(
         relaxed.skeleton,
         edges=tuple(

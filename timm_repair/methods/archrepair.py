@@ -13,7 +13,7 @@ from torch import nn
 from timm_repair.architecture import strategies
 from timm_repair.architecture.cell import Cell, added_parameters, build
 from timm_repair.architecture.genotype import LEVELS
-from timm_repair.architecture.keeping import Keeping, too_slow
+from timm_repair.architecture.keeping import SELECTIONS, Keeping, too_slow
 from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.search import search
 from timm_repair.architecture.sites import Site, original_state, place
@@ -49,6 +49,9 @@ class ArchRepair:
         strategy: how the search goes, a name from `STRATEGIES` or an object.
         genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw"
             keeps the raw architecture.
+        selection: what chooses each edge's operation after the search: the largest "alpha", or
+            "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
+            `perturbing`.
         max_span: an edge leads over at most this many layers.
         search_share: share of the steps spent on the search; the rest fine-tunes the discrete
             blocks.
@@ -63,6 +66,7 @@ class ArchRepair:
     level: str = "unit"
     strategy: str | Strategy = "pc_darts"
     genotype: str = "search"
+    selection: str = "alpha"
     max_span: int = 3
     search_share: float = 0.25
     recalibration: int = 10
@@ -84,6 +88,10 @@ class ArchRepair:
         if self.genotype not in GENOTYPES:
             raise OptionError(
                 f"unknown genotype {self.genotype!r}{did_you_mean(self.genotype, GENOTYPES)}"
+            )
+        if self.selection not in SELECTIONS:
+            raise OptionError(
+                f"unknown selection {self.selection!r}{did_you_mean(self.selection, SELECTIONS)}"
             )
         if self.max_latency is not None and self.max_latency < 1:
             raise OptionError(
@@ -151,7 +159,15 @@ class ArchRepair:
         with runtime.stage("search"):
             steps = round(self.search_share * self.training.steps)
             history, trained = search(job, relaxed, steps=steps, forward=forward)
-            keeping = Keeping(job, sites, relaxed, forward, self.max_latency, self.recalibration)
+            keeping = Keeping(
+                job,
+                sites,
+                relaxed,
+                forward,
+                self.max_latency,
+                self.recalibration,
+                self.selection,
+            )
             return history, trained, keeping.install()
 
     def _open(
