@@ -246,21 +246,25 @@ def test_what_is_kept_goes_on_to_the_same_bits(classifier, data, runtime):
 def test_pictures_are_right_in_turns_that_were_never_shown():
     """Failures are turned to the left alone; those turned to the right are mended with them."""
     sure, angles = planted.classifier(), (18.0, 24.0, 30.0)
-    failures, _ = planted.wrong_by(sure, rotated(planted.pictures(300, 1), *angles), at_least=30)
+    trains = {"steps": 100, "batch_size": 64, "evaluations": 2, "learning_rate": 0.003}
+    unlimited = {"max_clean_loss": None, "max_class_loss": None}  # of few pictures one is too much
+    failures, _ = planted.wrong_by(sure, rotated(planted.pictures(300, 1), *angles))
+    assert len(failures) > 100
     repaired = timm_repair.repair(
         sure,
         failures,
-        retain=planted.pictures(200, 2),
+        retain=planted.pictures(600, 2),
         method="sensei",
         diagnose=False,
         progress=False,
-        **BUDGET | {"steps": 40, "batch_size": 32, "evaluations": 2},
+        **BUDGET | trains | unlimited,
     )
     for sign in (1, -1):
         turned = rotated(planted.pictures(200, 3), *(sign * angle for angle in angles))
-        wrong, _ = planted.wrong_by(sure, turned, at_least=20)
-        assert (planted.margins(repaired.model, wrong) > 0).float().mean() > 0.7
-    assert (planted.margins(repaired.model, planted.pictures(100, 4)) > 0).float().mean() > 0.95
+        wrong, _ = planted.wrong_by(sure, turned)
+        assert len(wrong) > 100
+        assert (planted.margins(repaired.model, wrong) > 0).float().mean() > 0.6
+    assert (planted.margins(repaired.model, planted.pictures(100, 4)) > 0).float().mean() > 0.85
 
 
 @pytest.mark.parametrize(
