@@ -218,6 +218,7 @@ def run(row: Row, python: Path, tests: list[str], workers: int | None) -> dict:
             str(workers),
             "--dist",
             "loadfile",
+            "--long",
             f"--junitxml={report}",
             *tests,
         ]

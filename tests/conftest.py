@@ -167,6 +167,18 @@ def offline(monkeypatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked long, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is long runs in the matrix."""
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip("long: make test-matrix runs it, or --long"))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The last line says what ran, and what was skipped for which reasons."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -29,7 +29,7 @@ from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.runtime import Runtime
 
 ROOT = Path(timm_repair.__file__).parent.parent
-WORLDS = (2, 4)
+WORLDS = (2, pytest.param(4, marks=pytest.mark.long))
 COUNTS = {"failures": 97, "train": 151, "unseen": 61}  # of images; odd, so that shards are uneven
 CONFUSED = (0, 1)  # the classes that the classifier takes for each other
 

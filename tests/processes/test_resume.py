@@ -39,7 +39,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
         # a prefix cache that is filled anew, in another order, and in which not everything finds
         # room
-        (
+        pytest.param(
             {
                 "block": "layer4",
                 "views": 3,
@@ -49,10 +49,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
                 "diagnose": False,
             },
             6,
+            marks=pytest.mark.long,
         ),
         # whose loss carries queues, and a generator, from step to step
         ({"method": "sensei", "children": 2, "population": 3, "beginning": 3}, 4),
-        ({"method": "few_shot_mix"}, 3),
+        pytest.param({"method": "few_shot_mix"}, 3, marks=pytest.mark.long),
         ({"property": True, "method": "birdnn", "steps": 60, "particles": 5, "examples": 60}, 5),
     ],
     ids=["archrepair", "finetune", "cached", "sensei", "few_shot_mix", "property"],
@@ -75,6 +76,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_p
         assert {p.name for p in whole.iterdir()} == {p.name for p in (tmp_path / name).iterdir()}
 
 
+@pytest.mark.long
 def test_one_of_two_ranks_is_killed(tmp_path):
     environment = os.environ | {
         "TQDM_DISABLE": "1",
