@@ -9,6 +9,7 @@ from report.report_examples import report, scores
 from timm_repair.hub import card
 from timm_repair.report.scores import Scores
 from timm_repair.report.verdict import Verdict
+from timm_repair.report.wording import UNHELD
 
 BETTER = scores("blurred", kept=370, broken=30, fixed=280, missed=320)
 WORSE = scores("clean", kept=700, broken=60, fixed=20, missed=220)
@@ -36,6 +37,14 @@ def test_the_first_sentence_is_the_verdict(measured, kind, begin, also):
     verdict = Verdict.of(measured)
     assert (verdict.kind, verdict.harmful) == (kind, kind == "harmful")
     assert verdict.sentences[0].startswith(begin) and also in str(verdict)
+
+
+def test_a_limit_that_was_not_held_is_in_the_first_sentence():
+    noted = report(scores=(BETTER, SAME), notes=(f"{UNHELD}: all of them", "more"))
+    first = noted.verdict.sentences[0]
+    assert first.endswith(f"; {UNHELD} when it was chosen.")
+    assert UNHELD not in report(scores=(BETTER, SAME)).verdict.sentences[0]
+    assert first in " ".join(str(noted).split())
 
 
 def test_it_tells_the_change_with_its_interval_and_test():

@@ -13,6 +13,7 @@ from timm_repair.options import plain
 from timm_repair.report.scores import Scores
 from timm_repair.report.verdict import Verdict
 from timm_repair.report.versions import VERSION, check_version, upgraded
+from timm_repair.report.wording import UNHELD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ class Facts:
             retained=self.provenance.get("read", {}).get("retain"),
             names=self.label_names,
             error_rate=self.provenance.get("error_rate"),
+            unheld=any(note.startswith(UNHELD) for note in self.notes),
         )
 
     @property

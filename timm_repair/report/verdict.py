@@ -10,7 +10,7 @@ from typing import Any
 
 from timm_repair.report.natural import Natural
 from timm_repair.report.scores import Scores
-from timm_repair.report.wording import clean, listed, p_text, points
+from timm_repair.report.wording import UNHELD, clean, listed, p_text, points
 
 HARMFUL, HELPFUL, UNCLEAR = "harmful", "helpful", "unclear"
 # chance-corrected agreement (Cohen's kappa with uniform guesses) below which answers and labels
@@ -50,6 +50,7 @@ class Verdict:
         retained: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
         error_rate: float | None = None,
+        unheld: bool = False,
     ) -> "Verdict":
         """The verdict on these holdouts.
 
@@ -61,6 +62,7 @@ class Verdict:
             names: readable names of the classes, where known.
             error_rate: of the original in the population that fails, which weighs "failing"
                 against "passing".
+            unheld: whether a limit on harm was not held on the selection split; a note says which.
         """
         if not scores:
             return cls(UNCLEAR, ("Unclear: the repaired model was not measured.",))
@@ -96,6 +98,8 @@ class Verdict:
         else:
             said = "; ".join([*level, *good]) or "the repaired model could not be measured"
             kind, first = UNCLEAR, [f"Unclear: {said}."]
+        if unheld:
+            first[0] = f"{first[0].removesuffix('.')}; {UNHELD} when it was chosen."
         contradicted = [sentence for sentence in [_contradiction(retained or {})] if sentence]
         kind = HARMFUL if contradicted else kind
         rest = [_worst_class(each, seed, names) for each in others]

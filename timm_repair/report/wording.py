@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 WIDTH = 80  # columns of a terminal
+UNHELD = "a limit on harm was not held"  # how the note of one begins
 
 
 def clean(value: str, limit: int = 80) -> str:

@@ -1,5 +1,5 @@
-"""Limits on harm: how much of what the model had right a repair may lose, held on the selection
-split.
+"""Limits on harm: how much of what the model had right a repair may lose on the selection split
+before it is made dear, see `objective`.
 """
 
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from timm_repair.images.images import Images
+from timm_repair.report.wording import UNHELD
 from timm_repair.training.options import Choosing
 
 ENOUGH = 20  # examples of a class, below which nothing is said of it
@@ -70,8 +71,9 @@ class Loss:
                 f"at least {self.worst[0]:.1f} of those of class {self.worst[1]}"
                 f" (max_class_loss={choosing.max_class_loss:g})"
             )
-        held = "a limit on harm could not be held on the selection split"
-        return f"{held}: {', '.join(said)}" if said else None
+        memory = "of images that the model was trained on, part of it is memory"
+        unheld = f"{UNHELD} on the selection split, for what was gained"
+        return f"{unheld}: {', '.join(said)}; {memory}" if said else None
 
 
 def _at_least(lost: Tensor, errors: float) -> float:

@@ -134,7 +134,8 @@ class Choosing:
         evaluations: how often.
         patience: stop early after so many measurements without a better one; None spends all steps.
         max_clean_loss: percentage points of accuracy that the repair may lose on retained examples,
-            beyond one standard error of what the selection split tells; None for any.
+            beyond one standard error of what the selection split tells, before each further one
+            must bring two of the estimated accuracy, see `objective`; None for any.
         max_class_loss: likewise of any class of these, beyond 1.64; None for any.
     """
 
