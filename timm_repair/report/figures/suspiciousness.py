@@ -82,8 +82,8 @@ def draw_blocks(ax: Axes, report: Facts, *, most: int = 24, brief: bool = True) 
     names = [name for name in values if name in first]
     heights = [values[name] or 0.0 for name in names]
     spread = [errors.get(name) or 0.0 for name in names]
-    colors = _colors(report)
-    ax.barh(range(len(names)), heights, color=[colors[name] for name in names], height=0.72)
+    colors = [RED if name in report.repaired_blocks else MUTED for name in names]
+    ax.barh(range(len(names)), heights, color=colors, height=0.72)
     known = [
         (height, place, error)
         for place, (height, error) in enumerate(zip(heights, spread, strict=True))
