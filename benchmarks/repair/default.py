@@ -7,8 +7,8 @@ One JSON a cell (model, population, seed) in benchmarks/results/default/, writte
 that is there already is not run again. Half of the (corrupted) test set is production, where
 failures and what passes are collected; the other half is measured on, with the same photographs
 uncorrupted as "clean". All rows start from the same data, have 300 steps of batch 128, and choose
-on the same selection split. Seconds are those of the repair and, where its row uses it, of the
-diagnosis; they are comparable within a cell only.
+on the same selection split. Seconds are processor time, of the repair and, where its row uses it,
+of the diagnosis; they are comparable within a cell only.
 
 The plain rows are what fifteen lines of PyTorch do that keep the right images: cross-entropy on
 production as it is and on retained images, each at two learning rates, of which the one is reported
@@ -117,9 +117,9 @@ def cell(models: Path, place: Path, net: str, corruption: str, seed: int, failur
         model = case.working_copy(model, runtime)
         holdout = {"population": population.failing, "clean": population.clean}
         data = prepare(model, found, retain=train, holdout=holdout, runtime=runtime)
-        start = time.perf_counter()
+        start = time.process_time()
         data, evidence = looked_at(model, data, runtime, asked=True)
-        spent = time.perf_counter() - start
+        spent = time.process_time() - start
     told = {"error_rate": found.error_rate, "failures": len(found), "passing": len(found.passing)}
     told |= {"diagnosis": (evidence.told or {}).get("headline")}
     return Cell(model, data, runtime, told, spent)
@@ -129,12 +129,12 @@ def run(row: Row, at: Cell) -> dict:
     """The better of the row's methods by the selection split, measured on what is held out."""
     data, best = row.data(at.data), None
     for options in row.options:
-        start = time.perf_counter()
+        start = time.process_time()
         with own_randomness(at.runtime.seed):
             outcome = named(row.method, **options).repair(
                 copied(at.model), data, replace(at.runtime, stages=[])
             )
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         model = outcome.model.eval()
         forward = Forward(
             model, Populations(data, named("finetune").training, at.runtime), at.runtime

@@ -24,7 +24,7 @@ def rows_table(cells: Sequence[Mapping]) -> Table:
         unit = cell["rows"].get(PLAIN[0], {}).get("seconds")
         for label, row in cell["rows"].items():
             seen, clean = row["populations"]["population"], row["populations"]["clean"]
-            time = row["seconds"] / unit if unit else None
+            time = row["seconds"] / unit if unit and "seconds" in row else None
             found.append([
                 "",
                 label,
@@ -80,7 +80,7 @@ def targets_table(cells: Sequence[Mapping]) -> Table:
     times = [
         c["rows"][DEFAULT]["seconds"] / c["rows"][PLAIN[0]]["seconds"]
         for c in whole
-        if PLAIN[0] in c["rows"]
+        if "seconds" in c["rows"].get(PLAIN[0], {})
     ]
     if times:
         found.append([
