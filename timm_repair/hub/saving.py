@@ -28,7 +28,7 @@ from torch import nn
 from timm_repair.errors import ConfigError, OutputError
 from timm_repair.hub import card, pictures
 from timm_repair.hub.entry_point import created
-from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, WEIGHTS, writable
+from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, RUN, WEIGHTS, writable
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
 from timm_repair.images.preprocessing import Preprocessing, told
@@ -47,7 +47,7 @@ REMOTE_CODE = "modeling_timm_repair.py"
 # in the order in which they are moved into place: the report makes the folder ours, and without a
 # config nothing loads it
 FILES = (
-    *(REPORT, WEIGHTS, PATCH, "README.md", "figures", PAGE, pictures.FOLDER, REMOTE_CODE),
+    *(REPORT, WEIGHTS, PATCH, "README.md", "figures", PAGE, pictures.FOLDER, REMOTE_CODE, RUN),
     CONFIG,
 )
 

@@ -81,7 +81,8 @@ def test_blocks(place, capsys):
 
 
 def test_localize(given, capsys):
-    assert main(["localize", *given, "--set=score=spectrum_gradient", "--set=top=10"]) == 0
+    command = ["localize", *given, "--set=score=spectrum_gradient", "--set=top=10"]
+    assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["scorer"] == "spectrum_gradient" and sum(found["suspiciousness"].values()) == 10
 
@@ -93,13 +94,13 @@ def test_localize_says_when_blocks_are_within_noise(given, monkeypatch, capsys):
         errors={"layer1": 0.0, "layer2": 0.04, "layer3": 0.05},
     )
     monkeypatch.setattr("timm_repair.pipeline.inspecting.localize", lambda *_, **__: found)
+    assert main(["localize", *given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tied"] == ["layer1", "layer2"]
     assert main(["localize", *given]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["tied"] == ["layer1", "layer2"]
-    assert (
-        printed.err.startswith("layer1 and layer2 cannot be told apart on these examples")
-        and "`blocks=2` repairs both" in printed.err
-    )
+    head, *blocks, told = capsys.readouterr().out.split("\n", 4)
+    assert head == "How suspicious each block is (score: rgn)" and "<- tied" in blocks[0]
+    assert "layer1 and layer2 cannot be told apart on these examples" in told
+    assert "`blocks=2` repairs both" in " ".join(told.split()) and "epaired block" not in told
 
 
 @pytest.mark.filterwarnings(NO_EFFECT)
@@ -140,6 +141,12 @@ def test_repair_and_report(given, place, tmp_path, capsys):
     assert timm.create_model(f"local-dir:{output}", pretrained=True).num_classes == 10
     assert main(["report", str(output)]) == 0
     assert capsys.readouterr().out.strip() in printed, "the same text, from the file"
+    assert main(["report", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert main(["repair", "--config", str(output / "run.yaml")]) == 0
+    assert capsys.readouterr().out == printed, "answered from what is there"
+    assert main(["repair", f"--config={output / 'run.yaml'}", "--set=steps=5"]) == 2
+    assert "training.steps 4 then, 5 now" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings(NO_EFFECT)
