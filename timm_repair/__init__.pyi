@@ -12,8 +12,10 @@ from .pipeline.inspecting import collect_failures as collect_failures
 from .diagnosis.diagnosis import Diagnosis as Diagnosis
 from .localization.localization import Localization as Localization
 from .models.block import Block as Block
+from .report.evaluation import Evaluation as Evaluation
 from .pipeline.inspecting import blocks as blocks
 from .pipeline.inspecting import diagnose as diagnose
+from .pipeline.inspecting import evaluate as evaluate
 from .pipeline.inspecting import localize as localize
 
 # repair it

@@ -39,6 +39,7 @@ class Dataclass(Protocol):
 T = TypeVar("T", bound=Dataclass)
 C = TypeVar("C")  # what is a dataclass, which a decorator of it cannot tell yet
 _PLAIN = (bool, int, float, str)
+RUN = "run.yaml"  # in a folder that a command has written: its arguments, see cli.configuration
 
 
 def flat_names(kind: type) -> list[str]:

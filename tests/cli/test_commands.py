@@ -2,9 +2,7 @@
 
 import json
 import warnings
-from pathlib import Path
 
-import datasets
 import planted
 import pytest
 import timm
@@ -19,52 +17,6 @@ SMALL = [
     for pair in ("steps=4", "batch_size=16", "evaluations=1", "hflip=0.0", "shift=0.0")
 ]
 SMALL.append("--no-diagnosis")
-
-
-@pytest.fixture(scope="module")
-def place(deployed, pictures, tmp_path_factory) -> Path:
-    """A directory with a saved model, failures as an image folder and retained examples as a
-    parquet file.
-    """
-    folder = tmp_path_factory.mktemp("cli")
-    arguments = dict(deployed._model_args)
-    timm.models.save_for_hf(deployed, str(folder / "model"), model_args=arguments)
-    config = json.loads((folder / "model" / "config.json").read_text())
-    config["label_names"] = config["pretrained_cfg"]["label_names"] = [
-        f"digit {i}" for i in range(10)
-    ]
-    (folder / "model" / "config.json").write_text(json.dumps(config))
-    wrong, _ = planted.wrong_by(deployed, pictures["pool"])
-    assert [label for _, label in wrong] == [0, 1] * 100
-    for number, (image, label) in enumerate(wrong):
-        directory = folder / "failures" / f"digit {label}"
-        directory.mkdir(parents=True, exist_ok=True)
-        image.save(directory / f"{number}.png")
-    for name, part in (("retain", pictures["train"][:120]), ("holdout", pictures["unseen"][:40])):
-        table = {"image": [image for image, _ in part], "label": [label for _, label in part]}
-        features = datasets.Features(
-            {
-                "image": datasets.Image(),
-                "label": datasets.ClassLabel(names=[f"digit {i}" for i in range(10)]),
-            }
-        )
-        datasets.Dataset.from_dict(table, features=features).to_parquet(folder / f"{name}.parquet")
-    return folder
-
-
-@pytest.fixture
-def given(place) -> list[str]:
-    return [
-        f"--model=local-dir:{place / 'model'}",
-        f"--failures={place / 'failures'}",
-        f"--retain={place / 'retain.parquet'}",
-    ]
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch, recwarn):
-    # a program's right, but not in a test
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
 
 
 def test_blocks(place, capsys):
@@ -314,7 +266,7 @@ def test_a_repair_that_harms_is_said_first_and_by_the_exit_status(
 def test_errors_speak_the_language_of_the_command_line(
     command, said, unsaid, given, tmp_path, capsys
 ):
-    assert main(["repair", *given, f"--output={tmp_path / 'out'}", *command]) == 2
+    assert main(["repair", *given, f"--output={tmp_path / 'out'}", "--quiet", *command]) == 2
     error = capsys.readouterr().err
     assert said in error and unsaid not in error and error.startswith("timm-repair: ")
 

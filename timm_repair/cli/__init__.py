@@ -14,9 +14,11 @@ Nothing that takes long is imported before a command runs: `--help` is there at 
 - answers.py: the result, for people or as JSON; progress.py: what is told on the way.
 """
 
+import os
 import platform
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     said = language(command)
     output = getattr(arguments, "output", None)
-    with readable_warnings(said), told(quiet=getattr(arguments, "quiet", False)):
+    with readable_warnings(said), told(said, quiet=getattr(arguments, "quiet", False)) as teller:
         try:
+            with teller.busy("torch and timm are being loaded"):
+                for dear in ("torch", "timm"):
+                    import_module(dear)
             answer = COMMANDS[name].run(arguments)
             configuration.keep(command, arguments)
         except KeyboardInterrupt:
@@ -59,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001  it is told, with its place
             report_error(_of_the_family(error, command.prog), said)
             return 2
-    answer.show(as_json=getattr(arguments, "json", False))
+    try:
+        answer.show(as_json=getattr(arguments, "json", False))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return answer.status
 
 

@@ -171,7 +171,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
         **({} if arguments.passing is None else {"passing": arguments.passing}),
         "seed": arguments.seed,
         "data": make(Sampling if files else DataOptions, parse(arguments.data)),
-        "progress": not arguments.quiet,
+        "progress": False,  # the log tells of it
     } | options
 
 

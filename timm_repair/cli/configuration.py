@@ -14,8 +14,7 @@ import yaml
 from timm_repair.cli.arguments import Named
 from timm_repair.cli.parser import Parser
 from timm_repair.errors import OptionError
-from timm_repair.hub.folder import RUN
-from timm_repair.options import parse
+from timm_repair.options import RUN, parse
 
 PAIRS = ("set", "data")  # NAME=VALUE: what is typed is added to what the file says
 # of one run alone
@@ -78,9 +77,7 @@ def written(command: Parser, arguments: argparse.Namespace) -> str:
         value = getattr(arguments, action.dest, None)
         if action.dest not in MOMENTARY and value != action.default and value is not None:
             values[_name(action)] = _plain(action, value)
-    told = (
-        f"# repeats it: cd {Path.cwd()} && {command.prog} --config {RUN}, with the place of {RUN}"
-    )
+    told = f"# {command.prog} --config {RUN} repeats it, called in {Path.cwd()}"
     return f"{told}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"
 
 

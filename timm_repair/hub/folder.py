@@ -13,7 +13,6 @@ CONFIG, WEIGHTS, PATCH, REPORT = (
     "repair.json",
 )
 PAGE = "report.html"
-RUN = "run.yaml"  # the arguments of the command that made it, see cli.configuration
 WANTED = (CONFIG, WEIGHTS, PATCH, REPORT)
 
 

@@ -146,6 +146,7 @@ def demo(
         seed=seed,
         output_dir=output,
         overwrite=overwrite,
+        progress=False,  # the log tells of it
         **options,
     )
     print(f"\n{repaired.report}\n")

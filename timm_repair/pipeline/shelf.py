@@ -15,9 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from timm_repair.errors import ConfigError, OptionError, OutputError
-from timm_repair.hub.folder import REPORT, RUN, writable
+from timm_repair.hub.folder import REPORT, writable
 from timm_repair.hub.saving import read_report
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
+from timm_repair.options import RUN
 from timm_repair.pipeline.finished import finished
 from timm_repair.report import pareto
 from timm_repair.report.comparison import Comparison

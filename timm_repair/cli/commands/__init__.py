@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from timm_repair.cli.answers import Answer
-from timm_repair.cli.commands import asking, comparing, demo, repairing, saved
+from timm_repair.cli.commands import asking, comparing, demo, failures, repairing, saved
 from timm_repair.cli.parser import Parser
 
 
@@ -40,8 +40,13 @@ class Command:
 
 # in the order in which one comes to need them
 STAGES = {
+    "Find failures": {
+        "collect": Command(failures.describe_collect, failures.collect),
+        "corrupt": Command(failures.describe_corrupt, failures.corrupt),
+    },
     "Ask a model": {
         "blocks": Command(asking.describe_blocks, asking.blocks),
+        "evaluate": Command(asking.describe_evaluate, asking.evaluate),
         "localize": Command(asking.describe_localize, asking.localize),
         "diagnose": Command(asking.describe_diagnose, asking.diagnose),
     },
@@ -55,6 +60,7 @@ STAGES = {
         "report": Command(saved.describe_report, saved.report),
         "push": Command(saved.describe_push, saved.push),
         "export": Command(saved.describe_export, saved.export),
+        "revert": Command(saved.describe_revert, saved.revert),
     },
 }
 COMMANDS = {name: command for stage in STAGES.values() for name, command in stage.items()}

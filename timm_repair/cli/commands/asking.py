@@ -1,4 +1,4 @@
-"""Commands that ask a model and change nothing: blocks, localize, diagnose."""
+"""Commands that ask a model and change nothing: blocks, evaluate, localize, diagnose."""
 
 import argparse
 from pathlib import Path
@@ -6,14 +6,18 @@ from pathlib import Path
 from timm_repair.cli import documented
 from timm_repair.cli.answers import Answer
 from timm_repair.cli.arguments import (
+    FORMS,
     describe_data,
+    describe_model,
     describe_overwrite,
+    describe_reading,
     describe_running,
     given,
     require_file,
     takes_options,
 )
 from timm_repair.cli.parser import Parser
+from timm_repair.options import make, parse
 
 
 def describe_blocks(command: Parser) -> None:
@@ -37,6 +41,25 @@ def blocks(arguments: argparse.Namespace) -> Answer:
         told = "repairable" if block.repairable else block.reason or block.role
         lines.append(f"{block.name:45s} {shapes:27s} {block.num_params:12,d}  {told}")
     return Answer("\n".join(lines), [block.to_dict() for block in found])
+
+
+def describe_evaluate(command: Parser) -> None:
+    """Count what a model has right, as a whole and class by class."""
+    describe_model(command)
+    add = command.group("model and images").add_argument
+    add("--images", required=True, metavar="PLACE", help=f"labelled images: {FORMS}")
+    describe_reading(command)
+    describe_running(command)
+
+
+def evaluate(arguments: argparse.Namespace) -> Answer:
+    """Accuracy with its interval, and the worst classes."""
+    from timm_repair.data.options import DataOptions
+    from timm_repair.pipeline import inspecting
+
+    data = make(DataOptions, parse(arguments.data))
+    found = inspecting.evaluate(arguments.model, arguments.images, progress=False, data=data)
+    return Answer(str(found), found.to_dict()).of_main_process()
 
 
 def describe_localize(command: Parser) -> None:

@@ -1,11 +1,11 @@
-"""Commands about a repair that is saved: report, push, export."""
+"""Commands about a repair that is saved: report, push, export, revert."""
 
 import argparse
 from pathlib import Path
 
 from timm_repair.cli import documented
 from timm_repair.cli.answers import Answer
-from timm_repair.cli.arguments import describe_running
+from timm_repair.cli.arguments import describe_overwrite, describe_running
 from timm_repair.cli.commands.repairing import describe_images
 from timm_repair.cli.parser import Parser
 from timm_repair.errors import ConfigError, OutputError
@@ -118,3 +118,22 @@ def export(arguments: argparse.Namespace) -> Answer:
     model = from_pretrained(arguments.model)
     file = exporting.export(model, arguments.file, format=arguments.format)
     return Answer(str(file), {"file": str(file)})
+
+
+def describe_revert(command: Parser) -> None:
+    """Give back the model as it was before a repair."""
+    command.add_argument("directory", type=Path, help="of a saved repair")
+    told = "folder for the original, as timm saves a model"
+    command.group("output").add_argument("--output", type=Path, required=True, help=told)
+    describe_overwrite(command)
+    describe_running(command)
+
+
+def revert(arguments: argparse.Namespace) -> Answer:
+    """Where it is."""
+    from timm_repair.pipeline.reverting import save_original
+
+    output = arguments.output.expanduser()
+    origin = save_original(arguments.directory, output, overwrite=arguments.overwrite)
+    told = f"The original, from {origin}, is in {output}: bit for bit what was repaired"
+    return Answer(told, {"output": str(output), "from": origin})
