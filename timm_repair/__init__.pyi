@@ -24,10 +24,12 @@ from .architecture.genotype import Genotype as Genotype
 from .architecture.genotype import Node as Node
 from .data.options import DataOptions as DataOptions
 from .pipeline.comparing import compare as compare
+from .pipeline.estimating import estimate as estimate
 from .pipeline.repaired import Repaired as Repaired
 from .pipeline.repairing import repair as repair
 from .properties.property import Property as Property
 from .properties.sampling import Sampling as Sampling
+from .report.estimate import Estimate as Estimate
 
 # what came of it
 from .pipeline.shelf import read_comparison as read_comparison

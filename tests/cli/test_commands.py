@@ -214,6 +214,20 @@ def test_the_page_is_written_again_with_images_and_without(given, tmp_path, caps
     assert "data:image" not in page.read_text() and not (output / "examples").exists()
 
 
+def test_a_dry_run_says_what_would_be_done(given, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = [*given, *SMALL, "--method=finetune", "--set=block=layer2"]
+    assert main(["repair", *command, f"--output={output}", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("finetune would repair layer2 of local-dir:") and "seconds" in printed
+    assert not output.exists(), "nothing is saved"
+    assert main(["estimate", *command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["blocks"] == ["layer2"] and found["steps"] == 4 and found["trained"] is False
+    assert main(["estimate", *command, "--set=block=layer9"]) == 2
+    assert "no block 'layer9'" in capsys.readouterr().err
+
+
 def test_a_report_that_is_not_there(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "give the directory of a saved repair" in capsys.readouterr().err

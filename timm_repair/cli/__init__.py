@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from timm_repair.cli import configuration, documented
-from timm_repair.cli.commands import COMMANDS, STAGES, repairing
+from timm_repair.cli.commands import COMMANDS, STAGES
 from timm_repair.cli.language import language, readable_warnings, report_error
 from timm_repair.cli.parser import PROGRAM, Parser, overview
 from timm_repair.cli.progress import told
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for dear in ("torch", "timm"):
                     import_module(dear)
             answer = COMMANDS[name].run(arguments)
-            configuration.keep(command, arguments)
+            if not getattr(arguments, "dry_run", False):
+                configuration.keep(command, arguments)
         except KeyboardInterrupt:
             print(f"\n{PROGRAM}: interrupted{_way_on(output)}", file=sys.stderr)
             return INTERRUPTED
@@ -76,15 +77,13 @@ def parser(name: str, words: Sequence[str] = ()) -> Parser:
     """The parser of this command.
 
     Args:
-        words: what was typed; the help of `repair` is about the method that is in it.
+        words: what was typed; the help of `repair` is about the method that is named there.
     """
     told = COMMANDS[name].told
     command = Parser(name, f"{told}.")
     method = configuration.typed(words, "--method")
-    if name == "repair" and method in documented.keys("methods.METHODS"):
-        repairing.describe(command, method)
-    else:
-        COMMANDS[name].describe(command)
+    known = documented.keys("methods.METHODS") if name in ("repair", "estimate") else ()
+    COMMANDS[name].describe(command, **({"method": method} if method in known else {}))
     return command
 
 

@@ -17,6 +17,7 @@ from timm_repair.errors import OptionError, OutputError, did_you_mean
 from timm_repair.options import make, parse
 
 METHODS = "methods.METHODS"
+REPEAT = "repeat what OUTPUT holds, or replace it by what this gives"  # of --overwrite
 FORMS = "folder with one folder a class, parquet, csv or json file, or Hub id"
 
 
@@ -92,7 +93,7 @@ def describe_reading(command: Parser, *, properties: bool = False) -> None:
 
 
 def describe_measuring(command: Parser) -> None:
-    """What to measure on, and whether what is there may be replaced."""
+    """What to measure on, and whether to diagnose first."""
     command.group("model and images").add_argument(
         "--holdout",
         action="append",
@@ -106,9 +107,6 @@ def describe_measuring(command: Parser) -> None:
         dest="diagnose",
         action="store_false",
         help="do not ask first what the failures have in common",
-    )
-    describe_overwrite(
-        command, "repeat what OUTPUT holds, or replace it by what this command gives"
     )
 
 

@@ -2,7 +2,7 @@
 
 - failures.py: collect, corrupt: find what a model gets wrong.
 - asking.py: blocks, evaluate, localize, diagnose: ask a model, change nothing.
-- repairing.py: repair.
+- repairing.py: repair, estimate.
 - comparing.py: compare, tasks: several methods.
 - saved.py: report, push, export, revert: what to do with a repair that is there.
 - demo.py: demo.
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from timm_repair.cli.answers import Answer
 from timm_repair.cli.commands import asking, comparing, demo, failures, repairing, saved
-from timm_repair.cli.parser import Parser
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,12 @@ class Command:
     """A command.
 
     Args:
-        describe: gives a parser its arguments; the first line of its docstring says what it is.
+        describe: gives a parser its arguments, those of repair and estimate for a `method`; the
+            first line of its docstring says what the command is.
         run: does it.
     """
 
-    describe: Callable[[Parser], None]
+    describe: Callable[..., None]
     run: Callable[[argparse.Namespace], Answer]
 
     @property
@@ -51,6 +51,7 @@ STAGES = {
         "diagnose": Command(asking.describe_diagnose, asking.diagnose),
     },
     "Repair it": {
+        "estimate": Command(repairing.describe_estimate, repairing.estimate),
         "repair": Command(repairing.describe, repairing.run),
         "compare": Command(comparing.describe, comparing.run),
         "tasks": Command(comparing.describe_tasks, comparing.run_tasks),

@@ -8,9 +8,11 @@ from timm_repair.cli import documented
 from timm_repair.cli.answers import Answer
 from timm_repair.cli.arguments import (
     METHODS,
+    REPEAT,
     Named,
     describe_data,
     describe_measuring,
+    describe_overwrite,
     describe_property,
     describe_running,
     given,
@@ -57,6 +59,7 @@ def describe(command: Parser) -> None:
         help="folder for the comparison and every repaired model, where it goes on if it was"
         " interrupted; or a file NAME.json for the comparison alone",
     )
+    describe_overwrite(command, REPEAT)
     describe_measuring(command)
     takes_options(
         command,

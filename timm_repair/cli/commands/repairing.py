@@ -1,4 +1,4 @@
-"""The command repair."""
+"""The commands repair and estimate, which says what the former would do."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,10 @@ from timm_repair.cli import documented
 from timm_repair.cli.answers import Answer
 from timm_repair.cli.arguments import (
     METHODS,
+    REPEAT,
     describe_data,
     describe_measuring,
+    describe_overwrite,
     describe_property,
     describe_running,
     given,
@@ -25,20 +27,17 @@ HARMFUL = 3  # exit status
 
 def describe(command: Parser, method: str = DEFAULT) -> None:
     """Repair a model and save it."""
-    describe_data(command)
-    describe_property(command)
+    _describe_repair(command, method)
     command.group("output").add_argument(
         "--output",
         required=True,
         help="directory for the repaired model, its card, report and figures",
     )
-    known = documented.keys(METHODS)
-    command.group("how").add_argument(
-        "--method",
-        default=DEFAULT,
-        choices=known,
-        metavar="METHOD",
-        help=f"one of {', '.join(known)} (default: %(default)s)",
+    command.group("the program").add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be read, which blocks repaired, and about how long it would take;"
+        " repair nothing",
     )
     command.group("output").add_argument(
         "--log-with",
@@ -47,6 +46,25 @@ def describe(command: Parser, method: str = DEFAULT) -> None:
         " disk goes to OUTPUT-logs",
     )
     describe_images(command)
+    describe_overwrite(command, REPEAT)
+
+
+def describe_estimate(command: Parser, method: str = DEFAULT) -> None:
+    """Say what a repair would read, where it would work, and about how long it would take."""
+    _describe_repair(command, method)
+
+
+def _describe_repair(command: Parser, method: str) -> None:
+    describe_data(command)
+    describe_property(command)
+    known = documented.keys(METHODS)
+    command.group("how").add_argument(
+        "--method",
+        default=DEFAULT,
+        choices=known,
+        metavar="METHOD",
+        help=f"one of {', '.join(known)} (default: %(default)s)",
+    )
     describe_measuring(command)
     takes_options(
         command,
@@ -70,6 +88,8 @@ def describe_images(command: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Repair, and say what came of it."""
+    if arguments.dry_run:
+        return estimate(arguments)
     values = given(arguments)
     from timm_repair.pipeline import repairing
     from timm_repair.runtime.accelerators import tracking
@@ -91,6 +111,21 @@ def run(arguments: argparse.Namespace) -> Answer:
     told = f"{repaired.report}\n\n{_where(repaired.report, arguments.output)}"
     status = HARMFUL if repaired.harmful else 0
     return Answer(told, repaired.report.to_dict(), status).of_main_process()
+
+
+def estimate(arguments: argparse.Namespace) -> Answer:
+    """What `repair` would do."""
+    values = given(arguments)
+    from timm_repair.pipeline import estimating
+
+    found = estimating.estimate(
+        arguments.model,
+        holdout=holdout(arguments.holdout),
+        method=arguments.method,
+        diagnose=arguments.diagnose,
+        **values,
+    )
+    return Answer(str(found), found.to_dict()).of_main_process()
 
 
 def _where(report: Any, output: str) -> str:
