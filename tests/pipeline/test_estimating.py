@@ -52,7 +52,7 @@ def test_the_cost_of_a_step_is_the_difference_of_two_short_trainings(asked, monk
         )
         assert found.blocks == ("layer1",) and found.localization is None
         assert found.seconds["train"] == pytest.approx(100 * times * 0.5 + 10 * 1.0)
-        assert found.seconds["evaluate"] == pytest.approx(2 * 0.4 + 2.0), "all 40, twice"
+        assert found.seconds["evaluate"] == pytest.approx(2 * 0.8 + 2.0), "80 images, twice"
 
 
 def test_the_whole_network(asked):
