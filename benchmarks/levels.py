@@ -9,11 +9,15 @@ to; an upward import, against the order in pyproject.toml, is what `lint-imports
 """
 
 import argparse
+import ast
 from collections.abc import Mapping, Set
 from functools import cache
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import grimp
+
+import timm_repair
 
 PACKAGES = "timm_repair", "benchmarks"
 Graph = Mapping[str, Set[str]]  # name to what it imports
@@ -31,7 +35,15 @@ def graph(modules: bool = False) -> Graph:
     for module in found.modules:
         others = {unit(each) for each in found.find_modules_directly_imported_by(module)}
         imports[unit(module)] |= others - {unit(module)}
+    imports["timm_repair"] |= {unit(module) for module in lazily()} & imports.keys()
     return imports
+
+
+def lazily() -> list[str]:
+    """The modules that the package itself imports when a name of its stub is asked for."""
+    tree = ast.parse(Path(timm_repair.__file__).with_suffix(".pyi").read_text())
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return [f"timm_repair.{node.module or alias.name}" for node in froms for alias in node.names]
 
 
 def levels(imports: Graph) -> dict[str, int]:

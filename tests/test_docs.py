@@ -89,6 +89,7 @@ def place(tmp_path_factory, deployed, pictures) -> Path:
         "train": pictures["train"],
         "unseen": pictures["unseen"],
         "unseen_failing": unseen_failing(),
+        "production": pictures["pool"],
         "failures": wrong,
         "passing": [pair for pair in pictures["pool"] if pair[1] > 1],
     }

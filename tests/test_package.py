@@ -22,6 +22,52 @@ LINES, OF_A_FUNCTION = 400, 60
 LARGE = {"tests/contracts/test_methods.py"}
 
 
+DEAR = {"torch", "timm", "numpy", "accelerate", "datasets", "transformers", "PIL", "rich", "yaml"}
+
+
+def printed(script: str, folder: Path) -> dict:
+    """What `script`, run by itself, prints as JSON; nothing else comes from it."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_costs_nothing_before_a_name_is_asked_for(tmp_path):
+    script = """
+import json, sys
+import timm_repair
+at_first = sorted(m for m in sys.modules if "." not in m)
+kind = timm_repair.RepairError.__name__
+try:
+    timm_repair.repiar
+except AttributeError as error:
+    print(json.dumps({"at first": at_first, "name": kind, "unknown": str(error), "names": dir(timm_repair)}))
+"""
+    found = printed(script, tmp_path)
+    assert not DEAR & set(found["at first"]), "0.1 s instead of many"
+    assert found["name"] == "RepairError" and "repiar" in found["unknown"]
+    assert {"repair", "errors", "methods", "Report"} <= set(found["names"])
+
+
+@pytest.mark.parametrize("first", ["timm, timm_repair", "timm_repair, timm"])
+def test_timm_learns_of_repaired_models_whichever_is_imported_first(first, tmp_path):
+    script = f"""
+import {first}
+import json, sys
+from timm.models import model_entrypoint
+entry = model_entrypoint("timm_repaired")
+loaded = "timm_repair.hub.entry_point" in sys.modules
+try:
+    timm.create_model("timm_repaired", base="no-such", edits=[])
+except timm_repair.errors.ConfigError as error:
+    print(json.dumps([entry.__name__, loaded, str(error)]))
+"""
+    name, loaded, refused = printed(script, tmp_path)
+    assert name == "timm_repaired" and not loaded and "no-such" in refused
+
+
 def test_importing_changes_nothing_but_one_entry_point(tmp_path):
     script = """
 import json, logging, os, random, sys, threading, warnings
@@ -46,14 +92,7 @@ new = set(after["handlers"][i][0] for i in range(len(after["handlers"]))) - {nam
 after["handlers"] = [each for each in after["handlers"] if each[0] not in new]
 print(json.dumps({"changed": [k for k in before if before[k] != after[k]], "models": sorted(set(timm.list_models()) - models)}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        json.loads(done.stdout) == {"changed": [], "models": ["timm_repaired"]}
-        and done.stderr == ""
-    )
+    assert printed(script, tmp_path) == {"changed": [], "models": ["timm_repaired"]}
 
 
 def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -102,9 +141,10 @@ def test_files_and_functions_are_small_and_explained(path):
 
 
 def test_public_names_are_there_and_explained():
-    public = {n for n, v in vars(timm_repair).items() if n[0] != "_" and not inspect.ismodule(v)}
+    named = {name: getattr(timm_repair, name) for name in dir(timm_repair)}
+    public = {name for name, value in named.items() if not inspect.ismodule(value)}
     for name in public:
-        assert inspect.getdoc(getattr(timm_repair, name)), name
+        assert inspect.getdoc(named[name]), name
     # a function called like its module would hide it: timm_repair.localize is the function, the
     # module is localization
     modules = {path.stem for path in ROOT.glob("*.py")} | {

@@ -27,9 +27,6 @@ from typing import (
     get_type_hints,
 )
 
-import numpy as np
-from torch import Tensor
-
 from timm_repair.errors import OptionError, did_you_mean
 
 
@@ -42,6 +39,7 @@ class Dataclass(Protocol):
 T = TypeVar("T", bound=Dataclass)
 C = TypeVar("C")  # what is a dataclass, which a decorator of it cannot tell yet
 _PLAIN = (bool, int, float, str)
+RUN = "run.yaml"  # in a folder that a command has written: its arguments, see cli.configuration
 
 
 def flat_names(kind: type) -> list[str]:
@@ -185,7 +183,8 @@ def plain(value: Any) -> Any:
     """A copy of `value` as plain JSON: NaN and infinity become None, a dataclass its fields, any
     other object its name (a repr may hold an address, and would differ from run to run).
     """
-    if isinstance(value, Tensor | np.ndarray | np.generic):
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        # a tensor, an array or a number of numpy, which would cost seconds to import
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None  # JSON has no NaN

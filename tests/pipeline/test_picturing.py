@@ -4,7 +4,6 @@ they stay on this machine.
 
 import io
 import shlex
-from argparse import ArgumentParser
 
 import numpy as np
 import planted
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 import timm_repair
-from timm_repair.cli.commands import _describe_repair
+from timm_repair import cli
 from timm_repair.hub import saving
 from timm_repair.hub.pictures import FOLDER, MAX_BYTES, gallery_of, read
 from timm_repair.hub.privacy import published
@@ -150,10 +149,8 @@ def test_the_command_says_again_what_was_asked(tmp_path):
     asked |= {"holdout": {"clean": "a=b c"}, "method": "archrepair", "seed": 3, "diagnose": False}
     told = asking(asked, timm_repair.DataOptions(selection_share=0.3), {"block": ["a", "b"]})
     report = Report(method="archrepair", model="resnet18", scores=(), asked=told)
-    parser = ArgumentParser()
-    _describe_repair(parser)
     words = shlex.split(command(report).replace("\\\n", ""))
-    given = parser.parse_args(words[2:])
+    given = cli.parser("repair").parse(words[2:])
     assert words[:2] == ["timm-repair", "repair"] and given.failures == "it's here"
     assert given.holdout == ["clean=a=b c"] and given.seed == 3 and given.retain == str(tmp_path)
     assert not given.diagnose and given.data == ["selection_share=0.3"]

@@ -35,7 +35,9 @@ class Swarming:
 
     Args:
         neurons: how many are scaled.
-        particles: of the swarm; `inertia` and `pull` are its w, and its c1 = c2.
+        particles: of the swarm.
+        inertia: its w, how much of its velocity a particle keeps.
+        pull: its c1 = c2, towards the best places found.
         reach: factors lie between 1 - reach and 1 + reach.
         caution: α of the cost (1 - α) · share of failures still wrong + α · share of retained ones
             now wrong.

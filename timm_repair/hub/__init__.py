@@ -2,7 +2,7 @@
 
 - saving.py, loading.py: to a folder; from a folder, a Hub id or any name that timm knows.
 - pushing.py (`push_to_hub`, `save_pretrained`), fetching.py: to the Hub; from it.
-- entry_point.py: what timm builds, `timm_repaired(base, edits)`.
+- entry_point.py: what timm builds, `timm_repaired(base, edits)`; registration.py: so timm knows it.
 - exporting.py (`export`): one file that runs without timm_repair.
 - folder.py: the files of a saved model.
 - lineage.py (`revert`): the original, the way back to it, the repaired part alone.

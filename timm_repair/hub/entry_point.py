@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
+from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
 from timm_repair.architecture.cell import build
@@ -23,7 +23,7 @@ from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.boundary import public
 from timm_repair.runtime.fence import default_device
 
-ARCHITECTURE = "timm_repaired"
+ARCHITECTURE = "timm_repaired"  # as registration.py calls it
 MAX_EDITS, MAX_PATHS = 64, 512
 # times the parameters of the base architecture as timm makes it; plus 10^8, for many classes
 MAX_GROWTH = 8
@@ -73,10 +73,9 @@ def apply_edits(model: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Modu
     return model
 
 
-@register_model
-def timm_repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> nn.Module:
-    """timm entry point of every repaired model: `base` with `edits` applied; an instance of the
-    base's own class.
+def repaired(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> nn.Module:
+    """What timm's entry point `timm_repaired` gives: `base` with `edits` applied; an instance of
+    the base's own class.
 
     Raises:
         ConfigError: `base` is not the name of a timm architecture, or an edit is malformed.

@@ -35,6 +35,7 @@ from timm_repair.images.preprocessing import Preprocessing, told
 from timm_repair.models.answering import first_difference, made_up
 from timm_repair.models.description import description
 from timm_repair.models.weights import fingerprint
+from timm_repair.options import RUN
 from timm_repair.report.figures import overview
 from timm_repair.report.gallery import Gallery
 from timm_repair.report.report import Report
@@ -47,7 +48,7 @@ REMOTE_CODE = "modeling_timm_repair.py"
 # in the order in which they are moved into place: the report makes the folder ours, and without a
 # config nothing loads it
 FILES = (
-    *(REPORT, WEIGHTS, PATCH, "README.md", "figures", PAGE, pictures.FOLDER, REMOTE_CODE),
+    *(REPORT, WEIGHTS, PATCH, "README.md", "figures", PAGE, pictures.FOLDER, REMOTE_CODE, RUN),
     CONFIG,
 )
 
@@ -105,7 +106,7 @@ def check_savable(model: nn.Module) -> None:
             " hold nothing else: leave output_dir out and keep repaired.model.state_dict()"
         )
     with tempfile.TemporaryDirectory() as folder:
-        _write_config(model, Path(folder, CONFIG), {})
+        write_config(model, Path(folder, CONFIG), {})
         rebuilt = created(Path(folder), {"pretrained": False})
     shapes, theirs = (
         {k: v.shape for k, v in each.items()} for each in (state, rebuilt.state_dict())
@@ -206,8 +207,8 @@ def save(
     with tempfile.TemporaryDirectory(dir=target, prefix=_scratch(f"{os.getpid()}-")) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        _write_config(model, folder / CONFIG, extra)
-        _write_weights(model, folder, patch)
+        write_config(model, folder / CONFIG, extra)
+        write_weights(model, folder, patch)
         if remote_code:
             (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
         (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
@@ -307,7 +308,8 @@ def _read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
+def write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
+    """timm's config.json of `model`, with `extra`."""
     save_config_for_hf(model, str(path))
     config = json.loads(path.read_text())
     # timm restores it from the top level; transformers passes it a second time and would fail
@@ -320,7 +322,8 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
 
 
-def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
+def write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
+    """Its weights, or those that the repair changed, beside its config; loaded and compared."""
     if patch:
         origin = lineage(model)
         assert origin is not None, "whoever asks for a patch has checked it"

@@ -16,6 +16,7 @@ from PIL import Image
 from timm_repair.errors import DataError
 from timm_repair.images.readers import LABELS, Column, Files, Source, nfc
 from timm_repair.images.tables import Columns, from_file
+from timm_repair.options import RUN
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _images(folder: Path) -> tuple[list[Path], Counter]:
                 left_out["links that lead nowhere"] += 1
             elif file.suffix.lower() in endings:
                 found.append(file)
-            elif not (place == str(folder) and file.stem == "metadata"):
+            elif not (place == str(folder) and (file.stem == "metadata" or each == RUN)):
                 left_out[file.suffix.lower() or "no ending"] += 1
     return sorted(found), left_out
 

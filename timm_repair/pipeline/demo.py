@@ -7,7 +7,6 @@ are collected, the responsible block is found, its architecture is searched, the
 measured on digits nobody has seen, saved, loaded back through timm, and shown to be equal.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,6 +146,7 @@ def demo(
         seed=seed,
         output_dir=output,
         overwrite=overwrite,
+        progress=False,  # the log tells of it
         **options,
     )
     print(f"\n{repaired.report}\n")
@@ -176,22 +176,3 @@ def _keep_the_promise(repaired: Repaired, unseen: Images, output: Path) -> None:
             "the demo did not keep its promise: half of the failures fixed, no loss of clean"
             " accuracy beyond chance"
         )
-
-
-def describe(command: argparse.ArgumentParser) -> None:
-    """Repair a small classifier that fails on corrupted digits, end to end and offline."""
-    command.add_argument("--output", type=Path, default=Path("demo-output"))
-    steps = "of the repair; of training the classifier, twice as many"
-    command.add_argument("--steps", type=int, default=300, help=steps)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--overwrite", action="store_true", help="replace another repair")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """What the command does."""
-    demo(
-        arguments.output,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        overwrite=arguments.overwrite,
-    )

@@ -1,5 +1,5 @@
-"""Ask a model, change nothing: its blocks, the most suspicious of them, what it gets wrong, and
-what that has in common.
+"""Ask a model, change nothing: its blocks, the most suspicious of them, how much it has right, what
+it gets wrong, and what that has in common.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,17 @@ from torch import nn
 
 from timm_repair import options as option_groups
 from timm_repair.data import collecting
+from timm_repair.data.checking import check_answers
 from timm_repair.data.collected import Collected
 from timm_repair.data.options import DataOptions
+from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import unsplit
 from timm_repair.diagnosis import diagnosing, sampling
 from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.errors import DataError
 from timm_repair.hub.loading import load
 from timm_repair.images.classes import Classes
+from timm_repair.images.sources import as_images
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.target import Target
 from timm_repair.models import partition
@@ -27,6 +30,7 @@ from timm_repair.models.block import Block
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.pipeline.case import read_data, working_copy
 from timm_repair.pipeline.evidence import require_diagnosis
+from timm_repair.report.evaluation import Evaluation
 from timm_repair.runtime.accelerators import make_accelerator
 from timm_repair.runtime.boundary import public
 from timm_repair.runtime.randomness import own_randomness
@@ -149,6 +153,41 @@ def diagnose(
             )
         names = Classes.of(model).readable
         return diagnosing.diagnose(model, failing, retained, right, runtime, looking, names)
+
+
+@public
+def evaluate(
+    model: str | PathLike | nn.Module,
+    images: Any,
+    *,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+    data: DataOptions | None = None,
+) -> Evaluation:
+    """How many of `images` the model has right, as a whole and class by class.
+
+    Args:
+        model, accelerator, progress, data: as for `repair`.
+        images: labelled images in any form that `repair` takes; the split is that of the holdout.
+
+    Raises:
+        DataError: the images cannot be used, or there is none.
+        LabelError: another reading of the labels fits the model's answers far better.
+
+    Example:
+        >>> print(timm_repair.evaluate("resnet50", "unseen/"))
+    """
+    runtime = Runtime(accelerator or make_accelerator(), progress=progress)
+    name, model = load(model)
+    model = working_copy(model, runtime)
+    reading = (data or DataOptions()).reading_of("holdout", images)
+    found = as_images(images, model, name="images", **vars(reading))
+    if not len(found):
+        raise DataError("images: there is none to evaluate: give labelled images")
+    answers = predict(model, found, found.preprocessing, runtime).predictions
+    check_answers(found, found.labels, answers)
+    source = str(found.origin.get("source", found.name))
+    return Evaluation(name, source, found.labels, answers, found.class_names)
 
 
 @public

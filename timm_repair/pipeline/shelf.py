@@ -18,6 +18,7 @@ from timm_repair.errors import ConfigError, OptionError, OutputError
 from timm_repair.hub.folder import REPORT, writable
 from timm_repair.hub.saving import read_report
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
+from timm_repair.options import RUN
 from timm_repair.pipeline.finished import finished
 from timm_repair.report import pareto
 from timm_repair.report.comparison import Comparison
@@ -38,7 +39,7 @@ def check_shelf(directory: str | Path, labels: Iterable[str]) -> Path:
         OptionError: two labels would have one folder.
     """
     path = writable(directory)
-    ours = re.compile(rf"{CONTENTS}(\.new)?|{FIGURES}|{SEED}\d+")
+    ours = re.compile(rf"{CONTENTS}(\.new)?|{RUN}|{FIGURES}|{SEED}\d+")
     if foreign := sorted(p.name for p in path.iterdir() if not ours.fullmatch(p.name)):
         raise OutputError(
             f"{str(path)!r} holds {', '.join(foreign[:5])}, which is not of a comparison: choose an"

@@ -26,19 +26,14 @@ ERROR = "±: standard error of the distance from the most suspicious block."
 GAIN = "Gain: by how much a repair of the block is expected to lower the failures' loss."
 
 
-def text(found: Mapping | None, repaired: Sequence[str]) -> list[str]:
+def text(found: Mapping | None, repaired: Sequence[str] | None) -> list[str]:
     """Lines for a terminal: a bar per block, the repaired ones marked, ties, the top neurons.
 
     Args:
         found: `Report.localization`.
-        repaired: `Report.repaired_blocks`.
+        repaired: `Report.repaired_blocks`; None where nothing was to be repaired.
     """
-    names = ", ".join(clean(name) for name in repaired)
-    done = (
-        f"Repaired block{'s' * (len(repaired) > 1)}: {names}"
-        if repaired
-        else "No block in particular was repaired."
-    )
+    done, repaired = _done(repaired), repaired or ()
     if not found:
         return wrap(f"{done} (not localized)" if repaired else done)
     values, gains = found["suspiciousness"], found.get("gains") or {}
@@ -63,6 +58,15 @@ def text(found: Mapping | None, repaired: Sequence[str]) -> list[str]:
     lines += wrap(done)
     neurons = _neurons(found, tail)
     return [*lines, "", *wrap(f"{NEURONS}:"), *table(neurons)] if neurons else lines
+
+
+def _done(repaired: Sequence[str] | None) -> str:
+    if repaired is None:
+        return ""
+    if not repaired:
+        return "No block in particular was repaired."
+    names = ", ".join(clean(name) for name in repaired)
+    return f"Repaired block{'s' * (len(repaired) > 1)}: {names}"
 
 
 def markdown(found: Mapping | None, repaired: Sequence[str], blocks: Sequence[Mapping]) -> str:

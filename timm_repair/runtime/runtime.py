@@ -10,19 +10,19 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from timm_repair.errors import OptionError, OutputError
 from timm_repair.runtime.accelerators import make_accelerator, refuse_unfit
 from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.memory import as_many_as_fit
+from timm_repair.runtime.progress import Bar, stage_told
 from timm_repair.runtime.stages import Stage, timed
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ class Runtime:
     Args:
         accelerator: device, precision and processes; a plain `Accelerator()` where none is given.
         seed: every random choice of the run follows from it.
-        progress: show progress bars (on the main process, on standard error).
+        progress: show progress bars (on the main process, on standard error); progress.py tells of
+            it in any case.
         eval_batch_size: images per forward pass where no gradient is taken, if as many fit in
             memory.
         journal: where the run notes what it has done, to go on after being killed; None notes
@@ -103,12 +104,12 @@ class Runtime:
         """The next so many rows were logged by an earlier run, which was killed."""
         next(itertools.islice(self.logged, rows, rows), None)
 
-    def bar(self, total: int, description: str):
+    def bar(self, total: int, description: str) -> Bar:
         """A progress bar on the main process; `with runtime.bar(n, "search") as bar:
         bar.update()`.
         """
-        hidden = not self.progress or not self.accelerator.is_main_process
-        return tqdm(total=total, desc=description, disable=hidden, leave=True, dynamic_ncols=True)
+        main = self.accelerator.is_main_process
+        return Bar(total, description, hidden=not (self.progress and main), silent=not main)
 
     def in_batches(
         self, compute: Callable[[Tensor], T], indices: Tensor, *, gradients: bool = False
@@ -149,8 +150,9 @@ class Runtime:
         it fails. With a journal, what earlier parts of the run spent on it is added.
         """
         self.running = (name, time.perf_counter())
+        told = stage_told(name) if self.accelerator.is_main_process else nullcontext()
         try:
-            with timed(name, self.stages, self.device):
+            with told, timed(name, self.stages, self.device):
                 yield
         finally:
             self.running = None

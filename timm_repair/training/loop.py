@@ -115,7 +115,7 @@ def fit(
                 row["objective"] = value
             history.append(row)
             runtime.log(row)
-            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            bar.tell(loss=f"{row['loss']:.3f}")
             bar.update()
             ended = last or bool(
                 monitor and monitor.patience is not None and monitor.stale >= monitor.patience

@@ -1,12 +1,11 @@
-"""The console's language: how to call it, and the library's messages as options of a command."""
+"""The console's language: the library's messages as options of a command."""
 
 import pytest
 
 from timm_repair import cli
-from timm_repair.cli import main
+from timm_repair.cli.language import language, spoken
 
-REPAIR = cli._parser().parse_args(["repair", "--output=x", "--model=m", "--failures=f"]).command
-WORDS = cli.language(REPAIR)
+WORDS = language(cli.parser("repair"))
 
 
 @pytest.mark.parametrize(
@@ -24,20 +23,4 @@ WORDS = cli.language(REPAIR)
     ],
 )
 def test_messages_of_the_library_in_the_language_of_the_console(python, console):
-    assert cli.spoken(python, WORDS) == console
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["repairs"],
-        ["repair"],
-        ["compare", "--methods", "magic"],
-        ["compare", "--methods", "finetune seed=3"],
-    ],
-)
-def test_wrong_commands_show_the_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2 and "usage: timm-repair" in capsys.readouterr().err
+    assert spoken(python, WORDS) == console

@@ -2,9 +2,7 @@
 
 import json
 import warnings
-from pathlib import Path
 
-import datasets
 import planted
 import pytest
 import timm
@@ -21,52 +19,6 @@ SMALL = [
 SMALL.append("--no-diagnosis")
 
 
-@pytest.fixture(scope="module")
-def place(deployed, pictures, tmp_path_factory) -> Path:
-    """A directory with a saved model, failures as an image folder and retained examples as a
-    parquet file.
-    """
-    folder = tmp_path_factory.mktemp("cli")
-    arguments = dict(deployed._model_args)
-    timm.models.save_for_hf(deployed, str(folder / "model"), model_args=arguments)
-    config = json.loads((folder / "model" / "config.json").read_text())
-    config["label_names"] = config["pretrained_cfg"]["label_names"] = [
-        f"digit {i}" for i in range(10)
-    ]
-    (folder / "model" / "config.json").write_text(json.dumps(config))
-    wrong, _ = planted.wrong_by(deployed, pictures["pool"])
-    assert [label for _, label in wrong] == [0, 1] * 100
-    for number, (image, label) in enumerate(wrong):
-        directory = folder / "failures" / f"digit {label}"
-        directory.mkdir(parents=True, exist_ok=True)
-        image.save(directory / f"{number}.png")
-    for name, part in (("retain", pictures["train"][:120]), ("holdout", pictures["unseen"][:40])):
-        table = {"image": [image for image, _ in part], "label": [label for _, label in part]}
-        features = datasets.Features(
-            {
-                "image": datasets.Image(),
-                "label": datasets.ClassLabel(names=[f"digit {i}" for i in range(10)]),
-            }
-        )
-        datasets.Dataset.from_dict(table, features=features).to_parquet(folder / f"{name}.parquet")
-    return folder
-
-
-@pytest.fixture
-def given(place) -> list[str]:
-    return [
-        f"--model=local-dir:{place / 'model'}",
-        f"--failures={place / 'failures'}",
-        f"--retain={place / 'retain.parquet'}",
-    ]
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch, recwarn):
-    # a program's right, but not in a test
-    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-
-
 def test_blocks(place, capsys):
     assert main(["blocks", f"local-dir:{place / 'model'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -81,7 +33,8 @@ def test_blocks(place, capsys):
 
 
 def test_localize(given, capsys):
-    assert main(["localize", *given, "--set=score=spectrum_gradient", "--set=top=10"]) == 0
+    command = ["localize", *given, "--set=score=spectrum_gradient", "--set=top=10"]
+    assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["scorer"] == "spectrum_gradient" and sum(found["suspiciousness"].values()) == 10
 
@@ -93,13 +46,13 @@ def test_localize_says_when_blocks_are_within_noise(given, monkeypatch, capsys):
         errors={"layer1": 0.0, "layer2": 0.04, "layer3": 0.05},
     )
     monkeypatch.setattr("timm_repair.pipeline.inspecting.localize", lambda *_, **__: found)
+    assert main(["localize", *given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tied"] == ["layer1", "layer2"]
     assert main(["localize", *given]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["tied"] == ["layer1", "layer2"]
-    assert (
-        printed.err.startswith("layer1 and layer2 cannot be told apart on these examples")
-        and "`blocks=2` repairs both" in printed.err
-    )
+    head, *blocks, told = capsys.readouterr().out.split("\n", 4)
+    assert head == "How suspicious each block is (score: rgn)" and "<- tied" in blocks[0]
+    assert "layer1 and layer2 cannot be told apart on these examples" in told
+    assert "`blocks=2` repairs both" in " ".join(told.split()) and "epaired block" not in told
 
 
 @pytest.mark.filterwarnings(NO_EFFECT)
@@ -140,6 +93,12 @@ def test_repair_and_report(given, place, tmp_path, capsys):
     assert timm.create_model(f"local-dir:{output}", pretrained=True).num_classes == 10
     assert main(["report", str(output)]) == 0
     assert capsys.readouterr().out.strip() in printed, "the same text, from the file"
+    assert main(["report", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert main(["repair", "--config", str(output / "run.yaml")]) == 0
+    assert capsys.readouterr().out == printed, "answered from what is there"
+    assert main(["repair", f"--config={output / 'run.yaml'}", "--set=steps=5"]) == 2
+    assert "training.steps 4 then, 5 now" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings(NO_EFFECT)
@@ -255,6 +214,20 @@ def test_the_page_is_written_again_with_images_and_without(given, tmp_path, caps
     assert "data:image" not in page.read_text() and not (output / "examples").exists()
 
 
+def test_a_dry_run_says_what_would_be_done(given, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = [*given, *SMALL, "--method=finetune", "--set=block=layer2"]
+    assert main(["repair", *command, f"--output={output}", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("finetune would repair layer2 of local-dir:") and "seconds" in printed
+    assert not output.exists(), "nothing is saved"
+    assert main(["estimate", *command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["blocks"] == ["layer2"] and found["steps"] == 4 and found["trained"] is False
+    assert main(["estimate", *command, "--set=block=layer9"]) == 2
+    assert "no block 'layer9'" in capsys.readouterr().err
+
+
 def test_a_report_that_is_not_there(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "give the directory of a saved repair" in capsys.readouterr().err
@@ -307,7 +280,7 @@ def test_a_repair_that_harms_is_said_first_and_by_the_exit_status(
 def test_errors_speak_the_language_of_the_command_line(
     command, said, unsaid, given, tmp_path, capsys
 ):
-    assert main(["repair", *given, f"--output={tmp_path / 'out'}", *command]) == 2
+    assert main(["repair", *given, f"--output={tmp_path / 'out'}", "--quiet", *command]) == 2
     error = capsys.readouterr().err
     assert said in error and unsaid not in error and error.startswith("timm-repair: ")
 
