@@ -7,7 +7,7 @@ What goes wrong is told in the language of the command line: the library's messa
 `retain=`; here it is `--retain`.
 
 - commands.py: one pair of functions a command: its arguments, what it does.
-- compare_command.py: those of compare and tasks.
+- compare_command.py: those of compare and tasks; app_command.py: that of app.
 - arguments.py: arguments that several commands share.
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from timm_repair.cli import compare_command
+from timm_repair.cli import app_command, compare_command
 from timm_repair.cli.arguments import (
     describe_data,
     describe_measuring,
@@ -240,5 +240,6 @@ COMMANDS = {
     "report": (_describe_report, _report),
     "push": (_describe_push, _push),
     "export": (_describe_export, _export),
+    "app": (app_command.describe, app_command.run),
     "demo": (demo.describe, demo.run),
 }
