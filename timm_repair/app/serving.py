@@ -16,6 +16,7 @@ from typing import Any
 from timm_repair.app import views
 from timm_repair.app.workbench import Workbench
 from timm_repair.errors import OptionError, OutputError, require_packages
+from timm_repair.hub.spaces import MODEL, ORIGINAL
 
 HOST = "127.0.0.1"
 HERE = [HOST, "localhost"]
@@ -59,6 +60,24 @@ def serve(
         raise OptionError(f"port={port}: must be from 1 to 65535")
     bench = Workbench.of(place, work=work, owner=not share, original=original)
     run(bench, ready, server_name=HOST, server_port=port, share=share, inbrowser=browser)
+
+
+def serve_space(folder: Path, *, model: str | None = None) -> None:
+    """What app.py of a Space calls: visitors look, and change nothing.
+
+    Args:
+        folder: of the Space; see `hub.spaces` for what it holds.
+        model: Hub id of the repaired model, at a commit; None for the one in the folder.
+    """
+    original = folder / ORIGINAL
+    bench = Workbench.of(
+        model or folder / MODEL,
+        owner=False,
+        original=str(original) if original.is_dir() else None,
+    )
+    # the Hub says by the environment where; elsewhere it is this machine
+    host = os.environ.get("GRADIO_SERVER_NAME", HOST)
+    run(bench, lambda url: None, server_name=host, share=False, inbrowser=False)
 
 
 def run(bench: Workbench, ready: Callable[[str], object], *, share: bool, **options: Any) -> None:
