@@ -60,7 +60,7 @@ def described(repo: Repo, commit: Commit, blobs: bool = False) -> dict:
         "cardData": card,
         "usedStorage": sum(f.size for f in commit.files.values()),
     }
-    found |= {name: card[name] for name in ("library_name", "pipeline_tag") if name in card}
+    found |= {name: card[name] for name in ("library_name", "pipeline_tag", "sdk") if name in card}
     found["siblings"] = [
         sibling(p, f) if blobs else {"rfilename": p} for p, f in sorted(commit.files.items())
     ]

@@ -14,6 +14,7 @@ from functools import cached_property
 import yaml
 
 SEVERAL = {"model": "models", "dataset": "datasets", "space": "spaces"}
+SDKS = ("gradio", "streamlit", "docker", "static")  # of Spaces
 INVALID = "Invalid credentials in Authorization header"
 _counter = itertools.count()
 
@@ -57,6 +58,18 @@ def card_data(text: str) -> dict:
     if not isinstance(data or {}, dict):
         raise ValueError("The front matter must be a mapping")
     return data or {}
+
+
+def require_runnable(files: dict[str, "File"]) -> None:
+    """Refuse the README of a Space whose metadata do not say by what it is run."""
+    try:
+        data = card_data(files["README.md"].data.decode()) if "README.md" in files else {}
+    except ValueError as error:
+        raise Refusal(400, f"Invalid metadata in README.md: {error}") from error
+    if data.get("sdk") not in SDKS:
+        raise Refusal(400, f'Invalid metadata in README.md: "sdk" is none of {", ".join(SDKS)}')
+    if not isinstance(data.get("sdk_version", ""), str):
+        raise Refusal(400, 'Invalid metadata in README.md: "sdk_version" must be a string')
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class Commit:
 class Repo:
     """A repository; refs are full names: refs/heads/main, refs/tags/v1, refs/pr/1."""
 
-    def __init__(self, type: str, id: str, private: bool, author: str):
+    def __init__(self, type: str, id: str, private: bool, author: str, sdk: str | None = None):
         self.type, self.id, self.private, self.gated = type, id, private, False
         self.commits: dict[str, Commit] = {}
         self.refs: dict[str, str] = {}
@@ -150,10 +163,11 @@ class Repo:
         # large files as they were uploaded, by the sha256 that the client claimed
         self.objects: dict[str, bytes] = {}
         self.created = now()
-        attributes = File(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-        self.add(
-            "refs/heads/main", Commit({".gitattributes": attributes}, "initial commit", author)
-        )
+        files = {".gitattributes": File(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")}
+        if type == "spaces":  # a README that says how to run what is to come
+            about = f"---\ntitle: {id.split('/')[1]}\nemoji: 🐨\nsdk: {sdk}\npinned: false\n---\n"
+            files["README.md"] = File(f"{about}\nCheck out the configuration reference\n".encode())
+        self.add("refs/heads/main", Commit(files, "initial commit", author))
 
     def add(self, ref: str, commit: Commit) -> Commit:
         """Move a ref to a new commit."""

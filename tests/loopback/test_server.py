@@ -218,6 +218,19 @@ def test_gated(hub, api, pushed, pull, tmp_path):
         )
 
 
+def test_a_space_says_how_it_is_run(hub, api):
+    with pytest.raises(ValueError, match="space_sdk"):
+        api.create_repo("me/s", repo_type="space")
+    api.create_repo("me/s", repo_type="space", space_sdk="gradio")
+    assert api.space_info("me/s").sdk == "gradio"
+    given = {"repo_id": "me/s", "repo_type": "space", "path_in_repo": "README.md"}
+    for text in (b"# no metadata", b"---\nsdk: gradio\nsdk_version: 6.0\n---\n"):
+        with pytest.raises(errors.HfHubHTTPError, match="Invalid metadata"):
+            api.upload_file(path_or_fileobj=text, **given)
+    api.upload_file(path_or_fileobj=b"---\nsdk: static\n---\n", **given)
+    assert api.space_info("me/s").sdk == "static"
+
+
 TIMM = """
 import timm, torch
 model = timm.create_model("test_resnet", num_classes=3)

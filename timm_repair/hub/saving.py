@@ -230,6 +230,18 @@ def save(
     return target
 
 
+def save_plain(model: nn.Module, folder: Path) -> None:
+    """Write a model into the new folder `folder` as timm does, without a report.
+
+    Raises:
+        ConfigError: timm could not load it again.
+    """
+    check_savable(model)
+    folder.mkdir()
+    _write_config(model, folder / CONFIG, {})
+    _write_weights(model, folder, False)
+
+
 def _draw(report: Report, folder: Path) -> None:
     """The figures, if they can be drawn: a model is not left unsaved for them."""
     if not find_spec("matplotlib"):  # an optional extra

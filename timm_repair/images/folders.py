@@ -20,7 +20,7 @@ from timm_repair.options import RUN
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 _LISTED = "file_name"  # the column of a metadata file that names the images, as `datasets` has it
 _BESIDES = {"__MACOSX", "__pycache__"}
 
@@ -48,7 +48,7 @@ def from_folder(folder: Path, split: str | None, columns: Columns, name: str) ->
     files, left_out = _images(folder)
     tops = {f.relative_to(folder).parts[0] for f in files if f.parent != folder}
     tops |= set() if files else set(_folders(folder))
-    if tops and _SPLITS.issuperset(map(str.lower, tops)):
+    if tops and SPLITS.issuperset(map(str.lower, tops)):
         raise DataError(
             f"{name}: {folder} holds splits ({', '.join(sorted(tops))}), not classes; choose one"
             " with split="

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from torch import nn
 
-from timm_repair.hub import exporting, pushing
+from timm_repair.hub import exporting, pushing, spaces
 from timm_repair.properties import networks, saving
 from timm_repair.report.gallery import Gallery
 from timm_repair.report.page import page
@@ -71,6 +71,16 @@ class Repaired:
         """
         return (
             pushing.push_to_hub(self.model, repo_id, report=self.report, **options)
+            if self.main_process
+            else None
+        )
+
+    def push_space(self, repo_id: str, **options: Any) -> CommitInfo | None:
+        """Upload the app as a Space, where others try the model; see `spaces.push_space`. Does
+        nothing, and returns None, in all processes but the main one.
+        """
+        return (
+            spaces.push_space(self.model, repo_id, report=self.report, **options)
             if self.main_process
             else None
         )

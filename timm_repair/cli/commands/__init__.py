@@ -5,7 +5,7 @@
 - repairing.py: repair, estimate.
 - comparing.py: compare, tasks: several methods.
 - saved.py: report, push, export, revert: what to do with a repair that is there.
-- demo.py: demo.
+- app.py: app; demo.py: demo.
 
 A file describes its commands without importing what takes long; a command imports what it needs
 when it runs.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from timm_repair.cli.answers import Answer
-from timm_repair.cli.commands import asking, comparing, demo, failures, repairing, saved
+from timm_repair.cli.commands import app, asking, comparing, demo, failures, repairing, saved
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ STAGES = {
         "demo": Command(demo.describe, demo.run),
     },
     "Use a repair": {
+        "app": Command(app.describe, app.run),
         "report": Command(saved.describe_report, saved.report),
         "push": Command(saved.describe_push, saved.push),
         "export": Command(saved.describe_export, saved.export),
