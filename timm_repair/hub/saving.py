@@ -106,7 +106,7 @@ def check_savable(model: nn.Module) -> None:
             " hold nothing else: leave output_dir out and keep repaired.model.state_dict()"
         )
     with tempfile.TemporaryDirectory() as folder:
-        write_config(model, Path(folder, CONFIG), {})
+        _write_config(model, Path(folder, CONFIG), {})
         rebuilt = created(Path(folder), {"pretrained": False})
     shapes, theirs = (
         {k: v.shape for k, v in each.items()} for each in (state, rebuilt.state_dict())
@@ -207,8 +207,8 @@ def save(
     with tempfile.TemporaryDirectory(dir=target, prefix=_scratch(f"{os.getpid()}-")) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        write_config(model, folder / CONFIG, extra)
-        write_weights(model, folder, patch)
+        _write_config(model, folder / CONFIG, extra)
+        _write_weights(model, folder, patch)
         if remote_code:
             (folder / REMOTE_CODE).write_text(_REMOTE_CODE)
         (folder / REPORT).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False))
@@ -231,13 +231,14 @@ def save(
 
 
 def save_plain(model: nn.Module, folder: Path) -> None:
-    """Write a model into the new folder `folder` as timm does, without a report.
+    """Write a model into `folder`, which is made where it is not there, as timm does: without a
+    report.
 
     Raises:
         ConfigError: timm could not load it again.
     """
     check_savable(model)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     _write_config(model, folder / CONFIG, {})
     _write_weights(model, folder, False)
 
@@ -320,7 +321,7 @@ def _read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
+def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     """timm's config.json of `model`, with `extra`."""
     save_config_for_hf(model, str(path))
     config = json.loads(path.read_text())
@@ -334,7 +335,7 @@ def write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
 
 
-def write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
+def _write_weights(model: nn.Module, folder: Path, patch: bool) -> None:
     """Its weights, or those that the repair changed, beside its config; loaded and compared."""
     if patch:
         origin = lineage(model)

@@ -8,7 +8,7 @@ from timm_repair.errors import ConfigError, RepairError
 from timm_repair.hub.folder import CONFIG, REPORT
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.loading import from_pretrained, load
-from timm_repair.hub.saving import check_savable, read_report, write_config, write_weights
+from timm_repair.hub.saving import read_report, save_plain
 from timm_repair.images.writing import replacing
 from timm_repair.models.weights import fingerprint
 
@@ -25,9 +25,7 @@ def save_original(directory: Path, output: Path, *, overwrite: bool = False) -> 
     """
     with replacing(output, CONFIG, overwrite=overwrite) as folder:
         original, origin = _original(directory)
-        check_savable(original)
-        write_config(original, folder / CONFIG, {})
-        write_weights(original, folder, False)
+        save_plain(original, folder)
     return origin
 
 
