@@ -25,8 +25,10 @@ from timm.models import save_for_hf
 
 import timm_repair
 from timm_repair import cli
+from timm_repair.cli import configuration
 from timm_repair.hub.lineage import lineage
 from timm_repair.methods import METHODS
+from timm_repair.options import RUN
 from timm_repair.properties import networks as made
 from timm_repair.training.options import Training
 
@@ -171,6 +173,14 @@ def test_commands_run(few_steps, logged_in, undiagnosed, monkeypatch, capsys):
                 runpy.run_path(str(ROOT / program), run_name="__main__")
             status = end.value.code
         assert status == 0, f"{program} {words}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml_block_is_a_run(text, tmp_path):
+    (tmp_path / RUN).write_text(text)
+    name = re.search(r"command: (\w+)", text)[1]
+    command = cli.parser(name)
+    command.parse(configuration.expanded(command, ["--config", str(tmp_path / RUN)]))
 
 
 @pytest.mark.parametrize("text", blocks("json"))

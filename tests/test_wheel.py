@@ -81,7 +81,7 @@ def test_the_commands_of_the_wheel(installed, tmp_path):
         for program in ([installed / "timm-repair"], [installed / "python", "-m", "timm_repair"])
     )
     assert by_name.returncode == as_module.returncode == 0, by_name.stderr + as_module.stderr
-    assert "demo" in by_name.stdout and "repair a model and save it" in as_module.stdout
+    assert "demo" in by_name.stdout and "Repair a model and save it" in as_module.stdout
 
 
 def test_the_demo_keeps_its_promise(installed, tmp_path):
@@ -90,7 +90,7 @@ def test_the_demo_keeps_its_promise(installed, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "equal those before saving: True" in done.stdout
     names = {"config.json", "model.safetensors", "repair.json", "README.md", "figures"}
-    names |= {"report.html", "examples"}
+    names |= {"report.html", "examples", "run.yaml"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") > 10
     assert (tmp_path / "out" / "figures" / "overview.png").stat().st_size > 10_000

@@ -50,7 +50,7 @@ ANYTHING = st.recursive(
 )
 VERBS = {
     name: verb
-    for name, verb in vars(timm_repair).items()
+    for name, verb in ((name, getattr(timm_repair, name)) for name in dir(timm_repair))
     if inspect.isfunction(verb) and not name.startswith("_")
 }
 
@@ -78,7 +78,7 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
         raise Reached("the work would begin")
 
     verbs = ["repairing.run_method", "repairing.measure", "comparing.run_method", "shared.measure"]
-    for place in (*verbs, "inspecting.own_randomness"):
+    for place in (*verbs, "inspecting.own_randomness", "estimating.own_randomness"):
         monkeypatch.setattr(f"timm_repair.pipeline.{place}", reached)
     monkeypatch.setattr("timm_repair.hub.pushing.opened", reached)
     monkeypatch.setattr("timm_repair.hub.exporting._onnx", reached)
@@ -99,6 +99,9 @@ def calls(deployed, failures, pictures, saved, monkeypatch, tmp_path):
         | {"output_dir": None, "overwrite": False},
         "read_comparison": {"directory": folder},
         "localize": without | {"score": "rgn", "top": 10},
+        "estimate": repair | {"method": "finetune", "diagnose": False},
+        "evaluate": {"model": deployed, "images": pictures["pool"][:20], "data": None}
+        | {"progress": False, "accelerator": None},
         "diagnose": without | {"passing": None, "pixels": 10},
         "collect_failures": {"model": deployed, "dataset": pictures["pool"][:20], "seed": 0}
         | {"max_failures": 3, "name": "x", "runtime": None, "on_unknown": "skip"},
