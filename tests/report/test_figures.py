@@ -255,6 +255,9 @@ def test_pareto_shows_each_method_in_four_views():
     assert cheap.round(1).tolist() == [[3.0, 57.0], [9.0, 67.0]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(labels) == {"original", "$a$", "b", "c"}
+    for ax in figure.axes[:3]:  # no axis leads to what cannot be
+        assert min(ax.get_xlim()[0], ax.get_ylim()[0]) > -5 and ax.get_ylim()[1] < 105
+        assert all(tick >= 0 for tick in ax.get_xticks() if tick >= ax.get_xlim()[0])
 
 
 def test_pareto_leaves_out_what_was_not_measured():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from math import inf
 
 from timm_repair.errors import RepairError
 from timm_repair.report.compared import latency_change
@@ -26,18 +27,21 @@ from timm_repair.report.rows import Row
 from timm_repair.report.wording import clean, middle
 
 _COLORS, _MARKERS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY), "osD^vP*X"
+_PERCENT = (0.0, 100.0)
 Value = tuple[float, tuple[float, float] | None]  # with its interval
 
 
 @dataclass(frozen=True)
 class _View:
-    """One panel: what is on its x-axis."""
+    """One panel: what is on its x-axis, and between which values that can lie."""
 
     title: str
     name: str
     of: Callable[[Row], Value | None]
     more_is_better: bool
     original: float | None = None
+    least: float = -inf
+    most: float = inf
 
 
 def pareto(
@@ -64,6 +68,7 @@ def pareto(
             lambda row: _after(row, retained),
             True,
             100 * comparison.original(retained).accuracy_before,
+            *_PERCENT,
         ),
         _View(
             "What is broken",
@@ -71,12 +76,14 @@ def pareto(
             lambda row: (100 * row.population(retained).negative_flip_rate, None),
             False,
             0.0,
+            *_PERCENT,
         ),
         _View(
             "What the repair takes",
             "seconds",
             lambda row: (row.seconds or 0.0, None),
             False,
+            least=0.0,
         ),
         _View(
             "What the model takes",
@@ -152,8 +159,16 @@ def _draw(
         ax.plot(view.original, before, "+", color=INK, markersize=11, label="original")
     front = _front(list(points.values()), view.more_is_better)
     ax.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle=":", zorder=0)
+    ax.set_xlim(_within(ax.get_xlim(), view.least, view.most))
+    ax.set_ylim(_within(ax.get_ylim(), *_PERCENT))
     ax.set_xlabel(view.name, fontsize=9, parse_math=False)
     ax.set_ylabel(f"% right on {clean(failing, 30)!r}", fontsize=9, parse_math=False)
+
+
+def _within(limits: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """An axis that ends where values do, with room for a marker there."""
+    room = 0.03 * (min(limits[1], most) - max(limits[0], least))
+    return max(limits[0], least - room), min(limits[1], most + room)
 
 
 def _error(value: Value) -> list[list[float]] | None:
