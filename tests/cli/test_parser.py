@@ -53,7 +53,7 @@ def test_the_options_of_a_method_are_listed_in_groups_with_defaults():
     own, other = (cli.parser("repair", words).format_help() for words in ([], ["--method=mode"]))
     for told in (own, other):
         assert "SGD with momentum, and its schedule:\n    learning_rate=0.02" in told
-        assert "selection_share=0.2" in told
+        assert "selection_share=0.2" in told and "follows from it (default: 0)" in told
     assert "strategy='pc_darts'" in own and "strategy=" not in other
     assert "rounds=5" in other and "rounds=" not in own
 

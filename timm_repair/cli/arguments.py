@@ -55,7 +55,7 @@ def takes_options(
 def describe_model(command: Parser) -> None:
     """The model."""
     command.group("model and images").add_argument(
-        "--model", required=True, help="timm name, hf-hub:…, local-dir:…, or the path of a folder"
+        "--model", required=True, help="timm name, hf-hub:… or local-dir:…"
     )
 
 

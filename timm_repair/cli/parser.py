@@ -131,9 +131,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         told, default = action.help or "", action.default
-        shown = default not in (None, argparse.SUPPRESS, [], True, False)
+        shown = isinstance(default, str | int | float) and not isinstance(default, bool)
+        shown = shown and default != argparse.SUPPRESS
         if shown and action.option_strings and "%(default)" not in told:
-            told += " (default: %(default)s)" if isinstance(default, str | int | float) else ""
+            told += " (default: %(default)s)"
         return told.lstrip()
 
 

@@ -22,7 +22,7 @@ from timm_repair.options import make, parse
 
 def describe_blocks(command: Parser) -> None:
     """List a model's blocks, and why some cannot be repaired."""
-    command.add_argument("model", help="timm name, hf-hub:…, local-dir:…, or the path of a folder")
+    command.add_argument("model", help="timm name, hf-hub:… or local-dir:…")
     kinds = documented.keys("models.partition.GRANULARITIES")
     command.add_argument("--granularity", default="stage", choices=kinds, help="what a block is")
     describe_running(command)
