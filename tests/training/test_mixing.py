@@ -59,12 +59,12 @@ MIXTURES = {
     "the population alone": ({"passing": 60}, {}, {"failing": 24, "passing": 24}),
     "half of it the pattern": (
         {"retained": 900, "pattern": 900},
-        {"pattern_share": 0.5},
+        {},
         {"failing": 12, "retained": 12, "pattern": 24},
     ),
     "thirds": (
         {"retained": 900, "pattern": 900},
-        {},
+        {"pattern_share": 1 / 3},
         {"failing": 16, "retained": 16, "pattern": 16},
     ),
     "all four": (

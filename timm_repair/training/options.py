@@ -28,7 +28,7 @@ class Mixing:
     """
 
     failing_share: float = 0.5
-    pattern_share: float = 1 / 3
+    pattern_share: float = 0.5
     wrong_class_weight: float | None = None
 
     def __post_init__(self):
