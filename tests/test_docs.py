@@ -126,7 +126,7 @@ def logged_in(loopback, published_base, monkeypatch):
 @pytest.mark.parametrize("text", blocks("python"))
 @pytest.mark.filterwarnings(NO_EFFECT)
 def test_python_block_runs(text, few_steps, classifier, failures, pictures, request):
-    request.getfixturevalue("logged_in" if "push_to_hub" in text else "offline")
+    request.getfixturevalue("logged_in" if ".push_" in text else "offline")
     if "diagnos" not in text:
         request.getfixturevalue("undiagnosed")
     predefined = {

@@ -40,6 +40,7 @@ def test_both_hold_the_whole_package(built):
         if path.is_file() and "__pycache__" not in path.parts
     }
     page = {f"timm_repair/report/page/page.{kind}" for kind in ("html", "css", "js")}
+    page |= {"timm_repair/app/fragments.html", "timm_repair/app/app.css"}
     typed = {"timm_repair/py.typed", "timm_repair/__init__.pyi"}
     assert {"timm_repair/hub/card.md"} | typed | page <= files
     with zipfile.ZipFile(wheel) as archive:

@@ -185,17 +185,24 @@ class Page:
             self.pattern: views.pattern(saved),
             self.table: views.compared(list(self.bench.repairs.values())),
         }
-        if self.bench.owner:
-            pair, asked = self.bench.pair(name), saved.report.asked
-            classes = [(called, i) for i, called in enumerate(pair.names)]
-            held = holdout_of(asked) is not None
-            changes |= {
-                self.collected: self._collected(name),
-                self.retain: retain_of(asked),
-                self.held: gr.update(value=held, visible=held),
-                self.label: gr.update(choices=classes, value=None),
-            }
-        return changes | self.look(name, files)
+        try:
+            return changes | self._models(name) | self.look(name, files)
+        except RepairError as error:  # what can be told without them is
+            return changes | {self.answers: "", self.tried: views.say(str(error), "bad")}
+
+    def _models(self, name: str) -> Changes:
+        """What follows from the models of a repair, for its owner."""
+        if not self.bench.owner:
+            return {}
+        pair, asked = self.bench.pair(name), self.bench.saved(name).report.asked
+        classes = [(called, i) for i, called in enumerate(pair.names)]
+        held = holdout_of(asked) is not None
+        return {
+            self.collected: self._collected(name),
+            self.retain: retain_of(asked),
+            self.held: gr.update(value=held, visible=held),
+            self.label: gr.update(choices=classes, value=None),
+        }
 
     def look(self, name: str, files: list[str] | None) -> Changes:
         """Images were dropped, or taken away."""

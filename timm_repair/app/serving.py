@@ -110,7 +110,7 @@ def run(bench: Workbench, ready: Callable[[str], object], *, share: bool, **opti
             ) from error
         finally:
             bench.close()
-            blocks.close()
+            blocks.close(verbose=False)
 
 
 def _guard(server_name: str | None) -> list[Any]:
