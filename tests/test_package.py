@@ -159,7 +159,7 @@ def test_nothing_prints_pickles_or_catches_everything():
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and path.parent.name != "cli"
+                and "cli" not in path.parts
                 and path.name != "demo.py"
             ):
                 assert node.func.id not in {"print", "eval", "exec"}, path

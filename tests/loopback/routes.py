@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from loopback.store import (
-    SDKS,
-    SEVERAL,
-    Commit,
-    File,
-    Refusal,
-    Repo,
-    User,
-    card_data,
-    require_runnable,
-)
+from loopback import store
+from loopback.store import SEVERAL, Commit, File, Refusal, Repo, User, card_data
 from loopback.xet import FAR
 
 LARGE = (
@@ -196,8 +187,8 @@ def create(hub: Any, request: Request, user: User | None) -> Answer:
     existing = hub.store.repos.get((type, id))
     if existing:
         raise Refusal(409, "You already created this repo", url=hub.url + location(existing))
-    if type == "spaces" and data.get("sdk") not in SDKS:
-        raise Refusal(400, f"sdk must be one of {', '.join(SDKS)}")
+    if type == "spaces" and data.get("sdk") not in store.SDKS:
+        raise Refusal(400, f"sdk must be one of {', '.join(store.SDKS)}")
     repo = hub.store.repos[type, id] = Repo(
         type, id, data.get("visibility") == "private", user.name, sdk=data.get("sdk")
     )
@@ -382,7 +373,7 @@ def commit(hub: Any, request: Request, user: User | None, type: str, repo: str, 
             {"pullRequestUrl": f"{hub.url}{location(found)}/discussions/{number}"},
         )
     if found.type == "spaces":
-        require_runnable(files)
+        store.require_runnable(files)
     new = found.add(
         ref, Commit(files, header["summary"], user.name, header.get("description", ""), head.oid)
     )
