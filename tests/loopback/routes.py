@@ -11,17 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from loopback.store import (
-    SDKS,
-    SEVERAL,
-    Commit,
-    File,
-    Refusal,
-    Repo,
-    User,
-    card_data,
-    require_runnable,
-)
+from loopback.store import SDKS, SEVERAL, Commit, File, Refusal, Repo, User, card_data
 from loopback.xet import FAR
 
 LARGE = (
@@ -381,8 +371,6 @@ def commit(hub: Any, request: Request, user: User | None, type: str, repo: str, 
             f"refs/pr/{number}",
             {"pullRequestUrl": f"{hub.url}{location(found)}/discussions/{number}"},
         )
-    if found.type == "spaces":
-        require_runnable(files)
     new = found.add(
         ref, Commit(files, header["summary"], user.name, header.get("description", ""), head.oid)
     )
