@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from loopback import store
-from loopback.store import SEVERAL, Commit, File, Refusal, Repo, User, card_data
+from loopback.store import SDKS, SEVERAL, Commit, File, Refusal, Repo, User, card_data
 from loopback.xet import FAR
 
 LARGE = (
@@ -187,8 +186,8 @@ def create(hub: Any, request: Request, user: User | None) -> Answer:
     existing = hub.store.repos.get((type, id))
     if existing:
         raise Refusal(409, "You already created this repo", url=hub.url + location(existing))
-    if type == "spaces" and data.get("sdk") not in store.SDKS:
-        raise Refusal(400, f"sdk must be one of {', '.join(store.SDKS)}")
+    if type == "spaces" and data.get("sdk") not in SDKS:
+        raise Refusal(400, f"sdk must be one of {', '.join(SDKS)}")
     repo = hub.store.repos[type, id] = Repo(
         type, id, data.get("visibility") == "private", user.name, sdk=data.get("sdk")
     )
@@ -372,8 +371,6 @@ def commit(hub: Any, request: Request, user: User | None, type: str, repo: str, 
             f"refs/pr/{number}",
             {"pullRequestUrl": f"{hub.url}{location(found)}/discussions/{number}"},
         )
-    if found.type == "spaces":
-        store.require_runnable(files)
     new = found.add(
         ref, Commit(files, header["summary"], user.name, header.get("description", ""), head.oid)
     )

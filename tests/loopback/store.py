@@ -171,6 +171,8 @@ class Repo:
 
     def add(self, ref: str, commit: Commit) -> Commit:
         """Move a ref to a new commit."""
+        if self.type == "spaces":
+            require_runnable(commit.files)
         self.commits[commit.oid] = commit
         self.refs[ref] = commit.oid
         return commit
