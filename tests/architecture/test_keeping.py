@@ -54,7 +54,7 @@ def test_the_strongest_edges_within_the_limit_stay(a_path, kept, classifier, giv
     keeping = "timm_repair.architecture.keeping"
     monkeypatch.setattr(f"{keeping}.slowdown", slowdown)
     monkeypatch.setattr(f"{keeping}.strengths", strengths)
-    monkeypatch.setattr(f"{keeping}.discretize", lambda relaxed: relaxed.skeleton)
+    monkeypatch.setattr(f"{keeping}.discretize", lambda relaxed, _: relaxed.skeleton)
     monkeypatch.setattr(
         f"{keeping}.judged",
         lambda forward, *_: Judged(float(sum(p.numel() for p in forward.model.parameters())), {}),

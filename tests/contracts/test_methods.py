@@ -448,7 +448,7 @@ def test_wrong_use_is_refused(options, error, message, classifier, given):
 # ---- several blocks together
 
 
-EVERY_EDGE = "timm_repair.architecture.keeping.discretize", lambda relaxed: relaxed.skeleton
+EVERY_EDGE = "timm_repair.architecture.keeping.discretize", lambda relaxed, _: relaxed.skeleton
 
 
 def test_the_most_suspicious_blocks_are_repaired_together(classifier, given):

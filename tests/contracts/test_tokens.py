@@ -68,7 +68,9 @@ def test_a_vit_is_repaired_saved_and_loaded_by(label, vit, given, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_result(vit, given):
-    options = given | GENTLE | ALONE | {"block": "blocks.1", "search_share": 0.5}
+    # what is too slow depends on the machine, and on its moment
+    searched = {"block": "blocks.1", "search_share": 0.5, "max_latency": None}
+    options = given | GENTLE | ALONE | searched
     one, other = (repair(vit, method="archrepair", **options).model for _ in "12")
     states = one.state_dict(), other.state_dict()
     assert states[0].keys() == states[1].keys()

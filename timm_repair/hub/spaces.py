@@ -35,7 +35,7 @@ MODEL, ORIGINAL = "model", "original"
 # what timm_repair installs, but for what a Space has; pinned to what is installed here
 REQUIRED = (
     *("torch", "timm", "huggingface-hub", "safetensors", "accelerate", "datasets", "jinja2"),
-    *("psutil", "pyyaml", "scipy", "tqdm"),
+    *("psutil", "pyyaml", "scipy", "tqdm", "lazy-loader", "wrapt", "griffelib", "rich"),
 )
 GRADIO = "6.31.0"  # where it is not installed here
 _APP = Template('''"""The app of a repaired model; made by timm_repair."""
@@ -157,7 +157,15 @@ def _add_package(folder: Path) -> None:
     """timm_repair itself, as it is here."""
     source = Path(__file__).parents[1]
     for path in sorted(source.rglob("*")):
-        if path.is_file() and path.suffix in (".py", ".md", ".html", ".css", ".js", ".typed"):
+        if path.is_file() and path.suffix in (
+            ".py",
+            ".pyi",
+            ".md",
+            ".html",
+            ".css",
+            ".js",
+            ".typed",
+        ):
             target = folder / "timm_repair" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
