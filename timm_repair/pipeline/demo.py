@@ -81,7 +81,7 @@ def train_classifier(pairs: list, *, steps: int, seed: int) -> torch.nn.Module:
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     model.train()
-    for _ in trange(steps, desc="train the classifier"):
+    for _ in trange(steps, desc="train the classifier", disable=None):
         batch = torch.randint(len(images), (64,))
         shift = torch.randint(-2, 3, (2,)).tolist()
         pixels = images.pixels(batch).roll(shift, dims=(2, 3))  # digits have an empty border
