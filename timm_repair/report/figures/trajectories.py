@@ -58,7 +58,9 @@ def trajectories(report: Facts) -> Figure:
 
 
 def _draw_curve(ax: Axes, history: Sequence[Mapping[str, Any]], key: str) -> None:
-    title(ax, {"loss": "Training loss", "objective": "Selection objective"}[key])
+    title(ax, {"loss": "Training loss", "objective": "What states are chosen by"}[key])
+    if key == "objective":
+        ax.set_ylabel("accuracy on the selection split\n(0 to 1), less what limits take off")
     offset = 0
     colors = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
     for index, (stage, rows) in enumerate(groupby(history, key=lambda row: row["stage"])):
