@@ -1,13 +1,9 @@
 """Views: what the app shows, as HTML. Jinja escapes every value."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from timm_repair.app.opening import Saved
 from timm_repair.app.pair import Answer
@@ -15,7 +11,10 @@ from timm_repair.app.runs import Status
 from timm_repair.app.workbench import Looked
 from timm_repair.report.page.galleries import pattern_rows
 from timm_repair.report.page.headline import numbers
+from timm_repair.report.page.templates import data_uri, source, template
 from timm_repair.report.wording import clean, middle, short_name
+
+_HERE = "timm_repair.app"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def head(saved: Saved) -> str:
 def answers(looked: Looked, lacking: str) -> str:
     """Every image with both answers, and what is wrong with others."""
     cards = [
-        Card(middle(upload.name, 40), _uri(upload.thumbnail), each.before, each.after)
+        Card(middle(upload.name, 40), data_uri(upload.thumbnail), each.before, each.after)
         for upload, each in zip(looked.uploads, looked.answers, strict=True)
     ]
     return _fragment("answers", cards, _told(cards), looked.wrong, lacking)
@@ -144,11 +143,7 @@ def duration(seconds: float) -> str:
 
 def style() -> str:
     """The style sheet."""
-    return _file("app.css")
-
-
-def _uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return source(_HERE, "app.css")
 
 
 def _fragment(name: str, *values: Any) -> str:
@@ -156,19 +151,5 @@ def _fragment(name: str, *values: Any) -> str:
 
 
 @cache
-def _file(name: str) -> str:
-    return files("timm_repair.app").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
 def _fragments() -> Any:
-    environment = Environment(
-        loader=FunctionLoader(_file),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
-    environment.filters["duration"] = duration
-    return environment.get_template("fragments.html").module
+    return template(_HERE, "fragments.html", {"duration": duration}).module

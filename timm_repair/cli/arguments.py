@@ -150,6 +150,13 @@ def describe_running(command: Parser) -> None:
     )
 
 
+def describe_new_folder(command: Parser, told: str) -> None:
+    """A command that writes a folder, and how it behaves."""
+    command.group("output").add_argument("--output", type=Path, required=True, help=told)
+    describe_overwrite(command)
+    describe_running(command)
+
+
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """What these arguments give to the verbs of the pipeline."""
     files, answer = getattr(arguments, "property", []), getattr(arguments, "answer", None)

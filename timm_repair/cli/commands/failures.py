@@ -3,7 +3,6 @@
 import argparse
 import json
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from timm_repair.cli import documented
@@ -11,9 +10,8 @@ from timm_repair.cli.answers import Answer
 from timm_repair.cli.arguments import (
     FORMS,
     describe_model,
-    describe_overwrite,
+    describe_new_folder,
     describe_reading,
-    describe_running,
 )
 from timm_repair.cli.parser import Parser
 from timm_repair.options import make, parse
@@ -31,9 +29,7 @@ def describe_collect(command: Parser) -> None:
     add("--max-failures", type=int, metavar="N", help="at most so many, drawn at random")
     add("--seed", type=int, default=0, help="of the draw")
     told = "folder for failing/ and passing/, each with one folder a class"
-    command.group("output").add_argument("--output", type=Path, required=True, help=told)
-    describe_overwrite(command)
-    describe_running(command)
+    describe_new_folder(command, told)
 
 
 def collect(arguments: argparse.Namespace) -> Answer:
@@ -112,9 +108,7 @@ def describe_corrupt(command: Parser) -> None:
     add("--seed", type=int, default=0, help="of what is random")
     add("--split", help="of the images, where there are several")
     told = "folder for the images, with one folder a class"
-    command.group("output").add_argument("--output", type=Path, required=True, help=told)
-    describe_overwrite(command)
-    describe_running(command)
+    describe_new_folder(command, told)
 
 
 def corrupt(arguments: argparse.Namespace) -> Answer:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from timm_repair.cli import documented
 from timm_repair.cli.answers import Answer
-from timm_repair.cli.arguments import describe_overwrite, describe_running
+from timm_repair.cli.arguments import describe_new_folder, describe_running
 from timm_repair.cli.commands.repairing import describe_images
 from timm_repair.cli.parser import Parser
 from timm_repair.errors import ConfigError, OutputError
@@ -124,9 +124,7 @@ def describe_revert(command: Parser) -> None:
     """Give back the model as it was before a repair."""
     command.add_argument("directory", type=Path, help="of a saved repair")
     told = "folder for the original, as timm saves a model"
-    command.group("output").add_argument("--output", type=Path, required=True, help=told)
-    describe_overwrite(command)
-    describe_running(command)
+    describe_new_folder(command, told)
 
 
 def revert(arguments: argparse.Namespace) -> Answer:

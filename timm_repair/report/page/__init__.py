@@ -5,5 +5,6 @@
 - galleries.py: examples that were broken, fixed or are still wrong.
 - classes.py: class by class, and what is taken for what.
 - charts.py: a figure as SVG within the page.
+- templates.py: texts of the package with values put into them, escaped.
 - repeating.py: the command that repeats the repair.
 """

@@ -1,12 +1,12 @@
 """Galleries: examples that were broken, fixed or are still wrong, as cards to be looked at."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from timm_repair.report.facts import Facts
 from timm_repair.report.gallery import BROKEN, FIXED, KINDS, LINES, MOST, WRONG, Gallery, chosen
+from timm_repair.report.page.templates import data_uri
 from timm_repair.report.wording import clean
 
 TITLES = {BROKEN: "Newly broken", FIXED: "Fixed", WRONG: "Still wrong"}
@@ -96,7 +96,7 @@ def pattern_rows(gallery: Gallery, words: Sequence[str]) -> list[tuple[str, list
     return [
         (
             clean(str(said), 200),
-            [(LINE_TITLES[line], [_uri(image) for image in pattern[line]]) for line in LINES],
+            [(LINE_TITLES[line], [data_uri(image) for image in pattern[line]]) for line in LINES],
         )
         for said, pattern in zip(words, gallery.patterns, strict=False)
     ]
@@ -116,12 +116,8 @@ def _affordable(shown: Sequence[dict], gallery: Gallery) -> dict[tuple[int, int]
         image = gallery.examples.get(key)
         if image is not None and len(image) <= room:
             room -= len(image)
-            found[key] = _uri(image)
+            found[key] = data_uri(image)
     return found
-
-
-def _uri(image: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
 
 
 def _card(report: Facts, number: int, row: int, image: str | None) -> Card:

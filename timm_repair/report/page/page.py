@@ -10,11 +10,8 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from html import escape
-from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from timm_repair.report import suspects, tables
 from timm_repair.report.facts import Facts
@@ -29,9 +26,11 @@ from timm_repair.report.page.classes import by_class
 from timm_repair.report.page.galleries import pattern_rows, shelves
 from timm_repair.report.page.headline import numbers
 from timm_repair.report.page.repeating import command
+from timm_repair.report.page.templates import source, template
 from timm_repair.report.properties import LEGEND, property_rows
 from timm_repair.report.wording import clean, listed, short_name, signed
 
+_HERE = "timm_repair.report.page"
 HEIGHT = 640  # pixels of a frame in a notebook
 KINDS = {"harmful": "Harmful", "helpful": "Helpful", "unclear": "Unclear"}
 
@@ -48,7 +47,7 @@ def html(
     """
     gallery = gallery or Gallery()
     drawn = bool(find_spec("matplotlib")) if charts is None else charts
-    style, script = _file("page.css"), _file("page.js")
+    style, script = source(_HERE, "page.css"), source(_HERE, "page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     verdict = report.verdict
     return _template().render(
@@ -145,19 +144,5 @@ def _charts(report: Facts) -> Iterator[tuple[str, Chart | None]]:
 
 
 @cache
-def _file(name: str) -> str:
-    return files("timm_repair.report.page").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
 def _template() -> Any:
-    environment = Environment(
-        loader=FunctionLoader(_file),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"clean": clean, "listed": listed, "signed": signed}
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
-    return environment.get_template("page.html")
+    return template(_HERE, "page.html", {"clean": clean, "listed": listed, "signed": signed})
