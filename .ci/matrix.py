@@ -39,6 +39,26 @@ print(json.dumps(versions | {"python": platform.python_version(),
 """
 
 
+# the tests of what computes: other kernels and numbers of threads change nothing of commands,
+# pages, files and the Hub
+COMPUTING = (
+    "tests/architecture",
+    "tests/contracts",
+    "tests/data",
+    "tests/diagnosis",
+    "tests/gradient_free",
+    "tests/localization",
+    "tests/meaning",
+    "tests/methods",
+    "tests/models",
+    "tests/pipeline",
+    "tests/processes",
+    "tests/properties",
+    "tests/runtime",
+    "tests/training",
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table.
@@ -48,6 +68,7 @@ class Row:
         oldest: the lower bounds of setup.cfg instead of the newest versions.
         constraints: more of what pip calls constraints.
         environment: variables for the tests.
+        tests: those that are run unless others are asked for, without the long ones; of none all.
         expected: what must hold in the environment, as PROBE tells it: a variable that has no
             effect tests nothing.
     """
@@ -56,6 +77,7 @@ class Row:
     oldest: bool = False
     constraints: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    tests: tuple[str, ...] = ()
     expected: dict[str, object] = field(default_factory=dict)
 
 
@@ -63,19 +85,29 @@ ROWS = {
     "newest": Row(expected={"threads": (1,)}),  # as make test, on one thread
     "oldest": Row(oldest=True, constraints=NUMPY_1),
     "aten-default": Row(
-        environment={"ATEN_CPU_CAPABILITY": "default"}, expected={"kernels": ("DEFAULT", "NO AVX")}
+        environment={"ATEN_CPU_CAPABILITY": "default"},
+        tests=COMPUTING,
+        expected={"kernels": ("DEFAULT", "NO AVX")},
     ),
-    "aten-avx2": Row(environment={"ATEN_CPU_CAPABILITY": "avx2"}, expected={"kernels": ("AVX2",)}),
-    "onednn-sse41": Row(environment={"ONEDNN_MAX_CPU_ISA": "SSE41"}),
-    "threads-2": Row(environment={"OMP_NUM_THREADS": "2"}, expected={"threads": (2,)}),
+    "aten-avx2": Row(
+        environment={"ATEN_CPU_CAPABILITY": "avx2"},
+        tests=COMPUTING,
+        expected={"kernels": ("AVX2",)},
+    ),
+    "onednn-sse41": Row(environment={"ONEDNN_MAX_CPU_ISA": "SSE41"}, tests=COMPUTING),
+    "threads-2": Row(
+        environment={"OMP_NUM_THREADS": "2"}, tests=COMPUTING, expected={"threads": (2,)}
+    ),
     # MKL gives torch no more threads than there are cores, unless told
     "threads-4": Row(
-        environment={"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE"}, expected={"threads": (4,)}
+        environment={"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE"},
+        tests=COMPUTING,
+        expected={"threads": (4,)},
     ),
     "newest-python": Row(python=NEWEST_PYTHON),
     "numpy-1": Row(constraints=NUMPY_1),
-    "planted-seed": Row(environment={"PLANTED_SEED": "7"}),
-    "planted-disturb": Row(environment={"PLANTED_DISTURB": "0.001"}),
+    "planted-seed": Row(environment={"PLANTED_SEED": "7"}, tests=COMPUTING),
+    "planted-disturb": Row(environment={"PLANTED_DISTURB": "0.001"}, tests=COMPUTING),
 }
 # those of the caller do not count
 VARIABLES = {name for row in ROWS.values() for name in row.environment}
@@ -218,7 +250,7 @@ def run(row: Row, python: Path, tests: list[str], workers: int | None) -> dict:
             str(workers),
             "--dist",
             "loadfile",
-            "--long",
+            *([] if row.tests else ["--long"]),
             f"--junitxml={report}",
             *tests,
         ]
@@ -312,9 +344,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="matrix-") as scratch:
         folder = (arguments.keep or Path(scratch)).resolve()
         for name in arguments.rows:
+            tests = arguments.tests or list(ROWS[name].tests)
             identity = {
                 "row": name,
-                "tests": arguments.tests,
+                "tests": tests,
                 "environment": ROWS[name].environment,
             }
             done = [
@@ -328,16 +361,15 @@ def main() -> None:
                     outcome = run(
                         ROWS[name],
                         environment_of(ROWS[name], folder),
-                        arguments.tests,
+                        tests,
                         arguments.workers,
                     )
                 except subprocess.CalledProcessError as error:
                     # what could not be installed is red; the other rows are run
                     outcome = {"exit": error.returncode, "error": f"{error.cmd[:4]} failed"}
                 done = [identity | {"sources": state} | outcome]
-                results = [
-                    row for row in results if (row["row"], row["tests"]) != (name, arguments.tests)
-                ] + done
+                others = [row for row in results if (row["row"], row["tests"]) != (name, tests)]
+                results = others + done
                 arguments.output.write_text(json.dumps({"rows": results}, indent=1) + "\n")
             shown += done
             print(table(done), flush=True)

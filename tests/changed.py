@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import planted
 from PIL import Image
+from torch import nn
 
 
 def rotated(pairs: Sequence[planted.Pair], *degrees: float) -> list[planted.Pair]:
@@ -26,3 +27,13 @@ def washed(pairs: Sequence[planted.Pair], contrast: float = 0.4) -> list[planted
         pixels = contrast * np.asarray(image).astype(float) + 255 * (1 - contrast)
         found.append((Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)), label))
     return found
+
+
+def wrong_when_washed(
+    model: nn.Module, count: int, *, seed: int, at_least: int
+) -> list[planted.Pair]:
+    """What the model gets wrong of so many pictures once they are washed out; how many it still
+    gets right depends on its body.
+    """
+    pairs = washed(planted.pictures(count, seed))
+    return planted.wrong_by(model, pairs, at_least=at_least, right_at_least=0)[0]

@@ -2,12 +2,18 @@
 lists of examples.
 """
 
+from collections.abc import Callable
+from itertools import count
+
+import pytest
 from torch import nn
 
 from timm_repair.data.repair_data import RepairData
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.sources import as_images
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training import tuning
+from timm_repair.training.loop import Monitor
 
 
 def quiet(**options) -> Runtime:
@@ -21,3 +27,16 @@ def repair_data(model: nn.Module, failing: list, retained: list | None) -> Repai
         None if examples is None else as_images(examples, model) for examples in (failing, retained)
     ]
     return RepairData(*images, {}, {}, Preprocessing.of(model), 10, None, None, {})
+
+
+def keep_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training keeps the state that it ends in, whatever the selection split says: where a few
+    steps need not bring anything, and what is tested is that they were made.
+    """
+
+    class Last(Monitor):
+        def __init__(self, part: nn.Module, objective: Callable, *rest):
+            super().__init__(part, count().__next__, *rest)
+
+    monkeypatch.setattr(tuning, "Monitor", Last)
+    monkeypatch.setattr(tuning, "interpolate", lambda *_, **__: 1.0)

@@ -164,18 +164,25 @@ def margins(model: nn.Module, pairs: Sequence[Pair]) -> torch.Tensor:
 
 
 def wrong_by(
-    model: nn.Module, pairs: Sequence[Pair], margin: float = 0.3, *, at_least: int = 1
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    margin: float = 0.3,
+    *,
+    at_least: int = 1,
+    right_at_least: int | None = None,
 ) -> tuple[list[Pair], list[Pair]]:
     """What the model gets wrong and what it gets right, each by a margin that no rounding crosses;
     the rest is left out.
 
     Raises:
-        AssertionError: where one of them has fewer than `at_least`: then the test rests on nothing.
+        AssertionError: where one of them has fewer than `at_least`, or what is right fewer than
+            `right_at_least` if that is given: then the test rests on nothing.
     """
     distances = margins(model, pairs).tolist()
     wrong = [pair for pair, distance in zip(pairs, distances, strict=True) if distance < -margin]
     right = [pair for pair, distance in zip(pairs, distances, strict=True) if distance > margin]
-    assert min(len(wrong), len(right)) >= at_least, (len(wrong), len(right))
+    enough = at_least if right_at_least is None else right_at_least
+    assert len(wrong) >= at_least and len(right) >= enough, (len(wrong), len(right))
     return wrong, right
 
 

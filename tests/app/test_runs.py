@@ -41,7 +41,7 @@ def collected(bench, tmp_path) -> Workbench:
 
 
 def test_a_repair_is_cancelled_and_gone_on_with(collected):
-    form = Form(method="finetune", steps=400, diagnose=False)
+    form = Form(method="finetune", steps=200, diagnose=False)
     run = collected.start("out", form)
     folder = run.file.with_suffix("")
     assert run.name == "repair-1" and run.status().state == RUNNING
@@ -50,7 +50,7 @@ def test_a_repair_is_cancelled_and_gone_on_with(collected):
     wait_for(lambda: [*folder.glob(".resume/*.loop.pt")] or not run.at_work)
     wait_for(lambda: run.status().step or not run.at_work)
     status = run.status()
-    assert (status.state, status.stage, status.steps) == (RUNNING, "finetune", 400), status
+    assert (status.state, status.stage, status.steps) == (RUNNING, "finetune", 200), status
     run.cancel()
     assert not run.at_work and run.status().state == CANCELLED, run.status()
     assert [*folder.glob(".resume/*.loop.pt")], "the journal is kept"
@@ -63,7 +63,7 @@ def test_a_repair_is_cancelled_and_gone_on_with(collected):
     assert "it goes on from where it was stopped" in again.status().log
     assert collected.refresh() == ["out", "work/repair-1"]
     made = collected.saved("work/repair-1")
-    assert len(made.report.history) == 400
+    assert len(made.report.history) == 200
     assert collected.pair("work/repair-1").original is not None, "what was repaired is known"
     # finished: the same again is another one
     request = collected.request("out", form)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from architecture.token_models import classifier, original
 from cases import GENTLE, SCORER_CASES, SWARM
+from making import keep_the_last
 from states import unchanged
 
 from timm_repair import blocks, from_pretrained, localize, repair
@@ -45,8 +46,10 @@ def given() -> dict:
 
 
 @pytest.mark.parametrize("label", METHODS)
-def test_a_vit_is_repaired_saved_and_loaded_by(label, vit, given, tmp_path):
+def test_a_vit_is_repaired_saved_and_loaded_by(label, vit, given, tmp_path, monkeypatch):
     method, options = METHODS[label]
+    if method.startswith("birdnn"):  # so few steps need not bring anything
+        keep_the_last(monkeypatch)
     with unchanged(vit):
         options = given | GENTLE | options | {"output_dir": tmp_path / "repaired"}
         repaired = repair(vit, method=method, **options)

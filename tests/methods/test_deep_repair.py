@@ -7,7 +7,7 @@ import planted
 import pytest
 import torch
 from cases import BUDGET
-from changed import washed
+from changed import wrong_when_washed
 from making import repair_data
 from PIL import Image
 
@@ -118,7 +118,7 @@ def test_style_is_applied_once_and_first():
 def test_washed_pictures_are_right_afterwards(transfer):
     """No failure is trained on: their style is enough."""
     sure = planted.classifier()
-    failures, _ = planted.wrong_by(sure, washed(planted.pictures(300, 1)), at_least=30)
+    failures = wrong_when_washed(sure, 300, seed=1, at_least=30)
     repaired = timm_repair.repair(
         sure,
         failures,
@@ -131,7 +131,7 @@ def test_washed_pictures_are_right_afterwards(transfer):
         progress=False,
         **BUDGET | {"steps": 80, "batch_size": 32, "evaluations": 2},
     )
-    wrong, _ = planted.wrong_by(sure, washed(planted.pictures(200, 3)), at_least=20)
+    wrong = wrong_when_washed(sure, 200, seed=3, at_least=20)
     assert (planted.margins(repaired.model, wrong) > 0).float().mean() > 0.6
     assert (planted.margins(repaired.model, planted.pictures(100, 4)) > 0).float().mean() > 0.95
 

@@ -9,7 +9,7 @@ import planted
 import pytest
 import torch
 from cases import BUDGET
-from changed import washed
+from changed import wrong_when_washed
 from making import repair_data
 from PIL import ImageOps
 from torch.nn import functional as F
@@ -178,7 +178,7 @@ def sure():
 
 
 def test_washed_pictures_are_right_afterwards(sure):
-    failures, _ = planted.wrong_by(sure, washed(planted.pictures(300, 1)), at_least=30)
+    failures = wrong_when_washed(sure, 300, seed=1, at_least=30)
     repaired = timm_repair.repair(
         sure,
         failures,
@@ -189,13 +189,13 @@ def test_washed_pictures_are_right_afterwards(sure):
         progress=False,
         **BUDGET | {"steps": 150, "batch_size": 32, "evaluations": 2},
     )
-    wrong, _ = planted.wrong_by(sure, washed(planted.pictures(200, 3)), at_least=20)
+    wrong = wrong_when_washed(sure, 200, seed=3, at_least=20)
     assert (planted.margins(repaired.model, wrong) > 0).float().mean() > 0.6
     assert (planted.margins(repaired.model, planted.pictures(100, 4)) > 0).float().mean() > 0.95
 
 
 def test_without_retained_examples_the_failures_are_changed(sure):
-    failures, _ = planted.wrong_by(sure, washed(planted.pictures(300, 1)), at_least=30)
+    failures = wrong_when_washed(sure, 300, seed=1, at_least=30)
     report = timm_repair.repair(
         sure, failures, method="few_shot_mix", diagnose=False, progress=False, **BUDGET
     ).report

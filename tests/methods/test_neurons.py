@@ -4,7 +4,7 @@ import planted
 import pytest
 import torch
 from cases import BUDGET, GENTLE
-from making import quiet
+from making import keep_the_last, quiet
 from torch import nn
 
 from timm_repair.errors import OptionError
@@ -29,7 +29,8 @@ def test_a_gradient_reaches_only_these_channels():
 
 
 @pytest.mark.parametrize("options", [{"top": 1}, {"top": 30}, {"top": 9, "block": "layer2"}])
-def test_only_suspicious_neurons_move(options, classifier, data):
+def test_only_suspicious_neurons_move(options, classifier, data, monkeypatch):
+    keep_the_last(monkeypatch)
     before = {name: t.clone() for name, t in classifier.state_dict().items()}
     outcome = named("finetune", level="neuron", **GENTLE, **options).repair(
         classifier, data, quiet()

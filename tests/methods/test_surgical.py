@@ -6,7 +6,7 @@ import planted
 import pytest
 import torch
 from cases import BUDGET
-from making import quiet
+from making import keep_the_last, quiet
 from torch import nn
 
 from timm_repair.errors import OptionError, PartitionError
@@ -34,6 +34,7 @@ def test_every_part_is_tried_within_the_budget(classifier, data):
 @pytest.mark.parametrize("best", ["layer2", "network"])
 def test_what_is_best_in_its_trial_is_repaired(best, classifier, data, monkeypatch):
     """By a planted answer of the selection split: the trial that has moved that part."""
+    keep_the_last(monkeypatch)
     before = {name: t.clone() for name, t in classifier.state_dict().items()}
 
     def preferring(forward, *_):

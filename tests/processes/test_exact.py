@@ -99,20 +99,22 @@ def world(request, folder) -> dict:
     return torch.load(folder / f"found-{count}.pt", weights_only=False) | {"output": output}
 
 
-def compare(found, expected, relative: float, path: str = "") -> None:
-    """Counts and words must be equal, numbers close: in a tensor relative to its largest entry."""
+def compare(found, expected, relative: float, path: str = "", smallest: float = 1e-9) -> None:
+    """Counts and words must be equal, numbers close: in a tensor relative to its largest entry, or
+    to `smallest` where all are below that.
+    """
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), path
         for key, value in expected.items():
-            compare(found[key], value, relative, f"{path}/{key}")
+            compare(found[key], value, relative, f"{path}/{key}", smallest)
     elif isinstance(expected, list | tuple):
         assert len(found) == len(expected), path
         for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-            compare(one, other, relative, f"{path}/{i}")
+            compare(one, other, relative, f"{path}/{i}", smallest)
     elif isinstance(expected, torch.Tensor) and expected.is_floating_point():
         assert found.dtype == expected.dtype and found.shape == expected.shape, path
         distance = (found - expected).abs().max() if len(found) else torch.tensor(0.0)
-        assert distance <= relative * expected.abs().max().clamp(min=1e-9), (
+        assert distance <= relative * expected.abs().max().clamp(min=smallest), (
             f"{path}: {distance} of {expected.abs().max()}"
         )
     elif isinstance(expected, float):
@@ -172,7 +174,8 @@ def test_training_in_double_precision_is_the_same(world, alone):
 
 @pytest.mark.parametrize("name", ["plain", "clipped", "anchored", *REPAIRS])
 def test_training_is_the_same_up_to_rounding(world, alone, name):
-    compare(world["states"][name], alone["states"][name], 5e-5)
+    # a bias that has only begun to leave zero is a sum of gradients that were rounded at their size
+    compare(world["states"][name], alone["states"][name], 5e-5, smallest=0.01)
     compare(without_alpha(world["histories"][name]), without_alpha(alone["histories"][name]), 5e-5)
 
 

@@ -35,8 +35,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("options", "kills"),
     [
-        ({"level": "layer", "diagnose": False}, 20),
-        ({"method": "finetune", "level": "block", "blocks": 2, "patience": 2}, 6),
+        ({"level": "layer", "diagnose": False}, 8),
+        pytest.param({"level": "layer", "diagnose": False}, 20, marks=pytest.mark.long),
+        pytest.param(
+            {"method": "finetune", "level": "block", "blocks": 2, "patience": 2},
+            6,
+            marks=pytest.mark.long,
+        ),
         # a prefix cache that is filled anew, in another order, and in which not everything finds
         # room
         pytest.param(
@@ -52,11 +57,19 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
             marks=pytest.mark.long,
         ),
         # whose loss carries queues, and a generator, from step to step
-        ({"method": "sensei", "children": 2, "population": 3, "beginning": 3}, 4),
+        pytest.param(
+            {"method": "sensei", "children": 2, "population": 3, "beginning": 3},
+            4,
+            marks=pytest.mark.long,
+        ),
         pytest.param({"method": "few_shot_mix"}, 3, marks=pytest.mark.long),
-        ({"property": True, "method": "birdnn", "steps": 60, "particles": 5, "examples": 60}, 5),
+        pytest.param(
+            {"property": True, "method": "birdnn", "steps": 60, "particles": 5, "examples": 60},
+            5,
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["archrepair", "finetune", "cached", "sensei", "few_shot_mix", "property"],
+    ids=["archrepair", "often", "finetune", "cached", "sensei", "few_shot_mix", "property"],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
