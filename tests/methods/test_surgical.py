@@ -10,8 +10,9 @@ from making import keep_the_last, quiet
 from torch import nn
 
 from timm_repair.errors import OptionError, PartitionError
-from timm_repair.methods import named, surgical
+from timm_repair.methods import named
 from timm_repair.methods.auto_rgn import AutoRgn, RelativeDescent, evidence, relative_norm
+from timm_repair.training import trials
 from timm_repair.training.options import Training
 
 MORE = BUDGET | {"steps": 40, "batch_size": 32}
@@ -42,7 +43,7 @@ def test_what_is_best_in_its_trial_is_repaired(best, classifier, data, monkeypat
         moved = {n.partition(".")[0] for n, t in state.items() if not torch.equal(t, before[n])}
         return float(moved == {"layer2"} if best == "layer2" else len(moved) > 3)
 
-    monkeypatch.setattr(surgical, "objective", preferring)
+    monkeypatch.setattr(trials, "objective", preferring)
     options = {"rates": (0.5, 1.0, 2.0)} | MORE
     outcome = named("surgical", **options).repair(classifier, data, quiet())
     assert [b.name for b in outcome.repaired] == ([] if best == "network" else [best])

@@ -14,13 +14,12 @@ from timm_repair.methods.method import Outcome
 from timm_repair.models import partition
 from timm_repair.models.block import Block
 from timm_repair.models.partition import GRANULARITIES
-from timm_repair.models.weights import State, part_of, snapshot
+from timm_repair.models.weights import part_of, snapshot
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.history import Row
 from timm_repair.training.job import Job
-from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
+from timm_repair.training.trials import Trial, tried
 from timm_repair.training.tuning import tune
 
 NETWORK = "network"
@@ -85,19 +84,19 @@ class Surgical:
             for name in sets:
                 trials.append(_try(job, name, sets[name], self.rates[0], each))
             for rate in self.rates[1:]:
-                name = max(trials, key=lambda trial: trial.value).name
+                name = _best(trials).name
                 trials.append(_try(job, name, sets[name], rate, each))
-        best = max(trials, key=lambda trial: trial.value)  # of equals the first
+        best = _best(trials)
         chosen = sets[best.name]
         part = part_of(model, *chosen) if chosen else model
         original = snapshot(part)
-        part.load_state_dict(best.state)
+        part.load_state_dict(best.trial.state)
         final = replace(job, training=_training(job, best.rate, steps - each * count))
         with runtime.stage("finetune"):
             rows, notes = tune(final, part, original=original)
-        for trial in trials:
-            history += trial.history
-        told = ", ".join(f"{t.name} x{t.rate:g}: {t.value:.4f}" for t in trials)
+        for candidate in trials:
+            history += candidate.trial.history
+        told = ", ".join(f"{t.name} x{t.rate:g}: {t.trial.value:.4f}" for t in trials)
         said = (
             f"{best.name} was best in {count} trials of {each} steps, at {best.rate:g} times the"
             f" learning rate; objectives: {told}"
@@ -122,30 +121,29 @@ class Surgical:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """What came of a trial: the objective, and the state of its part."""
+class _Candidate:
+    """A candidate at a rate, and what came of it."""
 
     name: str
     rate: float
-    value: float
-    state: State
-    history: list[Row]
+    trial: Trial
 
 
-def _try(job: Job, name: str, blocks: tuple[Block, ...], rate: float, steps: int) -> _Trial:
+def _try(job: Job, name: str, blocks: tuple[Block, ...], rate: float, steps: int) -> _Candidate:
     """A short repair of these blocks, or of the network; the model comes back as it was."""
-    short = replace(job, training=_training(job, rate, steps, evaluations=1, patience=None))
+    short = replace(job, training=_training(job, rate, steps))
     part = part_of(job.model, *blocks) if blocks else job.model
-    original, forward = snapshot(part), short.forward(part)
-    history, _ = tune(short, part, stage=f"try {name} x{rate:g}", forward=forward)
-    value, state = objective(forward, job.data, job.training.choosing), snapshot(part)
-    part.load_state_dict(original)
-    return _Trial(name, rate, value, state, history)
+    return _Candidate(name, rate, tried(short, part, stage=f"try {name} x{rate:g}"))
 
 
-def _training(job: Job, rate: float, steps: int, **choosing) -> Training:
+def _best(trials: Sequence[_Candidate]) -> _Candidate:
+    """Of equals the first."""
+    return max(trials, key=lambda each: each.trial.value)
+
+
+def _training(job: Job, rate: float, steps: int) -> Training:
     peak = rate * job.training.optimizing.learning_rate
-    return replace(job.training, steps=steps, learning_rate=peak, **choosing)
+    return replace(job.training, steps=steps, learning_rate=peak)
 
 
 def _joined(blocks: Sequence[Block]) -> str:
