@@ -181,9 +181,10 @@ def measured(before: nn.Module, after: nn.Module, data: RepairData, runtime: Run
     return {"populations": found}
 
 
-def main() -> None:
+def fill(told: str, results: Path, rows_for: Callable[[nn.Module], dict[str, Row]]) -> None:
+    """The program: run the rows of each cell that is asked for, but those that are in `results`."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -191,10 +192,10 @@ def main() -> None:
     parser.add_argument("--failures", type=int, default=1000)
     parser.add_argument("--rows", nargs="*", default=[], help="only these")
     arguments = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     for spec in arguments.cells:
         net, corruption, seed = spec.split(":")
-        path = RESULTS / f"{net}-{corruption}-{arguments.failures}-{seed}.json"
+        path = results / f"{net}-{corruption}-{arguments.failures}-{seed}.json"
         written = json.loads(path.read_text()) if path.exists() else {"rows": {}}
         _, model = load(f"local-dir:{arguments.models / f'{net}_cifar10'}")
         rows = {
@@ -205,7 +206,7 @@ def main() -> None:
         if not rows:
             continue
         at = cell(arguments.models, arguments.data, net, corruption, int(seed), arguments.failures)
-        written |= {"benchmark": "default", "model": net, "population": corruption,
+        written |= {"benchmark": results.name, "model": net, "population": corruption,
                     "seed": int(seed), "versions": case.versions(), **at.told}  # fmt: skip
         for label, row in rows.items():
             written["rows"][label] = run(row, at)
@@ -214,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fill(__doc__, RESULTS, rows_for)
