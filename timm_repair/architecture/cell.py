@@ -1,4 +1,4 @@
-"""Cell: a genotype put to work. `build` adds its edges to a raw block.
+"""Cell: a genotype put to work. `build` adds its edges to a raw block, and replaces layers of it.
 
 Raw layers are wrapped so that they see, and may be fed by, what arrived at earlier ones.
 """
@@ -42,6 +42,13 @@ def make_operation(name: str, genotype: Genotype, source: int, target: int) -> n
     operation = OPERATIONS[name]
     assert operation is not None, "a genotype has no edges of 'none'"
     return on_maps(operation(c_in, c_out, b.scale // a.scale), a, b)
+
+
+def make_replacement(name: str, genotype: Genotype, layer: int) -> nn.Module:
+    """The module of `name` for the place of that layer, which may have one."""
+    operation, place = OPERATIONS[name], genotype.replaced[layer]
+    assert operation is not None, "nothing is replaced by 'none'"
+    return operation(genotype.nodes[layer].channels, place.channels, place.stride)
 
 
 class Tape:
@@ -129,6 +136,32 @@ class AddedPaths(nn.Module):
         return cast(Tensor, sum(added))  # there is a path, or there were no AddedPaths
 
 
+class Replaceable(nn.Module):
+    """A layer in whose place something else may stand, with it: `raw`."""
+
+    def __init__(self, raw: nn.Module):
+        super().__init__()
+        self.raw = raw
+
+
+class Replaced(nn.Module):
+    """gain · o(Z) + shift per channel, in the place of a raw layer."""
+
+    def __init__(self, operation: nn.Module, channels: int):
+        super().__init__()
+        self.operation = operation
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return affine(self.operation(x), self.gain, self.shift)
+
+
+def affine(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """`x` (N, C, H, W), each channel with its own gain (C,) and shift (C,)."""
+    return gain.view(1, -1, 1, 1) * x + shift.view(1, -1, 1, 1)
+
+
 class Cell(nn.Module):
     """A raw block whose layers are anchored: the raw block's call signature, keys and shapes, plus
     the genotype's edges.
@@ -139,6 +172,7 @@ class Cell(nn.Module):
         raw: nn.Module,
         genotype: Genotype,
         make_added: Callable[[Genotype, int], nn.Module | None],
+        make_layer: Callable[[nn.Module, int, Tape], nn.Module],
     ):
         super().__init__()
         self.raw, self.genotype, self.tape = raw, genotype, Tape()
@@ -155,6 +189,8 @@ class Cell(nn.Module):
                 ) from error
             channels = channel_slice(index, node.channels, genotype.partial)
             added = make_added(genotype, index)
+            if index in genotype.replaced:
+                layer = make_layer(layer, index, self.tape)
             raw.set_submodule(
                 node.layer, Anchored(layer, index, self.tape, channels, added, node.layout)
             )
@@ -167,20 +203,27 @@ class Cell(nn.Module):
 
     def unwrapped(self) -> nn.Module:
         """A copy of the raw block with its present weights, without the added paths: what `build`
-        and `relax` take.
+        and `relax` take. Not of a cell in which a layer was replaced: it is gone.
         """
         raw = copied(self.raw)
         for node in self.genotype.nodes:
-            raw.set_submodule(node.layer, anchored(raw, node.layer).layer)
+            layer = anchored(raw, node.layer).layer
+            assert not isinstance(layer, Replaced), "a replaced layer cannot be given back"
+            raw.set_submodule(node.layer, layer.raw if isinstance(layer, Replaceable) else layer)
         return raw
 
 
 def added_parameters(cell: Cell) -> list[nn.Parameter]:
-    """Parameters of the paths that `cell` adds to its raw layers; those of an earlier repair inside
-    it are not among them.
+    """Parameters of the paths that `cell` adds to its raw layers, and of what stands, or may
+    stand, in the place of some; those of an earlier repair inside it are not among them.
     """
     layers = [anchored(cell.raw, node.layer) for node in cell.genotype.nodes]
-    return [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
+    found = [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
+    for index in cell.genotype.replaced:
+        layer = layers[index].layer
+        kept = {id(p) for p in layer.raw.parameters()} if isinstance(layer, Replaceable) else set()
+        found += [p for p in layer.parameters() if id(p) not in kept]
+    return found
 
 
 @torch.no_grad()
@@ -197,8 +240,8 @@ def strengths(cell: Cell) -> dict[Edge, float]:
 
 def build(genotype: Genotype, raw: nn.Module) -> Cell:
     """Execute a genotype: `raw` (taken over, not copied) with the kept edges added through zero
-    gains, so it still computes what it did; weights come from training, `relaxation.inherit` or a
-    state dict.
+    gains, so it still computes what it did where nothing is replaced; weights come from training,
+    `relaxation.inherit` or a state dict.
 
     Raises:
         ConfigError: the genotype does not fit the block, or adds far more than the block has
@@ -208,12 +251,23 @@ def build(genotype: Genotype, raw: nn.Module) -> Cell:
     widths = [w.stop - w.start for w in widths]
     added = sum(
         10 * widths[e.source] * max(widths[e.source], widths[e.target]) for e in genotype.edges
+    ) + sum(
+        10 * (c_in := genotype.nodes[each.layer].channels) * max(c_in, each.channels)
+        for each in genotype.replacements
     )
     if added > MAX_GROWTH * (sum(p.numel() for p in raw.parameters()) + 10_000):
         raise ConfigError(
             f"this genotype adds up to {added:,} parameters to a block that is far smaller: refused"
         )
     targets = {e.target for e in genotype.edges}
+
+    def replacement(layer: nn.Module, index: int, tape: Tape) -> Replaced:
+        place = genotype.replaced[index]
+        return Replaced(make_replacement(place.operation, genotype, index), place.channels)
+
     return Cell(
-        raw, genotype, lambda plan, index: AddedPaths(plan, index) if index in targets else None
+        raw,
+        genotype,
+        lambda plan, index: AddedPaths(plan, index) if index in targets else None,
+        replacement,
     )

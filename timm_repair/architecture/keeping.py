@@ -1,6 +1,8 @@
-"""Keeping: which of the searched edges stay, by what they bring and by what they cost."""
+"""Keeping: which of the searched edges and replacements stay, by what they bring and by what they
+cost.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -21,13 +23,13 @@ SELECTIONS = ("alpha", "perturbation")
 
 
 def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
-    """A note where not even one path may be added, of those that cost least."""
+    """Why not even one path may be added, of those that cost least; None where one may."""
     found = [i for i, site in enumerate(sites) if site.skeleton.edges]
     if not found:
         return None
     raw = [site.present for site in sites]
     one = [
-        replace(site.skeleton, edges=site.skeleton.edges[:1] if i == found[0] else ())
+        replace(site.skeleton.raw, edges=site.skeleton.edges[:1] if i == found[0] else ())
         for i, site in enumerate(sites)
     ]
     cells = [build(plan, copied(each)) for plan, each in zip(one, raw, strict=True)]
@@ -35,10 +37,8 @@ def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
     place(sites, raw)
     if slower <= limit:
         return None
-    return (
-        "no architecture was searched: with a single added path an image takes"
-        f" {slower:.2f} times as long (max_latency={limit:g})"
-    )
+    longer = f"an image takes {slower:.2f} times as long"
+    return f"with a single added path {longer} (max_latency={limit:g})"
 
 
 @dataclass
@@ -62,28 +62,27 @@ class Keeping:
 
     def install(self) -> tuple[str, ...]:
         """Put the discretized blocks in place: the edges within the limit on latency and, block by
-        block, none where the selection split does not prefer them by more than its error.
+        block, no replacements, and no edges either, where the selection split does not prefer them
+        by more than its error.
         """
         chosen: Sequence[Tensor | None] = [None] * len(self.relaxed)
         if self.selection == "perturbation":
             chosen = missed_most(self.job, self.relaxed, self.forward)
         found = [discretize(*each) for each in zip(self.relaxed, chosen, strict=True)]
         genotypes, notes = self._within_latency(found)
-        fast = {index for index, genotype in enumerate(genotypes) if genotype.edges}
+        fast = genotypes
         best, cells = self._measured(genotypes)
-        for index, genotype in enumerate(genotypes):
-            if genotype.edges:
-                raw = replace(genotype, edges=())
-                candidate = [*genotypes[:index], raw, *genotypes[index + 1 :]]
+        for index in range(len(genotypes)):
+            for simpler in _simpler(genotypes[index]):
+                candidate = [*genotypes[:index], simpler, *genotypes[index + 1 :]]
                 value, others = self._measured(candidate)
                 if not best.beats(value):
                     best, cells, genotypes = value, others, candidate
         place(self.sites, cells)
         return notes + tuple(
-            f"the search kept the raw architecture of {site.block.name}: no edge was better on the"
-            " selection split by more than its error"
-            for index, (site, genotype) in enumerate(zip(self.sites, genotypes, strict=True))
-            if index in fast and not genotype.edges
+            told
+            for site, before, after in zip(self.sites, fast, genotypes, strict=True)
+            for told in _told(site.block.name, before, after)
         )
 
     def _built(self, genotypes: Sequence[Genotype]) -> list[Cell]:
@@ -134,3 +133,21 @@ class Keeping:
             f"{kept} of {count} searched edges were kept: with more of them an image takes more"
             f" than {self.max_latency:g} times as long (max_latency)",
         )
+
+
+def _simpler(genotype: Genotype) -> Iterator[Genotype]:
+    """Without replacements, and the raw architecture."""
+    if genotype.replacements and genotype.edges:
+        yield replace(genotype, replacements=())
+    if genotype.changed:
+        yield genotype.raw
+
+
+def _told(block: str, before: Genotype, after: Genotype) -> Iterator[str]:
+    """What was searched, fast enough, and not kept."""
+    better = "was better on the selection split by more than its error"
+    if before.changed and not after.changed:
+        what = " and no replacement" if before.replacements else ""
+        yield f"the search kept the raw architecture of {block}: no edge{what} {better}"
+    elif before.replacements and not after.replacements:
+        yield f"no layer of {block} was replaced: no replacement {better}"

@@ -5,16 +5,30 @@ The relaxed block computes Z_j = X_{j-1} + g_j · Σ_{i<j} β_ij Σ_o w_ij,o · 
 Table 3 come in through gates g_j that start at zero. At g = 0 it computes the original function
 exactly, whatever α, β and the sampler, so the original is a point of the space and the search
 starts there.
+
+A layer that may be replaced computes L_j + h_j · Σ_o w_j,o (o'_j - L_j), where o' has a gain and a
+shift of its own and "none" leaves the layer: at h = 0 the original again, whatever is sampled, at
+h = 1 the mixture of the paper's literal reading, in which the raw layer is a candidate.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from timm_repair.architecture.cell import AddedPaths, Cell, Tape, anchored, make_operation
-from timm_repair.architecture.genotype import Genotype
+from timm_repair.architecture.cell import (
+    AddedPaths,
+    Cell,
+    Replaceable,
+    Replaced,
+    Tape,
+    affine,
+    anchored,
+    make_operation,
+    make_replacement,
+)
+from timm_repair.architecture.genotype import Genotype, with_operations
 from timm_repair.architecture.layouts import channels_of, scaled
 from timm_repair.architecture.operations import NONE_PRIOR, channel_slice
 from timm_repair.architecture.strategies.strategy import Strategy, final, penalty, prior
@@ -24,8 +38,8 @@ INIT_STD = 1e-3  # of α, around zero and the lead of "none"
 
 @dataclass
 class _Mixture:
-    """Weights of the running forward pass: w (E, O) over the O candidates, β (E,) over the edges
-    into a node.
+    """Weights of the running forward pass: w (E, O) over the O candidates, those of layers that
+    may be replaced after those of the edges; β (E,) over the edges into a node.
     """
 
     operations: Tensor
@@ -71,6 +85,35 @@ class MixedPaths(nn.Module):
         return scaled(cast(Tensor, total), self.gate, self.layout)
 
 
+class MixedLayer(Replaceable):
+    """L + h · Σ_o w_o (gain · o + shift - L): a raw layer, and what may stand in its place; `row`
+    is its row in α.
+    """
+
+    def __init__(self, layer: nn.Module, skeleton: Genotype, index: int, tape: Tape):
+        super().__init__(layer)
+        self.candidates = skeleton.candidates
+        self.tape = tape
+        self.row = len(skeleton.edges) + [*skeleton.replaced].index(index)
+        channels = skeleton.replaced[index].channels
+        self.operations = nn.ModuleDict(
+            {o: make_replacement(o, skeleton, index) for o in skeleton.candidates if o != "none"}
+        )
+        self.gate = nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raw = self.raw(x)
+        weights = self.tape.mixture.operations[self.row]
+        instead = (
+            (name, affine(op(x), self.gain, self.shift)) for name, op in self.operations.items()
+        )
+        mixed = sum(weights[self.candidates.index(name)] * (y - raw) for name, y in instead)
+        # autocast may have changed it; the raw path keeps its type
+        return raw + scaled(cast(Tensor, mixed), self.gate, "NCHW").to(raw.dtype)
+
+
 class RelaxedBlock(nn.Module):
     """A block that is differentiable in its architecture; made by `relax`, turned back by
     `discretize`.
@@ -95,8 +138,13 @@ class RelaxedBlock(nn.Module):
         self.fixed: Tensor | None = None  # (E, O): weights in the place of the strategy's
         targets = [e.target for e in skeleton.edges]
         self.cell = Cell(
-            raw, skeleton, lambda plan, index: MixedPaths(plan, index) if index in targets else None
+            raw,
+            skeleton,
+            lambda plan, index: MixedPaths(plan, index) if index in targets else None,
+            lambda layer, index, tape: MixedLayer(layer, skeleton, index, tape),
         )
+        # what may replace a layer is no edge into a node
+        targets += [len(skeleton.nodes) + layer for layer in skeleton.replaced]
         self.alpha = nn.Parameter(
             INIT_STD * torch.randn(len(targets), len(skeleton.candidates), generator=generator)
         )
@@ -191,21 +239,14 @@ def relax(
 
 
 def discretize(relaxed: RelaxedBlock, chosen: Tensor | None = None) -> Genotype:
-    """The operation that is chosen on every edge, "none" included. `inherit` then carries the
-    weights over. Inverse of `relax`.
+    """The operation that is chosen on every edge, and for every layer that may be replaced, "none"
+    included. `inherit` then carries the weights over. Inverse of `relax`.
 
     Args:
-        chosen: (E,) number of each edge's operation; None asks `relaxed.chosen()`.
+        chosen: (E,) number of each one's operation; None asks `relaxed.chosen()`.
     """
     numbers = (relaxed.chosen() if chosen is None else chosen).tolist()
-    candidates = relaxed.skeleton.candidates
-    edges = zip(relaxed.skeleton.edges, numbers, strict=True)
-    return replace(
-        relaxed.skeleton,
-        edges=tuple(
-            replace(e, operation=candidates[o]) for e, o in edges if candidates[o] != "none"
-        ),
-    )
+    return with_operations(relaxed.skeleton, numbers)
 
 
 @torch.no_grad()
@@ -224,6 +265,14 @@ def inherit(cell: Cell, relaxed: RelaxedBlock, weights: Tensor | None = None) ->
     rows = {(e.source, e.target): row for row, e in enumerate(skeleton.edges)}
     operations = relaxed.final_weights() if weights is None else weights
     edge_weights = relaxed.edge_weights()
+    for index, place in cell.genotype.replaced.items():
+        path = skeleton.nodes[index].layer
+        mixed, layer = (cast(Any, anchored(each, path).layer) for each in (raw, cell.raw))
+        cast(Replaced, layer).operation.load_state_dict(
+            mixed.operations[place.operation].state_dict()
+        )
+        layer.gain.copy_(mixed.gain)
+        layer.shift.copy_(mixed.shift)
     for index, node in enumerate(skeleton.nodes):
         old, new = anchored(raw, node.layer).added, anchored(cell.raw, node.layer).added
         if new is None:

@@ -1,13 +1,12 @@
 """Skeleton: a block's operation layers, and the edges there may be between them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from timm_repair.architecture.cell import AddedPaths, Anchored
-from timm_repair.architecture.genotype import LEVELS, Edge, Genotype, Node
+from timm_repair.architecture.genotype import LEVELS, Edge, Genotype, Node, with_operations
 from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.models.tracing import Trace, layout, trace
 from timm_repair.runtime.runtime import Runtime
@@ -191,11 +190,6 @@ def random_genotype(skeleton: Genotype, runtime: Runtime, index: int = 0) -> Gen
         index: number of the block among those repaired together, each of which draws its own.
     """
     generator = runtime.generator(f"random genotype {index}" if index else "random genotype")
-    candidates = skeleton.candidates
-    drawn = torch.randint(len(candidates), (len(skeleton.edges),), generator=generator).tolist()
-    edges = (
-        Edge(e.source, e.target, candidates[o])
-        for e, o in zip(skeleton.edges, drawn, strict=True)
-        if candidates[o] != "none"
-    )
-    return replace(skeleton, edges=tuple(edges))
+    count = len(skeleton.edges) + len(skeleton.replacements)
+    drawn = torch.randint(len(skeleton.candidates), (count,), generator=generator)
+    return with_operations(skeleton, drawn.tolist())

@@ -15,7 +15,14 @@ from timm_repair.hub.connection import is_hub_id
 from timm_repair.report import suspects
 from timm_repair.report.report import Report
 from timm_repair.report.tables import cost_rows, read_markdown, scores_markdown, stage_rows
-from timm_repair.report.wording import clean, escape, listed, markdown_table, short_name
+from timm_repair.report.wording import (
+    clean,
+    escape,
+    listed,
+    markdown_table,
+    replaced_layers,
+    short_name,
+)
 
 # between them the text is ours
 START, END = "<!-- timm_repair:start -->", "<!-- timm_repair:end -->"
@@ -71,7 +78,11 @@ def render(
         "listed": listed,
         "blocks": [escape(block) for block in report.repaired_blocks],
         "suspects": suspects.markdown(report.localization, report.repaired_blocks, report.blocks),
-        "changed": any(genotype["edges"] for genotype in report.genotypes.values()),
+        "changed": any(
+            genotype["edges"] or genotype.get("replacements")
+            for genotype in report.genotypes.values()
+        ),
+        "replaced": lambda genotype: [escape(each) for each in replaced_layers(genotype)],
         "source": json.dumps(f"hf-hub:{repo_id}" if repo_id else "local-dir:PATH/TO/THIS/FOLDER"),
         "place": json.dumps(repo_id or "PATH/TO/THIS/FOLDER"),
         "cost": markdown_table(cost_rows(report.cost)) if report.cost else "",

@@ -15,6 +15,7 @@ from timm_repair.architecture.cell import Cell, added_parameters, build
 from timm_repair.architecture.genotype import LEVELS
 from timm_repair.architecture.keeping import SELECTIONS, Keeping, too_slow
 from timm_repair.architecture.relaxation import relax
+from timm_repair.architecture.replacing import replaceable
 from timm_repair.architecture.search import search
 from timm_repair.architecture.sites import Site, original_state, place
 from timm_repair.architecture.skeleton import random_genotype
@@ -32,11 +33,13 @@ from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.history import Row
 from timm_repair.training.job import Job
+from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
 from timm_repair.training.prefix.forward import Forward
 from timm_repair.training.tuning import tune
 
 GENOTYPES = ("search", "random", "raw")
+MODES = ("add", "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class ArchRepair:
         selection: what chooses each edge's operation after the search: the largest "alpha", or
             "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
             `perturbing`.
+        mode: "add" puts paths beside the raw layers, which stay; "replace", the paper's literal
+            reading, may also exchange a raw layer for an operation.
         max_span: an edge leads over at most this many layers.
         search_share: share of the steps spent on the search; the rest fine-tunes the discrete
             blocks.
@@ -67,6 +72,7 @@ class ArchRepair:
     strategy: str | Strategy = "pc_darts"
     genotype: str = "search"
     selection: str = "alpha"
+    mode: str = "add"
     max_span: int = 3
     search_share: float = 0.25
     recalibration: int = 10
@@ -93,6 +99,8 @@ class ArchRepair:
             raise OptionError(
                 f"unknown selection {self.selection!r}{did_you_mean(self.selection, SELECTIONS)}"
             )
+        if self.mode not in MODES:
+            raise OptionError(f"unknown mode {self.mode!r}{did_you_mean(self.mode, MODES)}")
         if self.max_latency is not None and self.max_latency < 1:
             raise OptionError(
                 f"max_latency={self.max_latency:g} asks that added paths make the model"
@@ -109,29 +117,61 @@ class ArchRepair:
         forward = job.forward(part_of(model, *chosen))
         size = data.preprocessing.input_size
         sites = [self._open(model, block, strategy, size) for block in chosen]
+        fixed = self._irreplaceable(sites)
 
         history, trained, notes = self._discrete(job, sites, strategy, forward)
 
         built = [cast(Cell, site.present) for site in sites]
-        cells = nn.ModuleList(built)
-        fresh = [p for cell in built for p in added_parameters(cell)]
+        replaced = any(cell.genotype.replacements for cell in built)
         with runtime.stage("finetune"):
             rows, more = tune(
                 job,
-                cells,
+                nn.ModuleList(built),
                 first=trained,
                 total=training.steps - (len(history) - trained),
-                original=original_state(sites),
-                fresh=fresh,
+                # of a cell without its raw layers no state computes the original function
+                original=None if replaced else original_state(sites),
+                origin="discretized" if replaced else "original",
+                fresh=[p for cell in built for p in added_parameters(cell)],
                 forward=forward,
             )
-        for site, cell in zip(sites, built, strict=True):
-            if not cell.genotype.edges:  # nothing was added: give back the plain block
+            if replaced:
+                more += self._gone_back(job, sites, forward)
+        genotypes = {}
+        for site in sites:
+            cell = cast(Cell, site.present)
+            genotypes[site.block.name] = cell.genotype
+            if not cell.genotype.changed:  # give back the plain block
                 restore(model, site.block, cell.unwrapped())
-        genotypes = {
-            site.block.name: cell.genotype for site, cell in zip(sites, built, strict=True)
-        }
-        return Outcome(model, found, chosen, localization, genotypes, history + rows, notes + more)
+        notes = (*fixed, *notes, *more)
+        return Outcome(model, found, chosen, localization, genotypes, history + rows, notes)
+
+    def _irreplaceable(self, sites: list[Site]) -> tuple[str, ...]:
+        """Notes on the blocks in which nothing can be replaced, where that was asked for."""
+        return tuple(
+            f"no layer of {site.block.name} can be replaced: none takes one map and gives one"
+            for site in sites
+            if self.mode == "replace" and not site.skeleton.replacements
+        )
+
+    def _gone_back(self, job: Job, sites: list[Site], forward: Forward) -> tuple[str, ...]:
+        """Put the original blocks back if what was repaired is no better than they are on the
+        selection split; then a note.
+        """
+
+        def value() -> float:
+            return objective(forward, job.data, job.training.choosing)
+
+        repaired, cells = value(), [site.present for site in sites]
+        for site in sites:
+            site.present = build(site.skeleton.raw, site.original).to(job.runtime.device)
+        if value() >= repaired:
+            return (
+                "no state of the repair was better than the original on the selection split: the"
+                " original blocks were kept",
+            )
+        place(sites, cells)
+        return ()
 
     def _discrete(
         self, job: Job, sites: list[Site], strategy: Strategy, forward: Forward
@@ -140,13 +180,17 @@ class ArchRepair:
         runtime, notes, searches = job.runtime, (), self.genotype == "search"
         if searches and self.max_latency is not None:
             slow = too_slow(job, sites, self.max_latency)
-            searches, notes = slow is None, (slow,) if slow else ()
+            for site in sites if slow else ():
+                site.skeleton = replace(site.skeleton, edges=())
+            searches = not slow or any(site.skeleton.replacements for site in sites)
+            what = "path" if searches else "architecture"
+            notes = (f"no {what} was searched: {slow}",) if slow else ()
         if not searches:
             for index, site in enumerate(sites):
                 genotype = (
                     random_genotype(site.skeleton, runtime, index)
                     if self.genotype == "random"
-                    else replace(site.skeleton, edges=())
+                    else site.skeleton.raw
                 )
                 site.present = build(genotype, site.present).to(runtime.device)
             return [], 0, notes
@@ -182,6 +226,8 @@ class ArchRepair:
             partial=strategy.partial,
             max_span=self.max_span,
         )
+        if self.mode == "replace":
+            skeleton = replaceable(raw, block.in_shape, skeleton)
         original = copied(raw)
         swap(model, block, raw)
         return Site(

@@ -44,7 +44,7 @@ class Outcome:
         changed = [
             block
             for block in self.repaired
-            if block.name in self.genotypes and self.genotypes[block.name].edges
+            if block.name in self.genotypes and self.genotypes[block.name].changed
         ]
         return [
             {"paths": list(block.paths), "genotype": self.genotypes[block.name].to_dict()}

@@ -58,6 +58,10 @@ class WiseFT:
                 f"options={self.options!r:.80} must be a dict of options of {self.of}"
             )
         inner = self.inner
+        if getattr(inner, "mode", None) == "replace":
+            raise OptionError(
+                "nothing lies between a layer and what replaces it: leave out mode='replace'"
+            )
         if not isinstance(self.of, str):
             if self.training not in (Training(), inner.training):
                 raise OptionError(f"the training is that of {inner.name}: set it on your object")

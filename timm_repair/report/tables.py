@@ -11,6 +11,7 @@ from timm_repair.report.wording import (
     p_text,
     points,
     quantity,
+    replaced_layers,
     signed,
     table,
     wrap,
@@ -146,12 +147,15 @@ def architectures(genotypes: Mapping[str, Mapping]) -> list[list[str]]:
 
 def _architecture(genotype: Mapping, where: str) -> list[str]:
     layers = [clean(node["layer"], 30) for node in genotype["nodes"]]
+    replaced = replaced_layers(genotype)
+    kept = "raw layers" if replaced else "raw layers, kept"
     lines = [
         f"Architecture found{where} ({genotype['level']} level)",
-        *wrap(f"raw layers, kept: {' -> '.join(layers)}", "  "),
+        *wrap(f"{kept}: {' -> '.join(layers)}", "  "),
+        *(wrap(f"replaced: {', '.join(replaced)}", "  ") if replaced else []),
     ]
     if not genotype["edges"]:
-        return [*lines, "  nothing added: the raw architecture was kept"]
+        return lines if replaced else [*lines, "  nothing added: the raw architecture was kept"]
     added = [
         f"    input of {layers[edge['source']]} --{clean(edge['operation'], 16)}--> input of"
         f" {layers[edge['target']]}"

@@ -8,7 +8,7 @@ where it becomes markdown.
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 WIDTH = 80  # columns of a terminal
 UNHELD = "a limit on harm was not held"  # how the note of one begins
@@ -85,6 +85,14 @@ def signed(share: float) -> str:
 
 def points(change: float, bounds: tuple[float, float]) -> str:
     return f"{signed(change)} [{signed(bounds[0])}, {signed(bounds[1])}]"
+
+
+def replaced_layers(genotype: Mapping) -> list[str]:
+    """Of each raw layer that an operation stands in the place of: "layer1.0 by sep_conv"."""
+    return [
+        f"{clean(genotype['nodes'][each['layer']]['layer'], 30)} by {clean(each['operation'], 16)}"
+        for each in genotype.get("replacements", [])
+    ]
 
 
 def quantity(value: float | None) -> str:

@@ -27,6 +27,7 @@ def tune(
     first: int = 0,
     total: int | None = None,
     original: dict[str, Tensor] | None = None,
+    origin: str = "original",
     fresh: Iterable[nn.Parameter] = (),
     forward: Forward | None = None,
     losses: Callable[[Batches, Forward], Iterator[Tensor]] = batch_losses,
@@ -44,6 +45,7 @@ def tune(
         first, total: this is steps `first` … `total` of one schedule.
         original: state dict of `part` that computes the original function; None means its present
             one.
+        origin: what that state is called in notes.
         fresh: those of its parameters that start from nothing, see `Descent`.
         forward: the model's answers while only `part` changes; None makes it.
         losses: what is minimized on a batch, with what `losses.batch_losses` promises.
@@ -90,17 +92,17 @@ def tune(
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)
     broken = None if loss is None else loss.told(training.choosing)
-    return history, ((broken,) if broken else ()) + _notes(share)
+    return history, ((broken,) if broken else ()) + _notes(share, origin)
 
 
-def _notes(share: float) -> tuple[str, ...]:
+def _notes(share: float, origin: str) -> tuple[str, ...]:
     """What to tell the user of how far the repair went from the original weights."""
     if share == 0:
-        kept = "the original weights were kept"
+        kept = f"the {origin} weights were kept"
         return (
-            f"no state of the repair was better than the original on the selection split: {kept}",
+            f"no state of the repair was better than the {origin} on the selection split: {kept}",
         )
     if share < 1:
         best = "was best on the selection split"
-        return (f"{share:.0%} of the way from the original weights to the repaired ones {best}",)
+        return (f"{share:.0%} of the way from the {origin} weights to the repaired ones {best}",)
     return ()

@@ -124,15 +124,20 @@ def draw_architecture(ax: Axes, report: Facts, block: str | None, genotype: dict
     flow = flow_of(report, block)
     arcs, levels = stacked(genotype, flow)
     name = tail(block, 44)
+    replaced = {
+        each["layer"]: clean(each["operation"], 16) for each in genotype.get("replacements", [])
+    }
     title(
         ax,
         (
             f"What was built into {name}"
-            if genotype["edges"]
+            if genotype["edges"] or replaced
             else f"Nothing added to {name}: the raw architecture was kept"
         ),
     )
     layers = [clean(node["layer"], 24) for node in genotype["nodes"]]
+    for index, operation in replaced.items():
+        layers[index] = f"{operation} for {layers[index]}"
     room = inches(ax)[0] / (len(layers) + 1)  # inches for one layer
     size = min(9.0, max(5.0, 11 * room))
     # font size at which the longest name fits into its box

@@ -28,7 +28,7 @@ from timm_repair.report.page.headline import numbers
 from timm_repair.report.page.repeating import command
 from timm_repair.report.page.templates import source, template
 from timm_repair.report.properties import LEGEND, property_rows
-from timm_repair.report.wording import clean, listed, short_name, signed
+from timm_repair.report.wording import clean, listed, replaced_layers, short_name, signed
 
 _HERE = "timm_repair.report.page"
 HEIGHT = 640  # pixels of a frame in a notebook
@@ -100,9 +100,9 @@ def _tables(report: Facts) -> dict[str, Any]:
     }
 
 
-def _paths(report: Facts) -> Iterator[tuple[str, list[str], int, bool]]:
-    """For each block with an architecture its name, its added paths in words, what share of the
-    channels they see, and whether the flow of its data is known.
+def _paths(report: Facts) -> Iterator[tuple[str, list[str], list[str], int, bool]]:
+    """For each block with an architecture its name, its added paths and its replaced layers in
+    words, what share of the channels the paths see, and whether the flow of its data is known.
     """
     for block, plan in report.genotypes.items():
         layers = [clean(node["layer"], 40) for node in plan["nodes"]]
@@ -111,7 +111,8 @@ def _paths(report: Facts) -> Iterator[tuple[str, list[str], int, bool]]:
             f" the input of {layers[edge['target']]}"
             for edge in plan["edges"]
         ]
-        yield clean(block, 60), words, plan["partial"], bool(report.flows.get(block))
+        known = bool(report.flows.get(block))
+        yield clean(block, 60), words, replaced_layers(plan), plan["partial"], known
 
 
 def _words(report: Facts) -> list[str]:
