@@ -145,11 +145,14 @@ class Replaceable(nn.Module):
 
 
 class Replaced(nn.Module):
-    """gain · o(Z) + shift per channel, in the place of a raw layer."""
+    """gain · o(Z) + shift per channel, in the place of `raw`, whose weights go and whose form is
+    kept, so that a repair can be reverted.
+    """
 
-    def __init__(self, operation: nn.Module, channels: int):
+    def __init__(self, operation: nn.Module, channels: int, raw: nn.Module):
         super().__init__()
         self.operation = operation
+        self.was = (copied(raw).to("meta"),)  # in a tuple, which has no part in the state
         self.gain = nn.Parameter(torch.ones(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
 
@@ -203,13 +206,16 @@ class Cell(nn.Module):
 
     def unwrapped(self) -> nn.Module:
         """A copy of the raw block with its present weights, without the added paths: what `build`
-        and `relax` take. Not of a cell in which a layer was replaced: it is gone.
+        and `relax` take. A replaced layer is there again, with weights that are yet to be loaded.
         """
         raw = copied(self.raw)
         for node in self.genotype.nodes:
             layer = anchored(raw, node.layer).layer
-            assert not isinstance(layer, Replaced), "a replaced layer cannot be given back"
-            raw.set_submodule(node.layer, layer.raw if isinstance(layer, Replaceable) else layer)
+            if isinstance(layer, Replaceable):
+                layer = layer.raw
+            elif isinstance(layer, Replaced):
+                layer = layer.was[0].to_empty(device=layer.gain.device).train(layer.training)
+            raw.set_submodule(node.layer, layer)
         return raw
 
 
@@ -263,7 +269,7 @@ def build(genotype: Genotype, raw: nn.Module) -> Cell:
 
     def replacement(layer: nn.Module, index: int, tape: Tape) -> Replaced:
         place = genotype.replaced[index]
-        return Replaced(make_replacement(place.operation, genotype, index), place.channels)
+        return Replaced(make_replacement(place.operation, genotype, index), place.channels, layer)
 
     return Cell(
         raw,
