@@ -5,6 +5,7 @@ first; what wins stands in its place, is saved, and stays only if it is better.
 import json
 from copy import deepcopy
 from itertools import count
+from typing import cast
 
 import planted
 import pytest
@@ -223,8 +224,9 @@ class Spoilt(nn.Module):
 def test_a_spoilt_layer_is_replaced_and_a_good_one_is_not(classifier, given, monkeypatch):
     """Planted: a layer that loses everything, where an identity has all pictures right again."""
     spoilt = planted.classifier()
-    layer, channels = len(spoilt.layer2), spoilt.layer2[-1].conv2.out_channels
-    spoilt.layer2 = nn.Sequential(*spoilt.layer2, Spoilt(channels))
+    stage = cast(nn.Sequential, spoilt.layer2)
+    layer, channels = len(stage), stage[-1].conv2.out_channels
+    spoilt.layer2 = nn.Sequential(*stage, Spoilt(channels))
     # of a map that is lost it knows nothing: all pictures are one class
     failing, _ = planted.wrong_by(
         spoilt, planted.pictures(150, 5), 0.0, at_least=100, right_at_least=0

@@ -159,7 +159,7 @@ def test_version_1_has_no_tokens():
     with pytest.raises(ConfigError, match="exactly the keys"):
         Genotype.from_dict(plan)
     with pytest.raises(ConfigError, match="upgrade"):
-        Genotype.from_dict(plan | {"version": 3})
+        Genotype.from_dict(plan | {"version": 4})
 
 
 # ---- tokens that lie on no grid
