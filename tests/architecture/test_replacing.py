@@ -25,6 +25,7 @@ from timm_repair.errors import ConfigError, OptionError
 from timm_repair.methods import archrepair, named
 from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.objective import Judged
 
 SKIP, NONE = 1, 0  # numbers of candidates
 
@@ -243,6 +244,24 @@ def test_a_spoilt_layer_is_replaced_and_a_good_one_is_not(classifier, given, mon
     report = repair(classifier, **given, block="layer2").report
     assert "replacements" not in report.genotypes["layer2"]
     assert any("raw architecture of layer2: no edge and no replacement" in n for n in report.notes)
+
+
+@pytest.mark.parametrize(("slower", "replaced"), [(1.5, False), (1.0, True)])
+def test_the_limit_on_latency_holds(slower, replaced, classifier, given, monkeypatch):
+    """The first question is whether a path may be added, the second what replacements cost."""
+    answers = {"one path": 1.5, "replacements": slower}
+    monkeypatch.setattr(keeping, "slowdown", lambda *arguments: answers[arguments[-1]])
+    monkeypatch.setattr(keeping, "discretize", replacing(0))
+    worse = count(0, -1)  # what is measured first, with replacements, is the best
+    monkeypatch.setattr(
+        keeping, "judged", lambda *_: Judged(float(next(worse)), {"failing": torch.zeros(9)})
+    )
+    monkeypatch.setattr(archrepair, "objective", lambda *_: next(worse))
+    keep_the_last(monkeypatch)
+    report = repair(classifier, **given | {"max_latency": 1.1}, block="layer2").report
+    assert ("replacements" in report.genotypes["layer2"]) == replaced
+    assert any("no path was searched: with a single added path" in n for n in report.notes)
+    assert any("no layer was replaced: with what was found" in n for n in report.notes) != replaced
 
 
 def test_it_is_saved_and_loaded_and_told(classifier, given, monkeypatch, tmp_path):

@@ -69,8 +69,9 @@ class Keeping:
         if self.selection == "perturbation":
             chosen = missed_most(self.job, self.relaxed, self.forward)
         found = [discretize(*each) for each in zip(self.relaxed, chosen, strict=True)]
+        found, slow = self._replaced_within_latency(found)
         genotypes, notes = self._within_latency(found)
-        fast = genotypes
+        fast, notes = genotypes, (*slow, *notes)
         best, cells = self._measured(genotypes)
         for index in range(len(genotypes)):
             for simpler in _simpler(genotypes[index]):
@@ -99,6 +100,21 @@ class Keeping:
         place(self.sites, cells)
         recalibrate(self.job, nn.ModuleList(cells), batches=self.recalibration)
         return judged(self.forward, self.job.data, self.job.training.choosing), cells
+
+    def _replaced_within_latency(
+        self, genotypes: list[Genotype]
+    ) -> tuple[list[Genotype], tuple[str, ...]]:
+        """Without replacements where these alone, of all blocks, do not hold the limit."""
+        if self.max_latency is None or not any(each.replacements for each in genotypes):
+            return genotypes, ()
+        cells = self._built([replace(each, edges=()) for each in genotypes])
+        originals = [site.original for site in self.sites]
+        slower = slowdown(self.job, self.sites, originals, cells, "replacements")
+        if slower <= self.max_latency:
+            return genotypes, ()
+        longer = f"an image takes {slower:.2f} times as long (max_latency={self.max_latency:g})"
+        told = f"no layer was replaced: with what was found for their places {longer}"
+        return [replace(each, replacements=()) for each in genotypes], (told,)
 
     def _within_latency(self, genotypes: list[Genotype]) -> tuple[list[Genotype], tuple[str, ...]]:
         """The strongest edges of all blocks that hold the limit: all, half of them, a quarter …"""

@@ -76,8 +76,7 @@ def slowdown(
 
 def original_state(sites: Sequence[Site]) -> dict[str, Tensor]:
     """The state of the sites' cells, as one list of modules, that computes the original function:
-    the raw weights and zero gains; operations as they are. Where a layer was replaced nothing
-    computes it: there it is the rest of the block that is as it was.
+    the raw weights and zero gains; operations as they are.
     """
     state = {}
     for index, site in enumerate(sites):
@@ -87,9 +86,7 @@ def original_state(sites: Sequence[Site]) -> dict[str, Tensor]:
             .to(next(cell.parameters()).device)
             .state_dict()
         )
-        nodes = cell.genotype.nodes
-        own = tuple(f"raw.{node.layer}.added.operations." for node in nodes)
-        own += tuple(f"raw.{nodes[index].layer}.layer." for index in cell.genotype.replaced)
+        own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
         present = cell.state_dict().items()
         state |= {
             f"{index}.{k}": own_copy(v) if k.startswith(own) else reference[k] for k, v in present

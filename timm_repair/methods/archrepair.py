@@ -212,7 +212,7 @@ class ArchRepair:
                 self.recalibration,
                 self.selection,
             )
-            return history, trained, keeping.install()
+            return history, trained, notes + keeping.install()
 
     def _open(
         self, model: nn.Module, block: Block, strategy: Strategy, input_size: tuple[int, ...]
