@@ -35,6 +35,7 @@ PAGES = {
     "diagnosis.md": diagnosis_tables.TABLES,
     "properties.md": property_tables.TABLES,
     "training.md": default_tables.TABLES,
+    "comparing.md": default_tables.EVERY_METHOD,
 }
 
 

@@ -136,13 +136,25 @@ def test_files_with_different_rows_are_refused(run):
         run()
 
 
-def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
-    def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict:
-        seen = {"n": 100, "before": 0.2, "after": after, "broken": 3, "worst class": -0.1}
-        spared = seen | {"before": 0.8, "after": clean}
-        return {"populations": {"population": seen, "clean": spared}, "seconds": seconds,
-                "latency": latency, "repaired": []}  # fmt: skip
+def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict:
+    """A row of default.py."""
+    seen = {"n": 100, "before": 0.2, "after": after, "broken": 3, "worst class": -0.1}
+    populations = {"population": seen, "clean": seen | {"before": 0.8, "after": clean}}
+    return {"populations": populations, "seconds": seconds, "latency": latency, "repaired": []}
 
+
+def test_the_best_method_comes_first(run, tmp_path):
+    (folder := tmp_path / "every_method").mkdir()
+    rows = {"noop": of(0.2, 0.8, 1), "finetune": of(0.6, 0.79, 100), "mode": of(0.7, 0.7, 150)}
+    cell = {"model": "net", "population": "fog_s4", "seed": 1, "rows": rows}
+    (folder / "net-fog_s4.json").write_text(json.dumps(cell))
+    run()
+    text = (tmp_path / "comparing.md").read_text()
+    assert text.index("| mode |") < text.index("| finetune |") < text.index("| noop |")
+    assert row(text, "")[1:7] == ["mode", "70.0", "70.0", "-10.0", "3 + 3", "1.50"]
+
+
+def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
     (folder := tmp_path / "default").mkdir()
     cells = {
         "fog_s4": {"default": of(0.75, 0.798, 50, 0.05), "plain, whole network": of(0.70, 0.79, 100),

@@ -22,6 +22,7 @@ def run(tmp_path, monkeypatch):
         "diagnosis.md": ("diagnosis",),
         "properties.md": ("properties",),
         "training.md": ("default_targets", "default"),
+        "comparing.md": ("every_method",),
         "methods/README.md": ("methods",),
     }
     (tmp_path / "methods").mkdir()

@@ -1,4 +1,6 @@
-"""The tables of docs/training.md, from results/default/*.json; table.py writes them."""
+"""The tables of docs/training.md, from results/default/*.json, and that of docs/comparing.md, from
+results/every_method/*.json; table.py writes them.
+"""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -9,9 +11,9 @@ GAIN, CLEAN, SLOWER = 2.5, 0.5, 1.1  # targets: points, points, ratio
 Table = tuple[list[str], list[list[str]]]
 
 
-def rows_table(cells: Sequence[Mapping]) -> Table:
+def rows_table(cells: Sequence[Mapping], unit: str = PLAIN[0]) -> Table:
     """Every row of every cell: accuracy on the population that fails and on the clean photographs,
-    the class that lost most, flips, seconds relative to the whole network, latency.
+    the class that lost most, flips, seconds relative to the row `unit`, latency.
     """
     header = ["model, population, seed", "row", "population", "clean", "worst class", "broken",
               "time", "latency", "repaired"]  # fmt: skip
@@ -21,10 +23,10 @@ def rows_table(cells: Sequence[Mapping]) -> Table:
         before = next(iter(cell["rows"].values()))["populations"]
         found.append([name, "original", *(_percent(before[p]["before"]) for p in before),
                       "", "", "", "", ""])  # fmt: skip
-        unit = cell["rows"].get(PLAIN[0], {}).get("seconds")
+        one = cell["rows"].get(unit, {}).get("seconds")
         for label, row in cell["rows"].items():
             seen, clean = row["populations"]["population"], row["populations"]["clean"]
-            time = row["seconds"] / unit if unit and "seconds" in row else None
+            time = row["seconds"] / one if one and "seconds" in row else None
             found.append([
                 "",
                 label,
@@ -37,6 +39,17 @@ def rows_table(cells: Sequence[Mapping]) -> Table:
                 ", ".join(row["repaired"]) or "all",
             ])  # fmt: skip
     return header, found
+
+
+def methods_table(cells: Sequence[Mapping]) -> Table:
+    """The same of every method, the best on the population that fails first."""
+
+    def after(row: tuple[str, Mapping]) -> float:
+        return row[1]["populations"]["population"]["after"]
+
+    ranked = [c | {"rows": dict(sorted(c["rows"].items(), key=after, reverse=True))} for c in cells]
+    header, found = rows_table(ranked, "finetune")
+    return ["model, population, seed", "method", *header[2:]], found
 
 
 def targets_table(cells: Sequence[Mapping]) -> Table:
@@ -114,3 +127,4 @@ def _verdict(met: bool) -> str:
 
 
 TABLES = {"default": ("default", rows_table), "default_targets": ("default", targets_table)}
+EVERY_METHOD = {"every_method": ("every_method", methods_table)}

@@ -3,7 +3,7 @@ r"""Every method of the package on one protocol.
     python -m benchmarks.repair.every_method --models MODELS --data DATA/cifar10 \
         --cells resnet18:contrast_s5:1 resnet18:gaussian_noise_s5:1
 
-One JSON a cell in benchmarks/results/methods/, as those of default.py, whose protocol it is: the
+One JSON a cell in benchmarks/results/every_method/, as those of default.py, whose protocol it is: the
 same failures, passing and retained examples for all, the same selection split and the same limits
 on harm. The pattern of the failures is the default repair's own finding; the others do not see it.
 Methods that follow gradients have 300 steps of batch 128; those that search without them have 30
@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.repair.default import Row, fill, without_pattern
 
-RESULTS = Path(__file__).parents[1] / "results" / "methods"
+RESULTS = Path(__file__).parents[1] / "results" / "every_method"
 ROUNDS = {"steps": 30}
 
 # the cheapest first
