@@ -3,9 +3,9 @@ r"""Every method of the package on one protocol.
     python -m benchmarks.repair.every_method --models MODELS --data DATA/cifar10 \
         --cells resnet18:contrast_s5:1 resnet18:gaussian_noise_s5:1
 
-One JSON a cell in benchmarks/results/every_method/, as those of default.py, whose protocol it is: the
-same failures, passing and retained examples for all, the same selection split and the same limits
-on harm. The pattern of the failures is the default repair's own finding; the others do not see it.
+One JSON a cell in benchmarks/results/every_method/, as those of default.py, whose protocol it is:
+the same failures, passing and retained examples for all, the same selection split and the same
+limits on harm. The pattern of the failures is the default repair's own finding; the others do not see it.
 Methods that follow gradients have 300 steps of batch 128; those that search without them have 30
 rounds of as many candidates as their options say, and processor time tells what that costs.
 
