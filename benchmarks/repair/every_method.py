@@ -5,9 +5,9 @@ r"""Every method of the package on one protocol.
 
 One JSON a cell in benchmarks/results/every_method/, as those of default.py, whose protocol it is:
 the same failures, passing and retained examples for all, the same selection split and the same
-limits on harm. The pattern of the failures is the default repair's own finding; the others do not see it.
-Methods that follow gradients have 300 steps of batch 128; those that search without them have 30
-rounds of as many candidates as their options say, and processor time tells what that costs.
+limits on harm. The pattern of the failures is the default repair's own finding; the others do not
+see it. Methods that follow gradients have 300 steps of batch 128; those that search without them
+have 30 rounds of as many candidates as their options say, and processor time tells what that costs.
 
 Not among them: neu_recover, which needs the checkpoints of a model's training.
 """
