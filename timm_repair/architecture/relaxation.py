@@ -110,8 +110,10 @@ class MixedLayer(Replaceable):
             (name, affine(op(x), self.gain, self.shift)) for name, op in self.operations.items()
         )
         mixed = sum(weights[self.candidates.index(name)] * (y - raw) for name, y in instead)
-        # autocast may have changed it; the raw path keeps its type
-        return raw + scaled(cast(Tensor, mixed), self.gate, "NCHW").to(raw.dtype)
+        # autocast may have changed it; the raw path keeps its type, and lies in memory as before:
+        # another order may be another kernel's, which rounds in another way
+        found = raw + scaled(cast(Tensor, mixed), self.gate, "NCHW").to(raw.dtype)
+        return found if found.stride() == raw.stride() else torch.empty_like(raw).copy_(found)
 
 
 class RelaxedBlock(nn.Module):
