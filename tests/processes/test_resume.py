@@ -56,6 +56,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
             6,
             marks=pytest.mark.long,
         ),
+        pytest.param(
+            {"block": "layer2", "level": "layer", "mode": "replace", "diagnose": False},
+            3,
+            marks=pytest.mark.long,
+        ),
         # whose loss carries queues, and a generator, from step to step
         pytest.param(
             {"method": "sensei", "children": 2, "population": 3, "beginning": 3},
@@ -69,7 +74,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
             marks=pytest.mark.long,
         ),
     ],
-    ids=["archrepair", "often", "finetune", "cached", "sensei", "few_shot_mix", "property"],
+    ids=[
+        "archrepair",
+        "often",
+        "finetune",
+        "cached",
+        "replacing",
+        "sensei",
+        "few_shot_mix",
+        "property",
+    ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(options, kills, tmp_path):
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}

@@ -54,7 +54,7 @@ STEPS = 20
 PLAIN = {"steps": STEPS, "batch_size": 15, "evaluations": 1, "learning_rate": 0.002}
 SEARCH = {"block": "layer3", "search_share": 0.5, "max_latency": None}
 REPAIRS = {
-    "archrepair": SEARCH, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0, "diagnose": True},
+    "archrepair": SEARCH, "replacing": SEARCH | {"mode": "replace"}, "finetune": {"method": "finetune", "level": "network", "hflip": 0.0, "shift": 0.0, "diagnose": True},
     # smooth, and few enough steps that a rounding difference stays one
     "birdnn_retrain": {"method": "birdnn_retrain", "imitate": "layers", "hflip": 0.0, "shift": 0.0},
     "birdnn_finetune": {"method": "birdnn_finetune", "particles": 4, "examples": 30, "steps": 5},
