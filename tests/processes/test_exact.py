@@ -297,6 +297,7 @@ def expected_rows(history: list[dict]) -> list[tuple]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore::timm_repair.NoEffectWarning")  # every row is told all the same
 def test_trackers_get_every_row(folder, monkeypatch):
     monkeypatch.setattr(Memory, "rows", [])
     accelerator = Accelerator(cpu=True, log_with=Memory())
