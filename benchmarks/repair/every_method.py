@@ -25,7 +25,6 @@ ROUNDS = {"steps": 30}
 OPTIONS: dict[str, dict] = {
     "noop": {},
     "bn_recalibration": {},
-    "linear_program": {},
     "finetune": {},
     "random_block": {},
     "auto_rgn": {},
@@ -43,6 +42,7 @@ OPTIONS: dict[str, dict] = {
     "arachne": ROUNDS,
     # of whose steps a tenth are rounds
     "birdnn": {"retrain_share": 0.9},
+    "linear_program": {},
 }
 
 

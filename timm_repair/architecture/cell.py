@@ -226,9 +226,9 @@ def added_parameters(cell: Cell) -> list[nn.Parameter]:
     layers = [anchored(cell.raw, node.layer) for node in cell.genotype.nodes]
     found = [p for layer in layers if layer.added is not None for p in layer.added.parameters()]
     for index in cell.genotype.replaced:
-        layer = layers[index].layer
-        kept = {id(p) for p in layer.raw.parameters()} if isinstance(layer, Replaceable) else set()
-        found += [p for p in layer.parameters() if id(p) not in kept]
+        own = layers[index].layer.named_parameters()
+        # the raw layer that a `Replaceable` still holds was trained before
+        found += [p for name, p in own if not name.startswith("raw.")]
     return found
 
 
