@@ -5,9 +5,10 @@ typed by hand, and that of docs/methods/README.md from the methods.
     python -m benchmarks.table --check    # exit 1 if they are out of date
 
 A table stands between `<!-- table:NAME:start -->` and `<!-- table:NAME:end -->`.
-repair_cifar-*.json (one population and one seed each, any number of seeds) give "summary" (the
-README's), "repair_cifar" and "targets", repair_cifar_plain-*.json "plain", speed.json "speed",
-localization/*.json "regret", all in docs/results.md. Those of the other pages are in PAGES.
+repair_cifar-*.json (one population and one seed each, any number of seeds) give "repair_cifar" and
+"targets", repair_cifar_plain-*.json "plain", speed.json "speed", localization/*.json "regret", all
+in docs/results.md. Those of the other pages are in PAGES, and default/*.json gives the README's
+"summary".
 """
 
 import argparse
@@ -24,7 +25,7 @@ from benchmarks.localization.tables import regret_table
 from benchmarks.markdown import MISSING, markdown
 from benchmarks.repair import default_tables
 from benchmarks.repair.cifar_results import read
-from benchmarks.repair.cifar_tables import plain_table, repair_table, summary_table, targets_table
+from benchmarks.repair.cifar_tables import plain_table, repair_table, targets_table
 from benchmarks.speed import prefix_tables
 from benchmarks.speed.speed_table import speed_table
 
@@ -80,14 +81,14 @@ def main() -> None:
         "speed": speed_table(arguments.results / "speed.json"),
     }
     pages = {
-        arguments.readme: {"summary": summary_table(results)},
         arguments.docs / "results.md": tables,
         arguments.docs / "methods" / "README.md": {
             "methods": markdown(*methods.methods_table(), column="---")
         },
     }
-    for page, of_page in PAGES.items():
-        pages[arguments.docs / page] = {
+    of_pages = {arguments.docs / page: of_page for page, of_page in PAGES.items()}
+    for page, of_page in {arguments.readme: default_tables.SUMMARIES, **of_pages}.items():
+        pages[page] = {
             name: read_and(make, arguments.results / file) for name, (file, make) in of_page.items()
         }
     after = {page: fill(page.read_text(), its) for page, its in pages.items()}

@@ -72,13 +72,41 @@ def test_averages_over_seeds_first_and_leaves_drift_out_of_the_mean(run):
     assert "1–2 seeds" in text and "999–1,000 failures" in text
 
 
-def test_the_summary_has_means_of_the_corruptions_and_drift_apart(run, tmp_path):
-    for file in (result("noise", 0, 0.00), result("blur", 0, 0.05), result("drift", 0, 0.3)):
-        run.write(file)
+def cell(population: str, after: dict[str, float]) -> dict:
+    """A result of benchmarks/repair/default.py: row to accuracy on the population that fails."""
+    clean = {"n": 1000, "before": 0.8, "after": 0.79, "broken": 30, "worst class": -0.05}
+    rows = {
+        label: {
+            "populations": {
+                "population": clean | {"before": 0.2, "after": value, "broken": 10},
+                "clean": clean,
+            },
+            "seconds": 20.0 if label == "default" else 10.0,
+            "latency": 0.01,
+            "repaired": [],
+        }
+        for label, value in after.items()
+    }
+    return {"model": "net", "population": population, "seed": 1, "rows": rows}
+
+
+def test_the_summary_has_means_of_the_corruptions_that_have_all_its_rows(run, tmp_path):
+    labels = ("plain, whole network", "plain, first two blocks", "default")
+    (tmp_path / "default").mkdir()
+    for population, values in {
+        "noise_s5": (0.5, 0.6, 0.7),
+        "blur_s5": (0.6, 0.6, 0.8),
+        "fog_s5": (0.9, 0.9),
+        "drift": (0.1, 0.1, 0.1),
+    }.items():
+        found = cell(population, dict(zip(labels, values, strict=False)))
+        (tmp_path / "default" / f"{population}.json").write_text(json.dumps(found))
     run()
     text = (tmp_path / "README.md").read_text()
-    assert row(text, "archrepair (default)")[1:] == ["62.5", "80.0", "120", "20", "90.0", "1.20"]
-    assert row(text, "original")[1:] == ["50.0", "81.0", "0", "0", "50.0", ""]
+    assert row(text, "original")[1:] == ["20.0", "80.0", "0", "0", ""]
+    assert "| 2 corrupted populations, 1 models |" in text
+    assert row(text, "fine-tuning, whole network")[1:] == ["55.0", "79.0", "360", "10", "1.00"]
+    assert row(text, "timm_repair's default")[1:] == ["75.0", "79.0", "560", "10", "2.00"]
 
 
 def test_the_chosen_block_costs_its_row_and_the_localization(run):

@@ -39,12 +39,13 @@ from timm_repair.localization.localizing import localize
 from timm_repair.localization.scorers import SCORERS
 from timm_repair.localization.sweep import sweep
 from timm_repair.models.block import Block
-from timm_repair.models.entering import arriving, resumes_exactly, starting_at
+from timm_repair.models.entering import Place, arriving, resumes_exactly, starting_at
 from timm_repair.models.temporary import only_trainable, training_mode
 from timm_repair.models.tracing import trace
 from timm_repair.models.weights import part_of, snapshot
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.descent import Descent
+from timm_repair.training.history import Row
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import repair_loss
 from timm_repair.training.options import Training
@@ -61,8 +62,10 @@ def oracle(task: Task, runtime: Runtime) -> dict[str, dict[str, float]]:
     calls = trace(task.model)
     candidates = [block for block in blocks(task.model) if block.repairable]
     example = next(normalized(task.model, task.held.pixels[:8]))
+    places = {block.name: Place.at(block.paths[0], calls) for block in candidates}
     for block in candidates:
-        if not resumes_exactly(task.model, block, calls, example):
+        part = part_of(task.model, block)
+        if resumes_exactly(task.model, places[block.name], example, part) is None:
             raise RuntimeError(f"cannot enter the model at {block.name}")
     train = Labelled(
         torch.cat([task.failures.pixels, task.retained.pixels]),
@@ -77,11 +80,12 @@ def oracle(task: Task, runtime: Runtime) -> dict[str, dict[str, float]]:
         }
     }
     for block in candidates:  # one at a time: the maps of all blocks would not fit in memory
+        place = places[block.name]
         maps = {
-            kind: arriving(task.model, [block], normalized(task.model, part.pixels))[block.name]
+            kind: arriving(task.model, [place], normalized(task.model, part.pixels))[place.path]
             for kind, part in (("train", train), ("held", task.held), ("clean", task.clean))
         }
-        with starting_at(task.model, block, calls):
+        with starting_at(task.model, place):
             _train(task, block, maps["train"], train.labels, answers, runtime)
             result[block.name] = {
                 kind: _accuracy(task.model, maps[kind].split(250), getattr(task, kind).labels)
@@ -105,7 +109,7 @@ def _train(
     retained = len(task.failures) + torch.randperm(len(task.retained), generator=generator)
     descent = Descent(part.parameters(), BUDGET, runtime)
 
-    def step(i: int) -> dict:
+    def step(i: int) -> Row:
         rows = torch.cat([failing[i * half : (i + 1) * half], retained[i * half : (i + 1) * half]])
         return descent.step(repair_loss(model(maps[rows]), labels[rows], answers[rows], 0.0))
 

@@ -1,24 +1,15 @@
-"""The tables of repairs on CIFAR-10: the README's "summary", and "repair_cifar", "targets" and
-"plain" of docs/results.md; table.py writes them.
+"""The tables of repairs on CIFAR-10, "repair_cifar", "targets" and "plain" of docs/results.md;
+table.py writes them.
 """
 
 import json
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.markdown import MISSING, markdown, span, spread, title, verdict
 from benchmarks.repair.cifar_results import CHOSEN, UNCORRUPTED, UNIT, Results, Row, average
 
-SUMMARY = {  # rows of the README's table
-    "original": "original",
-    "bn_recalibration": "new batch-norm statistics",
-    UNIT: "fine-tuning, whole network",
-    CHOSEN: "fine-tuning, chosen block",
-    "archrepair": "archrepair (default)",
-    "archrepair random": "archrepair, random paths",
-}
 GAIN, CLEAN_LOSS = 0.5, 0.5  # targets, in points
 
 
@@ -56,27 +47,6 @@ def repair_table(results: Results, files: list[dict]) -> str:
         )
     header = ["method", *map(title, every), "mean of the corruptions", "fixed", "broken", "time"]
     return f"{markdown(header, table)}\n\n{caption(results, files)}"
-
-
-def summary_table(results: Results) -> str:
-    """The README's table: means over populations and seeds, without the rows of single blocks."""
-    if not results:
-        return MISSING
-    corruptions = [p for p in results if p != UNCORRUPTED] or list(results)
-    table = []
-    for label, name in SUMMARY.items():
-        failing, clean, fixed, broken = (
-            average(results, label, attrgetter(quantity), corruptions)
-            for quantity in ("failing", "clean", "fixed", "broken")
-        )
-        drift, time = "", ""
-        if UNCORRUPTED in results:
-            drift = f"{average(results, label, attrgetter('failing'), [UNCORRUPTED]):.1f}"
-        if label != "original":
-            time = f"{average(results, label, attrgetter('time'), results):.2f}"
-        counts = [f"{fixed:.0f}", f"{broken:.0f}"]
-        table.append([name, f"{failing:.1f}", f"{clean:.1f}", *counts, drift, time])
-    return markdown(["", "corrupted", "the same, clean", "fixed", "broken", "drift", "time"], table)
 
 
 def caption(results: Results, files: list[dict]) -> str:

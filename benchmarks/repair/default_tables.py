@@ -1,14 +1,47 @@
-"""The tables of docs/training.md, from results/default/*.json, and that of docs/comparing.md, from
-results/every_method/*.json; table.py writes them.
+"""The tables of docs/training.md and the README's "summary", from results/default/*.json, and that
+of docs/comparing.md, from results/every_method/*.json; table.py writes them.
 """
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from benchmarks.repair.cifar_results import UNCORRUPTED
+
 PLAIN = ("plain, whole network", "plain, first two blocks", "plain, first block", "retained only")
 DEFAULT = "default"
+SUMMARY = {  # rows of the README's table; a cell counts where it has all of them
+    PLAIN[0]: "fine-tuning, whole network",
+    PLAIN[1]: "fine-tuning, first two blocks",
+    DEFAULT: "timm_repair's default",
+}
 GAIN, CLEAN, SLOWER = 2.5, 0.5, 1.1  # targets: points, points, ratio
 Table = tuple[list[str], list[list[str]]]
+
+
+def summary_table(cells: Sequence[Mapping]) -> Table:
+    """The README's: means over the cells of corruptions, the original first; time relative to one
+    run of the whole network.
+    """
+    found = [
+        c for c in cells if c["population"] != UNCORRUPTED and not SUMMARY.keys() - c["rows"].keys()
+    ]
+    models = {c["model"] for c in found}
+    what = f"{len(found)} corrupted populations, {len(models)} models"
+    header = [what, "corrupted", "the same, clean", "fixed", "broken", "time"]
+    if not found:
+        return header, []
+    seen = [[c["rows"][DEFAULT]["populations"][p] for p in ("population", "clean")] for c in found]
+    before = (_percent(mean(each["before"] for each in of)) for of in zip(*seen, strict=True))
+    table = [["original", *before, "0", "0", ""]]
+    for label, name in SUMMARY.items():
+        rows = [c["rows"][label]["populations"] for c in found]
+        fixed = mean(_fixed(row["population"]) for row in rows)
+        broken = mean(row["population"]["broken"] for row in rows)
+        after = (_percent(mean(row[p]["after"] for row in rows)) for p in ("population", "clean"))
+        times = [t for c in found if (t := _time(c, label)) is not None]
+        time = f"{mean(times):.2f}" if times else ""
+        table.append([name, *after, f"{fixed:.0f}", f"{broken:.0f}", time])
+    return header, table
 
 
 def rows_table(cells: Sequence[Mapping], unit: str = PLAIN[0]) -> Table:
@@ -23,10 +56,9 @@ def rows_table(cells: Sequence[Mapping], unit: str = PLAIN[0]) -> Table:
         before = next(iter(cell["rows"].values()))["populations"]
         found.append([name, "original", *(_percent(before[p]["before"]) for p in before),
                       "", "", "", "", ""])  # fmt: skip
-        one = cell["rows"].get(unit, {}).get("seconds")
         for label, row in cell["rows"].items():
             seen, clean = row["populations"]["population"], row["populations"]["clean"]
-            time = row["seconds"] / one if one and "seconds" in row else None
+            time = _time(cell, label, unit)
             found.append([
                 "",
                 label,
@@ -56,7 +88,7 @@ def targets_table(cells: Sequence[Mapping]) -> Table:
     """What was to be reached, and in how many cells it was."""
     whole = [c for c in cells if DEFAULT in c["rows"] and any(p in c["rows"] for p in PLAIN)]
     header = ["target", "cells", "measured", ""]
-    corrupted = [c for c in whole if c["population"] != "drift"]
+    corrupted = [c for c in whole if c["population"] != UNCORRUPTED]
     found = []
     if corrupted:
         gains = [_gain(c) for c in corrupted]
@@ -66,7 +98,7 @@ def targets_table(cells: Sequence[Mapping]) -> Table:
             f"{mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})",
             _verdict(mean(gains) >= GAIN),
         ])  # fmt: skip
-    if drift := [_gain(c) for c in whole if c["population"] == "drift"]:
+    if drift := [_gain(c) for c in whole if c["population"] == UNCORRUPTED]:
         found.append([
             "points above the best plain row on drift: 0",
             str(len(drift)),
@@ -90,12 +122,7 @@ def targets_table(cells: Sequence[Mapping]) -> Table:
             f"{max(slow):.2f} at worst",
             _verdict(max(slow) <= SLOWER),
         ])  # fmt: skip
-    times = [
-        c["rows"][DEFAULT]["seconds"] / c["rows"][PLAIN[0]]["seconds"]
-        for c in whole
-        if "seconds" in c["rows"].get(PLAIN[0], {})
-    ]
-    if times:
+    if times := [t for c in whole if (t := _time(c, DEFAULT)) is not None]:
         found.append([
             "seconds, of those of one run of the whole network: 1",
             str(len(times)),
@@ -113,6 +140,18 @@ def _gain(cell: Mapping) -> float:
     return 100 * (after[DEFAULT] - max(after[p] for p in PLAIN if p in after))
 
 
+def _time(cell: Mapping, label: str, unit: str = PLAIN[0]) -> float | None:
+    """Processor time of a row relative to that of the row `unit`, where both are known."""
+    own, one = (cell["rows"].get(row, {}).get("seconds") for row in (label, unit))
+    return own / one if own is not None and one else None
+
+
+def _fixed(population: Mapping) -> int:
+    """How many answers became right."""
+    gained = (population["after"] - population["before"]) * population["n"]
+    return round(gained) + population["broken"]
+
+
 def _clean_loss(row: Mapping) -> float:
     clean = row["populations"]["clean"]
     return 100 * (clean["before"] - clean["after"])
@@ -126,5 +165,6 @@ def _verdict(met: bool) -> str:
     return "met" if met else "missed"
 
 
+SUMMARIES = {"summary": ("default", summary_table)}
 TABLES = {"default": ("default", rows_table), "default_targets": ("default", targets_table)}
 EVERY_METHOD = {"every_method": ("every_method", methods_table)}
