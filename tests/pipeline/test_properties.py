@@ -23,7 +23,10 @@ from timm_repair.report.report import Report
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.imitation import neighbours
 from timm_repair.training.job import Job
-from timm_repair.training.options import Training
+from timm_repair.training.objective import objective
+from timm_repair.training.options import Choosing, Training
+from timm_repair.training.populations import Populations
+from timm_repair.training.prefix.forward import Forward
 
 FEW = Sampling(violations=100, draws=20_000, retained=300, ascent=10, epsilon=0.01, eta=0.01)
 BUDGET = {"steps": 60, "batch_size": 32, "learning_rate": 0.05, "progress": False, "data": FEW}
@@ -98,12 +101,42 @@ def test_splits_share_no_input_and_labels_are_those_of_neighbours():
     sets = [data.failing, data.retained, *data.selection.values(), *data.holdout.values()]
     keys = [key for each in sets for key in each.keys]
     assert len(keys) == len(set(keys))
-    for name in ("failing", "retained"):
-        for images in (getattr(data, name), data.selection[name], data.holdout[name]):
+    for name in ("failing", "retained", "passing"):
+        parts = (data.train.get(name), data.selection[name], data.holdout.get(name))
+        for images in filter(None, parts):
             assert set(images.labels.tolist()) == {1}, (
                 "the only answer that is allowed in the square"
             )
             assert ((images.inputs[:, 0] >= 0.6) == (name == "failing")).all()
+    assert data.violation_rate == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("slope", "threshold", "mended", "new"),
+    [
+        (1, 0.99, 0, 0.0),  # as it was
+        (1, 2.0, 1, 0.0),  # nothing violates
+        (1, 0.98, 0, 0.01),  # twice as much does
+        (-1, -0.05, 1, 0.05),  # what did does not, and five times as much elsewhere does
+    ],
+)
+def test_new_violations_outweigh_rare_ones_that_were_mended(slope, threshold, mended, new):
+    """A hundredth of the square violates, where x_0 >= 0.99."""
+    options = dataclasses.replace(FEW, retained=4000)
+    runtime = Runtime(progress=False)
+    data = prepare(
+        made.ramp(0.99), unsafe(), retain=None, holdout=None, options=options, runtime=runtime
+    )
+    assert data.violation_rate == pytest.approx(0.01, rel=0.3)
+    assert len(data.selection["passing"]) == 10_000
+    repaired = made.ramp(threshold)
+    repaired[2].weight.data[0, 0] = slope
+    forward = Forward(repaired, Populations(data, Training(), runtime), runtime)
+    retained = data.selection["retained"].inputs
+    right = (slope * retained[:, 0] < threshold).double().mean().item()
+    expected = (mended - 100 * new + right) / 2
+    found = objective(forward, data, Choosing(max_clean_loss=None, max_class_loss=None))
+    assert found == pytest.approx(expected, abs=25 * new + 0.01)
 
 
 def test_a_repair_that_breaks_another_property_says_so():

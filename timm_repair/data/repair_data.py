@@ -29,6 +29,8 @@ class RepairData:
             known.
         pattern: retained examples made to look like the failures, with their true labels; None
             where no pattern is known.
+        violation_rate: of a property, the share of its boxes that violates it. "passing" of the
+            selection split are then inputs drawn from all of the boxes, which violate nothing.
     """
 
     failing: Images
@@ -42,6 +44,7 @@ class RepairData:
     provenance: dict
     passing: Images | None = None
     pattern: Images | None = None
+    violation_rate: float | None = None
 
     @property
     def train(self) -> dict[str, Images]:

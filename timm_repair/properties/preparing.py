@@ -3,7 +3,8 @@
 A violating input is a failure. Its label is the answer of its nearest well-behaved neighbour: of
 those drawn from the same box and from a δ-neighbourhood of the violations, the one with the nearest
 outputs (BIRDNN). Well-behaved inputs are the retained examples, with the network's own answers for
-labels. All splits are disjoint.
+labels. All splits are disjoint. Other even draws from the boxes tell, when a repair is chosen,
+whether it makes violations where there were none.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from timm_repair.properties.vectors import Judge, Vectors
 from timm_repair.runtime.runtime import Runtime
 
 FEWEST = 10  # inputs of a kind, to be trained on, chosen by and measured
+DRAWS = 10_000  # well-behaved ones, from all boxes, that a repair is chosen by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +108,24 @@ def prepare(
         answers.negate(model)
     parts = {each.name: _split(each, sampling, runtime) for each in (failing, retained)}
     told = {"properties": [samples.told(prop) for prop in properties], "answer": end}
+    elsewhere, rate = samples.elsewhere()
     return PropertyData(
         failing=parts["failing"]["train"],
         retained=parts["retained"]["train"],
-        selection={name: part["selection"] for name, part in parts.items()},
+        selection={name: part["selection"] for name, part in parts.items()}
+        | ({} if rate is None else {"passing": elsewhere}),
         holdout={name: part["holdout"] for name, part in parts.items()},
         preprocessing=failing.preprocessing,
         num_classes=properties[0].outputs,
         label_names=None,
-        error_rate=None,  # a violation is not weighed by how rare it is
+        error_rate=None,  # a violation is not trained on by how rare it is
         provenance=told | {name: part["train"].describe() for name, part in parts.items()},
         properties=properties,
         answer=end,
         sampling=sampling,
         original=original,
         notes=tuple(samples.notes),
+        violation_rate=rate,
     )
 
 
@@ -180,23 +185,28 @@ class _Samples:
                 " nearest: there is nothing to repair, or draws= and ascent= must be larger"
             )
         self.generator = runtime.generator("neighbours")
-        self.behaved = [self._behaved(place) for place in range(len(self.boxes))]
+        self.behaved, self.others = [], []
+        for place in range(len(self.boxes)):
+            behaved, others = self._behaved(place)
+            self.behaved.append(behaved)
+            self.others.append(others)
 
-    def _behaved(self, place: int) -> Tensor:
+    def _behaved(self, place: int) -> tuple[Tensor, Tensor]:
         """Well-behaved inputs of one box: half of them even draws, half in the δ-neighbourhood of
-        violations.
+        violations; and other even draws.
         """
         (prop, number), found = self.boxes[place], self.drawn[place]
         wanted = -(-self.sampling.retained // len(self.boxes))
         evenly = found.behaved[torch.randperm(len(found.behaved), generator=self.generator)]
+        others = self._good(evenly[2 * wanted :][: -(-DRAWS // len(self.boxes))])
         evenly = self._good(evenly[: 2 * wanted])
         if len(found.violating) == 0:
-            return evenly[:wanted]
+            return evenly[:wanted], others
         which = torch.randint(len(found.violating), (4 * wanted,), generator=self.generator)
         centres, delta = found.violating[which], self.sampling.delta
         around = self._good(near(centres, prop.regions[number], delta, self.generator))
         around = around[: wanted // 2]
-        return torch.cat([around, evenly[: wanted - len(around)]])
+        return torch.cat([around, evenly[: wanted - len(around)]]), others
 
     def _good(self, inputs: Tensor) -> Tensor:
         """Those of `inputs` that violate no property in any box they are in."""
@@ -217,6 +227,16 @@ class _Samples:
             )
         labels = answers.answers_of(outputs_of(self.model, inputs), self.end)
         return Vectors(inputs, labels, self.judge, name="retained", strict=True)
+
+    def elsewhere(self) -> tuple[Vectors, float | None]:
+        """Even draws that violate nothing, none of them among the retained, to choose by; and the
+        share that violates, no smaller than they can tell. None where there are no such draws.
+        """
+        inputs = torch.cat(self.others)
+        labels = answers.answers_of(outputs_of(self.model, inputs), self.end)
+        hits, draws = (sum(getattr(each, of) for each in self.drawn) for of in ("hits", "draws"))
+        rate = min(max(hits / draws, 10 / len(inputs)), 0.5) if len(inputs) else None
+        return Vectors(inputs, labels, self.judge, name="passing (selection)", strict=False), rate
 
     def failing(self) -> Vectors:
         """All violating inputs, each with the answer of its nearest well-behaved neighbour, in the

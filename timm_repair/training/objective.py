@@ -48,6 +48,10 @@ def objective(forward: Forward, data: RepairData, choosing: Choosing) -> float:
     is unknown), since fixing a failure of a model that is wrong 20 % of the time must not cost a
     quarter of an example it had right.
 
+    Of a property it is what violates, in units of what violated before: nothing is gained where
+    nothing changed, all where nothing violates any more, and more is lost than was ever to be
+    gained where a repair of rare violations makes new ones.
+
     Each point lost of the retained examples beyond the limits of `choosing` takes off `PRICE`, as
     much as two points of the estimate: the limits are held where little is to be gained above them.
     """
@@ -61,7 +65,8 @@ def judged(forward: Forward, data: RepairData, choosing: Choosing) -> Judged:
     loss = _lost(predictions.get("retained"), data)
     excess = 0.0 if loss is None else loss.excess(choosing)
     nothing = dict.fromkeys(values, 0.0)
-    shares = {name: _estimate(nothing | {name: 1.0}, data) for name in values}
+    none = _estimate(nothing, data)
+    shares = {name: _estimate(nothing | {name: 1.0}, data) - none for name in values}
     right = {
         name: shares[name] / len(each.right) * each.right.double()
         for name, each in predictions.items()
@@ -80,6 +85,9 @@ def _lost(retained: Prediction | None, data: RepairData) -> Loss | None:
 
 def _estimate(values: dict[str, float], data: RepairData) -> float:
     population = values["failing"]
+    if data.violation_rate is not None:
+        others = (1 - data.violation_rate) / data.violation_rate
+        return _mean(0.5, population - others * (1 - values["passing"]), values["retained"])
     if data.natural_rate is not None:
         population = _mean(data.natural_rate, population, values["passing"])
     if "retained" not in values:
