@@ -171,6 +171,10 @@ def check_types(options: Any) -> None:
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not set(kinds) <= {*_PLAIN, type(None)}:
             continue
+        if type(value).__module__ == "numpy" and callable(getattr(value, "item", None)):
+            value = cast(Any, value)
+            value = value.item() if getattr(value, "ndim", 1) == 0 else value  # a number of numpy
+            object.__setattr__(options, option.name, value)
         allowed = (*kinds, int) if float in kinds else kinds
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)

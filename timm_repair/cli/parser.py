@@ -94,12 +94,19 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The arguments; an unknown option is told before one that is missing."""
+        seen = set()
         for word in words:
             if word == "--":
                 break
             option = word.partition("=")[0]
-            if word.startswith("--") and option not in self._option_string_actions:
+            if not word.startswith("--"):
+                continue
+            if option not in self._option_string_actions:
                 self.error(f"unknown option {option}{self._meant(option)}")
+            # of a number the last is meant; of places none would be looked at but the last
+            if option in seen and self._option_string_actions[option].metavar == "PLACE":
+                self.error(f"{option} is given twice: put what both hold into one place")
+            seen.add(option)
         return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:

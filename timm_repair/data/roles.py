@@ -56,6 +56,8 @@ class Roles:
             holdout, DatasetDict | IterableDatasetDict
         )
         named = cast(Mapping[str, Any], holdout if several else {"holdout": holdout})
+        if several:
+            _require_populations(named)
         measured = {
             name: _read(h, model, options, "holdout", name)
             for name, h in named.items()
@@ -74,6 +76,18 @@ class Roles:
         return {name: images for name, images in roles.items() if images is not None} | {
             f"holdout {name!r}": images for name, images in self.holdout.items()
         }
+
+
+def _require_populations(holdout: Mapping[Any, Any]) -> None:
+    """Raise DataError for populations without a name or without images."""
+    for name, images in holdout.items():
+        if not isinstance(name, str) or not name:
+            raise DataError(
+                f"holdout: {name!r:.80} must be a text that says which population it is, as"
+                " {'failing': ..., 'clean': ...}"
+            )
+        if images is None:
+            raise DataError(f"holdout {name!r} is None: give its images, or leave it out")
 
 
 def _passing(
@@ -130,7 +144,8 @@ def _read(
         raise DataError(f"{name}: no examples; give at least one")
     if (
         images.preprocessing != Preprocessing.of(model)
-        or int(images.labels.max()) >= Classes.of(model).count
+        or int(images.labels.max()) >= (classes := Classes.of(model)).count
+        or (images.class_names or classes.readable) != (classes.readable or images.class_names)
     ):
         raise DataError(
             f"{name}: these Images were made for another model; make them with as_images(...,"

@@ -1,8 +1,10 @@
 """Folder: the files of a saved model, and where they lie on this machine."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from timm_repair.errors import ConfigError, OutputError
 
@@ -22,16 +24,41 @@ def writable(directory: str | Path) -> Path:
     Raises:
         OutputError: it is a file, or cannot be written.
     """
+    if not str(directory).strip():
+        raise OutputError(f"{str(directory)!r} names no directory: give one to write to")
     path = Path(directory).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         raise OutputError(
             f"cannot write to {str(path)!r} ({error}): choose another output directory"
         ) from error
     return path
+
+
+def require_apart(output: str | Path, sources: Mapping[str, Any]) -> None:
+    """Raise OutputError where `output` lies in a folder that images are read from: what is written
+    there would be read as images the next time.
+
+    Args:
+        sources: what they are called to where they are; what is no folder is passed over.
+    """
+    try:
+        place = Path(output).expanduser().resolve()
+    except (OSError, ValueError):
+        return  # whoever writes there says what is wrong with it
+    for name, source in sources.items():
+        if isinstance(source, Mapping):
+            require_apart(output, {f"{name} {key!r}": each for key, each in source.items()})
+        elif isinstance(source, str | Path) and str(source):
+            folder = Path(source).expanduser()
+            if folder.is_dir() and place.is_relative_to(folder.resolve()):
+                raise OutputError(
+                    f"{str(output)!r} lies in {str(source)!r}, which {name} is read from, and would"
+                    " be read as images the next time: choose an output directory elsewhere"
+                )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ is checked first (trust/), one commit is loaded, patches are put on their base.
 
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from os import PathLike
@@ -17,7 +18,7 @@ import timm
 import torch
 from torch import nn
 
-from timm_repair.errors import ConfigError, HubError, ModelError, RepairError
+from timm_repair.errors import AssumptionWarning, ConfigError, HubError, ModelError, RepairError
 from timm_repair.hub.entry_point import created
 from timm_repair.hub.fetching import fetch
 from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot
@@ -154,9 +155,26 @@ def from_pretrained(
             # another head or input: not the model that the patch made
             if kwargs and not _as_saved(model, base, found.required(PATCH)):
                 lineage = Lineage(described, (), {}, frozenset(), report=report)
+    if not kwargs:
+        _tell_of_changes(model, report)
     if not kwargs.get("features_only"):
         lineage.attach(model)
     return _at_home(model, found).eval()
+
+
+def _tell_of_changes(model: nn.Module, report: Path | None) -> None:
+    """Warn where the weights are not those that the report beside them tells of."""
+    try:
+        told = json.loads(report.read_text(encoding="utf-8"))["weights"] if report else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # whoever reads the report says what is wrong with it
+    if told is not None and fingerprint(model.state_dict()) != told:
+        warnings.warn(
+            f"the weights are not those that {REPORT} beside them tells of: they were trained"
+            " on, or changed by hand, since the repair, and its numbers are not this model's",
+            AssumptionWarning,
+            stacklevel=4,
+        )
 
 
 def _as_saved(model: nn.Module, base: nn.Module, patch: Path) -> bool:

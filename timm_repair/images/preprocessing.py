@@ -21,6 +21,8 @@ from timm_repair.models.tracing import input_size
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.options import plain
 
+INTERPOLATIONS = "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
+CROPS = "center", "squash", "border"
 # models whose users were told what was assumed of them
 _TOLD: WeakSet[nn.Module] = WeakSet()
 
@@ -65,6 +67,7 @@ class Preprocessing:
                 f"the model takes {size[0]} channels; only grey (1) and RGB (3) images are"
                 " supported. If that is not so, correct model.pretrained_cfg['input_size']"
             )
+        _require_known(config)
         config["input_size"] = size
         for key in ("mean", "std"):
             config[key] = _per_channel(key, config[key], size[0])
@@ -109,6 +112,16 @@ def told(model: nn.Module, copy: nn.Module) -> None:
         _TOLD.add(copy)
 
 
+def _require_known(config: Mapping[str, Any]) -> None:
+    """Raise ModelError for an interpolation, a crop or its share that timm does not have."""
+    share, said = config["crop_pct"], "model.pretrained_cfg"
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 10:
+        raise ModelError(f"{said}['crop_pct'] is {share!r}: give a share, as 0.9 or 1.0")
+    for key, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROPS)):
+        if config[key] not in known:
+            raise ModelError(f"{said}[{key!r}] is {config[key]!r}: give one of {', '.join(known)}")
+
+
 def _unknown(model: nn.Module, inside: Mapping[str, nn.Module]) -> str:
     """Why the preprocessing of `model`, which says none, is not that of the models inside."""
     first = next(iter(inside))
@@ -129,11 +142,14 @@ def _per_channel(key: str, values: Any, channels: int) -> tuple[float, ...]:
         numbers = tuple(map(float, values)) if isinstance(values, Iterable) else (float(values),)
     except (TypeError, ValueError):
         numbers = ()
-    fine = all(isfinite(number) and (key == "mean" or number > 0) for number in numbers)
+    fine = all(
+        isfinite(number) and (number <= 1 if key == "mean" else number > 0) for number in numbers
+    )
     if not numbers or not fine:
         raise ModelError(
             f"model.pretrained_cfg[{key!r}] is {values!r}: give one"
-            f" {'positive ' if key == 'std' else ''}number a channel, on the scale 0 to 1"
+            f" {'positive ' if key == 'std' else ''}number a channel, on the scale 0 to 1 (those of"
+            " pixels from 0 to 255 divided by 255)"
         )
     # timm.create_model(in_chans=1) keeps the RGB statistics in pretrained_cfg
     return numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels

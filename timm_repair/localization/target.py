@@ -11,6 +11,7 @@ from timm_repair.errors import OptionError, PartitionError, did_you_mean
 from timm_repair.localization.localization import Localization
 from timm_repair.localization.localizing import DEFAULT_SCORER, Scorer, localize
 from timm_repair.localization.places import placed
+from timm_repair.localization.scorers import SCORERS
 from timm_repair.localization.scores import NeuronScorer
 from timm_repair.models import partition
 from timm_repair.models.block import Block
@@ -71,6 +72,8 @@ class Target:
             raise OptionError(
                 f"score={self.score!r:.80} must be the name of a score, or a function"
             )
+        if isinstance(self.score, str) and self.score not in SCORERS:
+            raise OptionError(f"unknown scorer {self.score!r}{did_you_mean(self.score, SCORERS)}")
         if self.blocks is not None and self.blocks < 1:
             raise OptionError(f"blocks must be at least 1, got {self.blocks}")
         if self.several and self.block is not None:
@@ -114,6 +117,12 @@ class Target:
         if self.several:
             raise OptionError(
                 f"blocks= is not used by {method}: name them, block=(…), or leave it out"
+            )
+        ignored = [name for name in ("names", "score") if getattr(self, name) is not None]
+        if ignored and not self.chosen:
+            raise OptionError(
+                f"{ignored[0]}= is not used by {method}, which changes the whole network unless"
+                " block= names what to change"
             )
 
     def named_part(

@@ -54,18 +54,16 @@ class FineTune:
 
     def __post_init__(self):
         check_types(self)
-        asked = self.target.chosen or self.target.several
+        told = {"names": self.target.names, "score": self.target.score}
+        asked = self.target.chosen or self.target.several or any(map(bool, told.values()))
         if self.level is None:
             object.__setattr__(self, "level", "block" if asked else "network")
         assert self.level is not None, "just said"
         if self.level not in LEVELS:
             raise OptionError(f"unknown level {self.level!r}{did_you_mean(self.level, LEVELS)}")
         if self.level == "network" and asked:
-            given = (
-                f"block={self.target.block!r}"
-                if self.target.chosen
-                else f"blocks={self.target.blocks}"
-            )
+            told = {"block": self.target.block, "blocks": self.target.blocks, **told}
+            given = next(f"{name}={value!r:.80}" for name, value in told.items() if value)
             raise OptionError(
                 f"{given} needs level='block' or level='layer', or no level at all, which is the"
                 " former"

@@ -32,13 +32,50 @@ def copied(model: Module) -> Module:
         if not tensor.is_leaf
     }
     try:
-        return deepcopy(model, memo)
+        copy = deepcopy(model, memo)
     except Exception as error:  # whatever its modules' own copying raises
         raise ModelError(
             f"the model cannot be copied ({type(error).__name__}: {error!s:.200}), and a repair"
             " works on a copy: remove what cannot be from its modules (open files, locks, old"
             " torch.nn.utils hooks; torch.nn.utils.parametrizations can be copied)"
         ) from error
+    _require_own(model, copy)
+    return copy
+
+
+def _require_own(model: nn.Module, copy: nn.Module) -> None:
+    """Raise ModelError where a repair of `copy` would be one of `model`: it shares parameters, or
+    its forward is a function that holds the original.
+    """
+    why = "a repair works on a copy, and must not change yours"
+    ours = {id(parameter) for parameter in model.parameters()}
+    if shared := [name for name, p in copy.named_parameters() if id(p) in ours]:
+        raise ModelError(
+            f"the model's copy shares {len(shared)} parameters with it ({shared[0]}), and {why}:"
+            " remove __deepcopy__ from its modules"
+        )
+    modules = set(model.modules())
+    for path, module in copy.named_modules():
+        forward = vars(module).get("forward")
+        cells = getattr(forward, "__closure__", None) or ()
+        held = [cell.cell_contents for cell in cells if _filled(cell)]
+        named = getattr(getattr(forward, "__code__", None), "co_names", ())
+        held += [forward.__globals__[name] for name in named if name in forward.__globals__]
+        held.append(getattr(forward, "__self__", None))
+        if any(isinstance(value, nn.Module) and value in modules for value in held):
+            raise ModelError(
+                f"forward of {path or 'the model'} was replaced by a function that calls the model"
+                f" itself, so its copy still computes with yours, and {why}: define forward in a"
+                " class, or set it with types.MethodType"
+            )
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  an empty one raises
+    except ValueError:
+        return False
+    return True
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

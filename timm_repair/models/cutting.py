@@ -88,7 +88,15 @@ class Grouping:
 
 
 def group_parameters(model: nn.Module, calls: Trace, granularity: str) -> Grouping:
-    """Ask the model how its parameters group: by stage, or by unit for every finer granularity."""
+    """Ask the model how its parameters group: by stage, or by unit for every finer granularity. One
+    that only prepares what it gives to a model inside has that one's groups.
+    """
+    inside = _all_of(model)
+    if inside is not None:
+        path, core = inside
+        found = group_parameters(core, calls, granularity)
+        ordinals = {f"{path}.{name}": ordinal for name, ordinal in found.ordinals.items()}
+        return Grouping(ordinals, found.head, calls, granularity)
     level = "stage" if granularity == "stage" else "unit"
     matcher = _matcher(model, level)
     # a name that no matcher knows gets the ordinal of what belongs to no group: the head
@@ -108,6 +116,19 @@ def group_parameters(model: nn.Module, calls: Trace, granularity: str) -> Groupi
         name: head if name.startswith(heads) else ordinal for name, ordinal in ordinals.items()
     }
     return Grouping(ordinals, head, calls, granularity)
+
+
+def _all_of(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """The child that has all parameters of a model without a `group_matcher`, and itself, or one
+    inside it, has one.
+    """
+    if hasattr(model, "group_matcher"):
+        return None
+    owners = [(path, child) for path, child in model.named_children() if _owns(child)]
+    if len(owners) != 1 or any(True for _ in model.parameters(recurse=False)):
+        return None
+    path, child = owners[0]
+    return (path, child) if hasattr(child, "group_matcher") or _all_of(child) else None
 
 
 def _matcher(model: nn.Module, level: str) -> dict | Callable:

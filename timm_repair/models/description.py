@@ -30,6 +30,12 @@ def description(model: nn.Module) -> dict[str, Any]:
         raise ModelError(
             f"model.{ATTRIBUTE}['input_size'] is {size!r}: set it to (channels, height, width)"
         )
+    if size is not None and size[0] > 4 and size[2] <= 4:
+        raise ModelError(
+            f"model.{ATTRIBUTE}['input_size'] is {size!r}, which would be images of"
+            f" {size[1]} x {size[2]} pixels: set it to (channels, height, width),"
+            f" {(size[2], size[0], size[1])}"
+        )
     return dict(config)
 
 

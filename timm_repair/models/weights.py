@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_repair.errors import NonFiniteError, RepairError
+from timm_repair.errors import ModelError, NonFiniteError, RepairError
 from timm_repair.models.answering import logits, made_up
 from timm_repair.models.block import Block
 from timm_repair.models.tracing import input_size
@@ -100,6 +100,11 @@ def check_finite(model: nn.Module) -> None:
     """
     tensors = [("parameter", *named) for named in model.named_parameters()]
     tensors += [("buffer", *named) for named in model.named_buffers()]
+    if empty := [f"{kind} {name!r}" for kind, name, tensor in tensors if tensor.is_meta]:
+        raise ModelError(
+            f"{empty[0]} of the model is on the meta device, which holds no numbers:"
+            " model.to_empty(device='cpu'), then load its weights"
+        )
     broken = [
         (bool(tensor.isnan().any()), kind, name)
         for kind, name, tensor in tensors

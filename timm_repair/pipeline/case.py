@@ -72,6 +72,11 @@ def read_data(
             return preparing.prepare(
                 model, failures, retain=retain, holdout=holdout, options=options, runtime=runtime
             )
+        if not isinstance(options, DataOptions | None):
+            raise OptionError(
+                f"data={options!r:.80} must be a timm_repair.DataOptions: it tells how images are"
+                " read and split"
+            )
         return prepare(
             model,
             failures,

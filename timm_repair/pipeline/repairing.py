@@ -14,6 +14,7 @@ from torch import nn
 from timm_repair import methods
 from timm_repair.data.options import DataOptions
 from timm_repair.hub import saving
+from timm_repair.hub.folder import require_apart
 from timm_repair.hub.lineage import Base, Lineage
 from timm_repair.methods.method import Method
 from timm_repair.options import plain
@@ -109,6 +110,8 @@ def repair(
     roles = {"failures": failures, "retain": retain, "passing": passing, "holdout": holdout}
     how = {"method": method, "seed": seed, "diagnose": diagnose}
     asked = asking({"model": model} | roles | how, data, options)
+    if output_dir is not None:
+        require_apart(output_dir, roles)
     target = None if output_dir is None else saving.check_output(output_dir)
     runtime = Runtime(accelerator or make_accelerator(), seed, progress)
     require_shares(chosen.training.batch_size, runtime.accelerator)

@@ -52,7 +52,7 @@ def is_property(failures: Any) -> bool:
     if isinstance(failures, list | tuple):
         return bool(failures) and all(map(is_property, failures))
     return isinstance(failures, Property) or (
-        isinstance(failures, str | Path) and Path(failures).suffix == ".vnnlib"
+        isinstance(failures, str | Path) and str(failures).removesuffix(".gz").endswith(".vnnlib")
     )
 
 

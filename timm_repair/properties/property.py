@@ -6,6 +6,8 @@ comparisons of at least one clause hold.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,6 +90,15 @@ class Property:
     answer: str | None = None
 
     def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name:
+            raise PropertyError(f"name={self.name!r:.80} must be a text that says which it is")
+        if not isinstance(self.regions, tuple) or not all(
+            isinstance(region, Region) for region in self.regions
+        ):
+            raise PropertyError(
+                f"{self.name}: regions={self.regions!r:.80} must be a tuple of Region; in one box"
+                " Property.allowing is simpler"
+            )
         if self.answer is not None and self.answer not in ANSWERS:
             raise OptionError(f"unknown answer {self.answer!r}{did_you_mean(self.answer, ANSWERS)}")
         if not self.regions or not all(region.clauses for region in self.regions):
@@ -129,9 +140,12 @@ class Property:
         Example:
             >>> Property.allowing("near zero", [-1, -1], [1, 1], [0, 2], outputs=5, answer="lowest")
         """
+        if isinstance(outputs, bool) or not isinstance(outputs, Integral):
+            raise PropertyError(f"{name}: outputs={outputs!r:.80} must be how many there are")
+        allowed = _whole(f"{name}: allowed", allowed)
         if not allowed or not set(allowed) < set(range(outputs)):
             raise PropertyError(
-                f"{name}: allowed={list(allowed)} must be some, but not all, of 0 to {outputs - 1}"
+                f"{name}: allowed={allowed} must be some, but not all, of 0 to {outputs - 1}"
             )
         clauses = []
         for other in sorted(set(range(outputs)) - set(allowed)):
@@ -139,7 +153,10 @@ class Property:
             for row, wanted in zip(rows, allowed, strict=True):
                 row[other], row[wanted] = (1, -1) if answer == "lowest" else (-1, 1)
             clauses.append(Clause(rows, torch.zeros(len(allowed), dtype=torch.float64)))
-        low, high = (torch.tensor(side, dtype=torch.float64) for side in (lower, upper))
+        low, high = (
+            _numbers(f"{name}: {which}", side)
+            for which, side in (("lower", lower), ("upper", upper))
+        )
         if low.ndim != 1 or low.shape != high.shape:
             raise PropertyError(
                 f"{name}: lower and upper are lists of equally many numbers, not of shapes"
@@ -157,6 +174,25 @@ class Property:
     def violated(self, outputs: Tensor, regions: Tensor) -> Tensor:
         """(n,) bool: which of `outputs` (n, K) violate."""
         return self.margin(outputs, regions) >= 0
+
+
+def _numbers(what: str, given: Any) -> Tensor:
+    """Float64 of any shape from numbers, however they are held."""
+    try:
+        if isinstance(given, str | bytes):
+            raise TypeError("a text")
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PropertyError(f"{what}={given!r:.80} must be a list of numbers ({error})") from error
+
+
+def _whole(what: str, given: Any) -> list[int]:
+    """Numbers of outputs, each once."""
+    values = _numbers(what, list(given) if isinstance(given, set | frozenset | range) else given)
+    boolean = isinstance(given, Sequence) and any(isinstance(value, bool) for value in given)
+    if values.ndim != 1 or boolean or (values != values.round()).any():
+        raise PropertyError(f"{what}={given!r:.80} must be a list of whole numbers, as [0, 2]")
+    return list(dict.fromkeys(int(value) for value in values.tolist()))
 
 
 def _check_box(box: str, region: Region) -> None:

@@ -5,8 +5,10 @@ of the language and refuses all files of version 1.0, which the benchmarks of VN
 are written in. Nothing is executed; files, nesting and the number of cases are bounded.
 """
 
+import gzip
 import itertools
 import re
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +59,7 @@ Case = tuple[tuple[int, Linear], ...]
 
 
 def read(path: str | Path, *, answer: str | None = None) -> Property:
-    """The property in a VNN-LIB file.
+    """The property in a VNN-LIB file, packed by gzip or not.
 
     Raises:
         PropertyError: it cannot be read, is no VNN-LIB, or a box is empty or unbounded; the message
@@ -69,8 +71,12 @@ def read(path: str | Path, *, answer: str | None = None) -> Property:
             raise PropertyError(
                 f"{path.name}: more than {MOST_BYTES} bytes; a property of that size is not read"
             )
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:  # a byte-order mark is none of it
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise PropertyError(f"{path.name}: more than {MOST_BYTES} bytes when unpacked")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise PropertyError(
             f"cannot read the property {str(path)!r} ({error}): give a VNN-LIB file"
         ) from error

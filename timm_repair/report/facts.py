@@ -6,7 +6,8 @@ Apart, so that figures and the page, which a report draws, take it without knowi
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from timm_repair.errors import ConfigError, DataError, OptionError, did_you_mean
 from timm_repair.options import plain
@@ -152,6 +153,7 @@ class Facts:
         data = upgraded(data)
         known = {field.name for field in dataclasses.fields(cls)}
         check_version(data, known | {"version"}, "report")
+        _require_kinds(cls, data)
         try:
             scores = tuple(Scores.from_dict(each) for each in data["scores"])
         except (KeyError, TypeError, ValueError) as error:
@@ -159,3 +161,17 @@ class Facts:
                 f"the scores of this report are damaged ({error!r}); save the report again"
             ) from error
         return cls(**{name: data[name] for name in known - {"scores"}}, scores=scores)
+
+
+def _require_kinds(kind: type, data: Mapping) -> None:
+    """Raise ConfigError for a field that holds another kind of value than it is declared to."""
+    held = {tuple: list, dict: Mapping}
+    for name, hint in get_type_hints(kind).items():
+        union = get_origin(hint) in (Union, UnionType)
+        kinds = [get_origin(each) or each for each in (get_args(hint) if union else (hint,))]
+        if name in data and not isinstance(
+            value := data[name], tuple(held.get(each, each) for each in kinds)
+        ):
+            raise ConfigError(
+                f"{name!r} of this report is damaged, {value!r:.40}; save the report again"
+            )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from timm_repair.errors import ModelError
 from timm_repair.runtime.processes import average
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.history import Row
@@ -145,6 +146,11 @@ def gradients(
     for loss in itertools.chain.from_iterable(
         [each] if isinstance(each, Tensor) else each for each in losses
     ):
+        if not loss.requires_grad:
+            raise ModelError(
+                "the model's answers carry no gradient, and training follows it: its forward runs"
+                " under torch.no_grad(), detaches, or leaves torch (numpy); remove that"
+            )
         # accelerate divides by it, for losses that are means of their parts
         accelerator.backward(loss * accelerator.gradient_accumulation_steps, inputs=parameters)
         total = loss.detach() if total is None else total + loss.detach()

@@ -6,7 +6,11 @@ from typing import Any
 from timm_repair.errors import OptionError
 from timm_repair.options import check_types, grouped
 
+LARGEST_BATCH = 65_536  # of all processes; what is drawn at once is held in memory
 INTERPOLATIONS = (0.25, 0.5, 0.75)  # between the original weights and the repaired ones
+
+
+_DRAWN = "varies", "draw", "__call__"  # of an `Augmentation`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,12 @@ class Augmenting:
 
     def __post_init__(self):
         check_types(self)
+        lacking = [name for name in _DRAWN if not hasattr(self.augmentation, name)]
+        if lacking and not isinstance(self.augmentation, str):
+            raise OptionError(
+                f"augmentation={self.augmentation!r:.80} must be a name, as 'flips', or an object"
+                f" with {', '.join(lacking)}; hflip=0, shift=0 change nothing"
+            )
         _require_shares(self, "hflip", "shift")
         _require_at_least_one(self, "views")
         if self.shift >= 0.5:
@@ -182,6 +192,8 @@ class Training:
     def __post_init__(self):
         check_types(self)
         _require_at_least_one(self, "steps", "batch_size")
+        if self.batch_size > LARGEST_BATCH:
+            raise OptionError(f"batch_size is at most {LARGEST_BATCH:,}, got {self.batch_size:,}")
         _require_one_of(self, "batch_norm", ("train", "frozen"))
         if (self.anchor or 0) < 0:
             raise OptionError("anchor must not be negative")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from contextlib import nullcontext
 from typing import Any
 
@@ -35,6 +36,7 @@ def describe_collect(command: Parser) -> None:
 def collect(arguments: argparse.Namespace) -> Answer:
     """What was found, and how to go on."""
     from timm_repair.data.options import DataOptions
+    from timm_repair.hub.folder import require_apart
     from timm_repair.images.classes import Classes
     from timm_repair.images.writing import replacing, write_folder
     from timm_repair.pipeline.case import load_model
@@ -42,6 +44,7 @@ def collect(arguments: argparse.Namespace) -> Answer:
     from timm_repair.runtime.runtime import Runtime
 
     output = arguments.output.expanduser()
+    require_apart(output, {"--images": arguments.images})
     data = make(DataOptions, parse(arguments.data))
     runtime = Runtime(seed=arguments.seed, progress=False)
     main = runtime.accelerator.is_main_process  # it alone writes
@@ -68,13 +71,14 @@ def collect(arguments: argparse.Namespace) -> Answer:
                 (folder / name).mkdir()
                 found[name] = write_folder(_examples(part, names), folder / name)
         (folder / COLLECTED).write_text(json.dumps(found, indent=1))
-    passing = f" --passing {output / 'passing'}" if "passing" in found else ""
+    places = {"--model": arguments.model, "--failures": output / "failing"}
+    places |= {"--passing": output / "passing"} if "passing" in found else {}
+    typed = " ".join(f"{option} {shlex.quote(str(place))}" for option, place in places.items())
     told = (
         f"{found['failing']:,} images that the model gets wrong"
         f" ({found['error_rate']:.1%} of those asked about) and {found.get('passing', 0):,} that it"
         f" gets right are in {output}. Repair them with\n"
-        f"  timm-repair repair --model {arguments.model} --failures {output / 'failing'}{passing}"
-        " --retain … --output …"
+        f"  timm-repair repair {typed} --retain … --output …"
     )
     return Answer(told, found)
 
@@ -113,10 +117,12 @@ def describe_corrupt(command: Parser) -> None:
 
 def corrupt(arguments: argparse.Namespace) -> Answer:
     """Where they are."""
+    from timm_repair.hub.folder import require_apart
     from timm_repair.images.corruptions import corrupting
     from timm_repair.images.writing import LISTED, replacing, write_folder
 
     output = arguments.output.expanduser()
+    require_apart(output, {"IMAGES": arguments.images})
     with replacing(output, LISTED, overwrite=arguments.overwrite) as folder:
         found = corrupting.corrupt(
             arguments.images,
