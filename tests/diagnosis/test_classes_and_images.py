@@ -1,5 +1,7 @@
 """Confused classes, wrong labels, images that are no good: each planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import planted
 import pytest
@@ -8,9 +10,12 @@ from diagnosis import scenes
 from PIL import Image
 
 from timm_repair.diagnosis.classes import confusions, label_errors
+from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.quality import looked_at
-from timm_repair.diagnosis.telling import told_apart
+from timm_repair.diagnosis.sampling import in_proportion
+from timm_repair.diagnosis.telling import Told, told_apart
 from timm_repair.images.sources import as_images
+from timm_repair.runtime.runtime import Runtime
 
 CLASSES = range(10)
 
@@ -48,6 +53,47 @@ def test_errors_as_on_retained_data_are_no_finding():
     assert confusions(labels, answers, retained()) == []
 
 
+def test_a_class_that_always_was_hard_is_no_finding():
+    """Class 3 fails more than the others, and as often as on retained data."""
+    true = [k for k in CLASSES for _ in range(100)]
+    said = [
+        (k + 1 + i % 9) % 10 if i < (40 if k == 3 else 5) else k
+        for k in CLASSES
+        for i in range(100)
+    ]
+    labels = [3] * 40 + [k for k in CLASSES if k != 3 for _ in range(5)]
+    answers = [(k + 1 + i % 9) % 10 for i, k in enumerate(labels)]
+    passing = [k for k in CLASSES for _ in range(60 if k == 3 else 95)]
+    assert confusions(labels, answers, (true, said), passing) == []
+
+
+def test_of_more_passing_examples_than_belong_to_the_failures_some_are_drawn(classifier, pictures):
+    images = as_images(pictures["pool"][:60], classifier)
+    runtime = Runtime(progress=False)
+    assert len(in_proportion(images, 10, 0.25, runtime) or ()) == 30
+    assert in_proportion(images, 10, None, runtime) is images
+    assert in_proportion(images, 10, 0.1, runtime) is images  # 90 are not there
+    assert in_proportion(None, 10, 0.1, runtime) is None
+
+
+def test_as_many_sure_errors_as_the_model_makes_anyway_are_no_label_errors():
+    def sure(k: int, p: float) -> list[float]:
+        return [p if i == k else (1 - p) / 9 for i in CLASSES]
+
+    known = torch.arange(10).repeat(30)
+    wrong = [i >= 270 for i in range(300)]  # of these it is as sure as of the others
+    p_known = torch.tensor(
+        [sure((int(k) + bad) % 10, 0.9) for k, bad in zip(known, wrong, strict=True)]
+    )
+    labels = torch.arange(10).repeat(2)
+    p = torch.tensor([sure((int(k) + 1) % 10, 0.95) for k in labels])
+    found, expected = label_errors(range(20), labels, p, (known, p_known))
+    assert len(found) == 20 and expected == 20
+    said = str(replace(Diagnosis(20, 300, 0, 0, (1, 8, 8), Told(0.5, 0.4, 0.6)),
+                       labels=tuple(found), labels_expected=expected))  # fmt: skip
+    assert "No sign of label errors" in said and "Likely label errors" not in said
+
+
 def test_label_errors_are_those_that_look_like_another_class():
     def sure(k: int, p: float = 0.9) -> list[float]:
         return [p if i == k else (1 - p) / 9 for i in CLASSES]
@@ -60,7 +106,8 @@ def test_label_errors_are_those_that_look_like_another_class():
         [sure((int(k) + 1) % 10, 0.97 if i % 4 == 0 else 0.4) for i, k in enumerate(labels)]
     )
     ids = [f"{i}.png" for i in range(40)]
-    found = label_errors(ids, labels, p, (known, p_known))
+    found, expected = label_errors(ids, labels, p, (known, p_known))
+    assert expected == 0
     assert {s.id for s in found} == {f"{i}.png" for i in range(0, 40, 4)}
     assert all(s.predicted == (s.label + 1) % 10 and s.probability < 0.01 for s in found)
 

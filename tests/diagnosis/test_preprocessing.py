@@ -9,6 +9,8 @@ import torch
 from diagnosis import scenes
 from torch import nn
 
+from timm_repair.diagnosis.findings import Undone
+from timm_repair.diagnosis.trying import _ranked
 from timm_repair.diagnosis.undoing import mistakes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -91,3 +93,15 @@ def test_each_mistake_is_taken_back(mean):
         middle = (slice(None), slice(None), slice(12, 20), slice(12, 20))
         off = (back - x)[middle if content else ...].abs().mean()
         assert off < (0.06 if content else 0.02), mistake.name
+
+
+def undone(name: str, right: float, found: bool = True) -> Undone:
+    return Undone(name, "", right, right - 0.05, right + 0.05, 100, None, found)
+
+
+def test_what_cannot_be_told_apart_begins_with_the_more_usual_and_worse_ones_are_none():
+    usual = ["turned", "transposed", "mirrored"]
+    given = [undone("transposed", 0.78), undone("turned", 0.75), undone("mirrored", 0.3)]
+    ranked = _ranked([*given, undone("nothing", 0.1, found=False)], usual)
+    assert [each.name for each in ranked if each.found] == ["turned", "transposed"]
+    assert [each.name for each in ranked if not each.found] == ["mirrored", "nothing"]

@@ -66,7 +66,7 @@ def _lost(
     total: int,
 ) -> list[Confusion]:
     """Classes that fail more than others. With passing examples it is the error rate of each class
-    that counts, against that on retained data and of the population as a whole.
+    that counts, and it must be above both that on retained data and that of all other classes.
     """
     true, said = retained
     seen, right = Counter(true), Counter(t for t, s in zip(true, said, strict=True) if t == s)
@@ -78,9 +78,10 @@ def _lost(
             others = total - k, given - passed[one]
             if not n or not sum(others):
                 continue
-            _, p = cast(tuple[float, float], fisher_exact([[k, passed[one]], others], "greater"))
+            wrong = seen[one] - right[one]
+            p = max(_more([k, passed[one]], each) for each in (others, (wrong, right[one])))
             bounds = binomtest(k, n).proportion_ci(method="wilson")
-            expected = 1 - right[one] / seen[one] if seen[one] else 0.0
+            expected = wrong / seen[one] if seen[one] else 0.0
             found.append(
                 Confusion(one, None, k, k / n, float(bounds.low), float(bounds.high),
                           expected, float(p))
@@ -88,6 +89,14 @@ def _lost(
         elif seen[one]:
             found.append(_tested(one, None, k, total, seen[one] / len(true), total))
     return found
+
+
+def _more(one: Sequence[int], other: Sequence[int]) -> float:
+    """p-value of Fisher's test that the first of `one` is a larger share of it than that of
+    `other`, each (wrong, right).
+    """
+    _, p = cast(tuple[float, float], fisher_exact([one, other], "greater"))
+    return float(p)
 
 
 def _holm(found: list[Confusion]) -> list[Confusion]:
@@ -107,9 +116,11 @@ def label_errors(
     labels: Tensor,
     probabilities: Tensor,
     known: tuple[Tensor, Tensor],
-) -> list[Suspect]:
-    """Failures whose label is probably wrong, by confident learning: the model is as sure of
-    another class as it is, on average and in half of the cases, where that class is true.
+) -> tuple[list[Suspect], float]:
+    """Failures whose label may be wrong, by confident learning: the model is as sure of another
+    class as it is, on average and in half of the cases, where that class is true. And how many
+    there would be if failures were like the model's errors on retained examples: a model is sure of
+    some of its own.
 
     Args:
         ids, labels: (N,) of the failures.
@@ -127,7 +138,7 @@ def label_errors(
     sure = np.where(sure.sum(1, keepdims=True) > 0, sure, 1.0)
     sure = sure / sure.sum(1, keepdims=True)
     if len(present) < 2:
-        return []
+        return [], 0.0
     usual = _usual(*known)
     order = find_label_issues(
         np.searchsorted(present, every),
@@ -136,12 +147,16 @@ def label_errors(
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )
+    all_labels, all_sure = torch.cat([labels, known[0]]), torch.cat([probabilities, known[1]])
+    most, answers = all_sure.max(1)
+    chosen = [i for i in order.tolist() if most[i] >= usual[answers[i]]]
+    ordinary = int((answers != all_labels)[len(labels) :].sum())
+    expected = len(labels) * sum(i >= len(labels) for i in chosen) / max(ordinary, 1)
     return [
-        Suspect(ids[i], int(labels[i]), int(probabilities[i].argmax()),
-                float(probabilities[i, labels[i]]))
-        for i in order.tolist()
-        if i < len(labels) and probabilities[i].max() >= usual[probabilities[i].argmax()]
-    ]  # fmt: skip
+        Suspect(ids[i], int(labels[i]), int(answers[i]), float(probabilities[i, labels[i]]))
+        for i in chosen
+        if i < len(labels)
+    ], min(expected, float(len(labels)))
 
 
 def _usual(labels: Tensor, probabilities: Tensor) -> Tensor:

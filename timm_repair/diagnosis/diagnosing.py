@@ -11,7 +11,14 @@ from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.findings import Part, Pattern, Strength, Suspect
 from timm_repair.diagnosis.fitting import Fit, Settings
 from timm_repair.diagnosis.populations import Samples, several
-from timm_repair.diagnosis.sampling import FEW, FEWEST, Drawing, Looking, part
+from timm_repair.diagnosis.sampling import (
+    FEW,
+    FEWEST,
+    Drawing,
+    Looking,
+    in_proportion,
+    part,
+)
 from timm_repair.diagnosis.telling import Told, told_apart
 from timm_repair.diagnosis.trying import Asked, Asking, tried
 from timm_repair.images.images import Images
@@ -19,9 +26,10 @@ from timm_repair.runtime.runtime import Runtime
 
 EFFECT = 0.03  # by so much more often must the model be wrong on T(retained)
 NO_LABELS = (
-    "label errors were not looked for: what the model says of images that something was done to is"
-    " no evidence about their labels"
+    "label errors were not looked for: the images are not like the retained ones, and what the"
+    " model says of images that something was done to is no evidence about their labels"
 )
+DIFFERENT = 0.6  # told so well, something was done to the images, whether it has a name or not
 OBVIOUS = 0.75  # told so well, populations differ, whether the model minds or not
 
 
@@ -34,6 +42,7 @@ def diagnose(
     runtime: Runtime,
     looking: Looking | None = None,
     label_names: tuple[str, ...] | None = None,
+    error_rate: float | None = None,
 ) -> Diagnosis:
     """What `failing` have in common.
 
@@ -41,10 +50,13 @@ def diagnose(
         model: the original; it is not changed.
         failing: examples that it gets wrong, with its `answers`.
         retained: examples of what it was made for.
-        passing: examples of the failing population that it gets right, in their natural number.
+        passing: examples of the failing population that it gets right.
         label_names: of the classes, where known.
+        error_rate: share of the population that the model gets wrong, where known: of more
+            `passing` than belong to so many failures some are drawn. None takes both as they are.
     """
     looking = looking or Looking()
+    passing = in_proportion(passing, len(failing), error_rate, runtime)
     drawing = Drawing(runtime, looking, failing, retained, passing)
     asking = Asking(model, failing.preprocessing, runtime)
     notes = _notes(failing, retained, passing, looking)
@@ -67,8 +79,9 @@ def diagnose(
             (known.labels.tolist(), answers.tolist()),
             passing.labels.tolist() if passing is not None else (),
         )
-        corrupted = bool(patterns) or any(each.found for each in undone)
-        suspects = [] if corrupted else _suspects(failing, known, asking)
+        differ = told.low > 0.5 and told.right >= DIFFERENT
+        corrupted = bool(patterns) or any(each.found for each in undone) or differ
+        suspects, ordinary = ([], 0.0) if corrupted else _suspects(failing, known, asking)
         if corrupted:
             notes += (NO_LABELS,)
     with runtime.stage("diagnose: images"):
@@ -85,6 +98,7 @@ def diagnose(
         placebo=placebo,
         confusions=tuple(confused),
         labels=tuple(suspects),
+        labels_expected=ordinary,
         quality=single,
         classes=label_names,
         notes=notes,
@@ -115,7 +129,7 @@ def _notes(
     return tuple(notes)
 
 
-def _suspects(failing: Images, known: Images, asking: Asking) -> list[Suspect]:
+def _suspects(failing: Images, known: Images, asking: Asking) -> tuple[list[Suspect], float]:
     return classes.label_errors(
         failing.ids,
         failing.labels,

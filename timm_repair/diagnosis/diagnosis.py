@@ -24,6 +24,7 @@ from timm_repair.images.images import Images
 from timm_repair.report.figures.drawing import Figure
 
 VERSION = 1
+HARDLY = 0.55  # told apart no better than this, populations are the same for all that is done here
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Diagnosis:
         preprocessing: what was undone, the best first.
         placebo: share of failures right after a change without meaning.
         confusions: pairs and lost classes, the most significant first.
-        labels: likely label errors, the likeliest first.
+        labels: failures whose label may be wrong, the likeliest first; `labels_expected` how many
+            there would be if failures were ordinary errors.
         quality: of single images.
         classes: their names, where known.
         notes: what the reader must know.
@@ -59,13 +61,14 @@ class Diagnosis:
     quality: Quality = field(default_factory=Quality)
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    labels_expected: float = 0.0
 
     @property
     def same_population(self) -> bool:
         """Whether the retained data already are of the failures' population: nothing tells them
         apart.
         """
-        return self.told.low <= 0.5
+        return self.told.low <= 0.5 or self.told.right < HARDLY
 
     @property
     def wrong_preprocessing(self) -> Undone | None:
@@ -160,7 +163,7 @@ def _pattern(values: dict) -> Pattern:
 
 def _diagnosis(values: dict) -> Diagnosis:
     made = {"preprocessing": Undone, "confusions": Confusion, "labels": Suspect}
-    found = {f.name: _tuples(values[f.name]) for f in fields(Diagnosis)}
+    found = {f.name: _tuples(values[f.name]) for f in fields(Diagnosis) if f.name in values}
     for name, kind in made.items():
         found[name] = tuple(kind(**each) for each in values[name])
     found["patterns"] = tuple(map(_pattern, values["patterns"]))

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from timm_repair.diagnosis.findings import Quality
+from timm_repair.diagnosis.wording import MOST as SHOWN
 from timm_repair.images.images import Images
 from timm_repair.images.pool import UNREADABLE
 from timm_repair.images.preprocessing import open_image
@@ -16,7 +17,6 @@ from timm_repair.images.preprocessing import open_image
 DARK, BLANK = 0.06, 0.004  # brightness of nearly all pixels; standard deviation, one level of 256
 NEAR = 3  # of 64 bits of a perceptual hash that may differ
 ODD = 2.0  # times as long or as wide as usual
-SHOWN = 50
 LOOKED_AT = 1000  # failures that are compared
 _ORIENTATION = 0x0112  # EXIF
 

@@ -59,6 +59,19 @@ def part(images: Images, rng: np.random.Generator, most: int) -> Images:
     return images.subset(np.sort(rng.choice(len(images), most, replace=False)).tolist())
 
 
+def in_proportion(
+    passing: Images | None, failures: int, error_rate: float | None, runtime: Runtime
+) -> Images | None:
+    """Of `passing` as many, drawn at random, as there are to so many failures at this error rate;
+    all, where there are fewer.
+    """
+    if passing is None or not error_rate:
+        return passing
+    seed = int(torch.randint(2**31, (1,), generator=runtime.generator("passing in proportion")))
+    count = max(round(failures * (1 / error_rate - 1)), 1)
+    return part(passing, np.random.default_rng(seed), count)
+
+
 class Drawing:
     """Which images are looked at."""
 

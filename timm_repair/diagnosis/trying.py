@@ -2,7 +2,7 @@
 look like retained images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import binomtest
@@ -94,9 +94,30 @@ def tried(asking: Asking, fit: Fit, failing: Asked, retained: Asked) -> tuple[li
     )
     found = _of_pixels(asking, fit, failing, placebo)
     found += _of_constants(asking, failing, retained, placebo)
-    # those that are so stay in the order of how close they come, a special mistake before any scale
-    found.sort(key=lambda e: (0, e.name == ANY_SCALE) if e.found else (1, -e.right))
-    return found, placebo
+    usual = [m.name for m in mistakes(asking.preprocessing.mean, asking.preprocessing.std)]
+    return _ranked(found, usual), placebo
+
+
+def _ranked(found: list[Undone], usual: list[str]) -> list[Undone]:
+    """Those that are so first, in the order in which they came. Of these, who mends clearly fewer
+    failures than the best is none; who mends as many, as far as samples of this size can tell, is
+    no less likely, so that the more usual mistake goes first, and a special one before any scale.
+    """
+    so = [each for each in found if each.found]
+    least = max((each.low for each in so if each.name != ANY_SCALE), default=0.0)
+    so = [replace(each, found=each.high >= least) for each in so]
+    others = [each for each in found if not each.found] + [e for e in so if not e.found]
+    so = [each for each in so if each.found]
+
+    def place(each: Undone) -> tuple[bool, int]:
+        known = each.name in usual
+        return each.name == ANY_SCALE, usual.index(each.name) if known else len(usual)
+
+    if so:
+        first = so[0]  # closest to retained images
+        close = [e for e in so if e.high >= first.low and first.high >= e.low]
+        so = sorted(close, key=place) + [e for e in so if e not in close]
+    return so + sorted(others, key=lambda each: -each.right)
 
 
 def _interval(right: Tensor) -> tuple[float, float]:
@@ -138,11 +159,12 @@ def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list
 def _rescaled(x: Tensor, like: Tensor) -> Mistake:
     gain, offset = scale_of(x, like)
     do, undo = affine_pair(gain, offset)
-    pairs = zip(gain.tolist(), offset.tolist(), strict=True)
-    seen = ", ".join(f"{g:.2f} · x {o:+.2f}" for g, o in pairs)
+    channels = ("red", "green", "blue") if len(gain) == 3 else ("grey",)
+    values = zip(channels, gain.tolist(), offset.tolist(), strict=True)
+    way = ", ".join(f"{name} = (value {-o:+.2f}) / {g:.2f}" for name, g, o in values)
     return Mistake(
         ANY_SCALE,
-        f"undo what was done to the values x from 0 to 1: {seen}",
+        f"take it back, of values from 0 to 1: {way}",
         undo,
         do,
     )

@@ -6,6 +6,8 @@ from typing import Any
 from timm_repair.report.wording import clean, listed, p_text, wrap
 
 _SHOWN = 5  # of each list
+MOST = 50  # of a list of single images, which is cut off there
+CLEAR = 0.75  # told apart so well, images differ to the eye too
 
 
 def text(diagnosis: Any) -> str:
@@ -39,7 +41,8 @@ def headline(diagnosis: Any) -> str:
         return "; ".join(pattern_words(pattern) for pattern in diagnosis.patterns)
     if diagnosis.same_population:
         return "no corruption: the retained data already are of this population"
-    return "no corruption and no wrong preprocessing that explains them"
+    none = "no corruption and no wrong preprocessing that explains them"
+    return none + (", though their images clearly differ" if diagnosis.told.right >= CLEAR else "")
 
 
 def pattern_words(pattern: Any) -> str:
@@ -47,7 +50,9 @@ def pattern_words(pattern: Any) -> str:
     parts = [" ".join([p.kind, *(s.words for s in p.strengths)]) for p in pattern.parts]
     if not parts:
         return "as retained images"
-    return listed(parts) if pattern.well else f"{listed(parts)} (explains {pattern.explained:.0%})"
+    if pattern.well:
+        return listed(parts)
+    return f"perhaps {listed(parts)} (explains {pattern.explained:.0%})"
 
 
 def _item(words: str) -> list[str]:
@@ -71,7 +76,7 @@ def _preprocessing(diagnosis: Any) -> list[str]:
     lines += _item(f"to do: {wrong.fix}")
     others = [each for each in diagnosis.preprocessing if each.found and each is not wrong]
     for each in others[:2]:
-        lines += _item(f"or: {each.name} ({each.right:.0%} right)")
+        lines += _item(f"or: {each.name} ({each.right:.0%} right); to do: {each.fix}")
     return [*lines, ""]
 
 
@@ -82,18 +87,22 @@ def _patterns(diagnosis: Any) -> list[str]:
             return ["No corruption", *_item(
                 f"a classifier tells failures from retained images in {told}: the retained data"
                 " already are of this population")]  # fmt: skip
+        if diagnosis.wrong_preprocessing is not None:
+            return []  # that is what happened to them
         return ["None of the corruptions that can be looked for", *_item(
             f"failures differ from retained images (a classifier tells them in {told}), but no"
             " corruption makes retained images look like them: what they show may differ, or what"
             " happened to them is not among the parts")]  # fmt: skip
     lines = []
+    whose = "failures and what passes beside them" if diagnosis.passing else "the failures"
+    seen = diagnosis.wrong_preprocessing is not None
+    title = "The same, seen as a corruption" if seen else "A corruption"
     for number, pattern in enumerate(diagnosis.patterns, start=1):
+        whole = max(sum(part.brings for part in pattern.parts), 1.0)
         many = len(diagnosis.patterns) > 1
-        lines.append(
-            f"Population {number}: {pattern.share:.0%} of the failures" if many else "A corruption"
-        )
+        lines.append(f"Population {number}: {pattern.share:.0%} of {whose}" if many else title)
         for part in pattern.parts:
-            lines += _item(f"{part_words(part)}; brings {part.brings:.0%} of the explanation")
+            lines += _item(f"{part_words(part)}; {part.brings / whole:.0%} of the fit is its own")
         if not pattern.parts:
             lines += _item("as retained images: nothing is done to them")
             continue
@@ -135,8 +144,12 @@ def _classes(diagnosis: Any) -> list[str]:
 def _labels(diagnosis: Any) -> list[str]:
     if not diagnosis.labels:
         return []
-    count = len(diagnosis.labels)
+    count, expected = len(diagnosis.labels), diagnosis.labels_expected
     lines = ["", f"Likely label errors: {count} of {diagnosis.n} failures"]
+    if count <= expected + 2 * max(expected, 1) ** 0.5:
+        lines = ["", "No sign of label errors beyond chance; to look at first"]
+    elif expected >= 1:
+        lines[1] += f", where the model's ordinary errors would give {expected:.0f}"
     for each in diagnosis.labels[:_SHOWN]:
         lines += _item(
             f"{clean(str(each.id), 40)}: labelled {_name(diagnosis, each.label)}, the model says"
@@ -157,7 +170,7 @@ def _images(quality: Any) -> list[str]:
         (quality.odd, "images of an unusual size or shape"),
     ]
     lines = [line for ids, what in found if ids for line in _item(
-        f"{len(ids)} {what}: {_some(ids)}")]  # fmt: skip
+        f"{'at least ' * (len(ids) >= MOST)}{len(ids)} {what}: {_some(ids)}")]  # fmt: skip
     for mode, count in quality.modes.items():
         if mode != usual or mode == "CMYK":
             lines += _item(f"{count} images are stored as {mode}, most as {usual}")

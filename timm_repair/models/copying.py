@@ -60,7 +60,8 @@ def _require_own(model: nn.Module, copy: nn.Module) -> None:
         cells = getattr(forward, "__closure__", None) or ()
         held = [cell.cell_contents for cell in cells if _filled(cell)]
         named = getattr(getattr(forward, "__code__", None), "co_names", ())
-        held += [forward.__globals__[name] for name in named if name in forward.__globals__]
+        around = getattr(forward, "__globals__", {})
+        held += [around[name] for name in named if name in around]
         held.append(getattr(forward, "__self__", None))
         if any(isinstance(value, nn.Module) and value in modules for value in held):
             raise ModelError(

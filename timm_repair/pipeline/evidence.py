@@ -85,6 +85,12 @@ def _found(model: nn.Module, data: RepairData, runtime: Runtime) -> str:
     # of its stages there is one row in the report
     own = replace(runtime, stages=[], journal=None)
     found = diagnosing.diagnose(
-        model, data.failing, data.retained, data.passing, own, label_names=data.label_names
+        model,
+        data.failing,
+        data.retained,
+        data.passing,
+        own,
+        label_names=data.label_names,
+        error_rate=data.natural_rate,
     )
     return found.to_json()

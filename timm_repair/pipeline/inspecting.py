@@ -152,7 +152,8 @@ def diagnose(
                 model, failures, retain=retain, passing=passing, options=asked, runtime=runtime
             )
         names = Classes.of(model).readable
-        return diagnosing.diagnose(model, failing, retained, right, runtime, looking, names)
+        rate = failing.error_rate
+        return diagnosing.diagnose(model, failing, retained, right, runtime, looking, names, rate)
 
 
 @public
