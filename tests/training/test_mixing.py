@@ -104,6 +104,12 @@ def test_the_weight_of_the_wrong_class(populations, given, expected):
     assert wrong_class_weight(Training(wrong_class_weight=given), known(**populations)) == expected
 
 
+def test_a_pattern_that_explains_half_has_half_of_its_share():
+    data = replace(known(retained=900, pattern=900), pattern_explains=0.5)
+    mixed = counts(Training(batch_size=48), data)
+    assert mixed == {"failing": 18, "retained": 18, "pattern": 12}
+
+
 @pytest.mark.parametrize("name", ["failing_share", "pattern_share", "wrong_class_weight"])
 def test_shares_are_shares(name):
     with pytest.raises(OptionError, match=f"{name} is a share from 0 to 1"):

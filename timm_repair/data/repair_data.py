@@ -29,6 +29,8 @@ class RepairData:
             known.
         pattern: retained examples made to look like the failures, with their true labels; None
             where no pattern is known.
+        pattern_explains: how much of what failures have in common the pattern explains, from 0
+            to 1.
         violation_rate: of a property, the share of its boxes that violates it. "passing" of the
             selection split are then inputs drawn from all of the boxes, which violate nothing.
     """
@@ -44,6 +46,7 @@ class RepairData:
     provenance: dict
     passing: Images | None = None
     pattern: Images | None = None
+    pattern_explains: float = 1.0
     violation_rate: float | None = None
 
     @property

@@ -76,7 +76,8 @@ def looked_at(
     if explained < WORTH:
         little = f"the corruption found explains {explained:.0%} of what failures have in common"
         return data, Evidence(told, (f"{little}: it is not trained on",), pictures)
-    data = replace(data, pattern=found.apply(data.retained, runtime.seed))
+    made = found.apply(data.retained, runtime.seed)
+    data = replace(data, pattern=made, pattern_explains=explained)
     return data, Evidence(told, pictures=pictures)
 
 

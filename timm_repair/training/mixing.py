@@ -7,7 +7,8 @@ from timm_repair.training.options import Training
 def counts(training: Training, data: RepairData) -> dict[str, int]:
     """How many examples of each population of `data.train` a batch has, over all processes."""
     mixing, places = training.mixing, training.batch_size
-    pattern = 0 if data.pattern is None else _share(places, mixing.pattern_share)
+    wanted = mixing.pattern_share * data.pattern_explains
+    pattern = 0 if data.pattern is None else _share(places, wanted)
     rest = places - pattern
     population = rest if data.retained is None else _share(rest, mixing.failing_share)
     failing = population

@@ -22,7 +22,8 @@ class Mixing:
             it are known, both in their natural proportion, else failures alone. The rest are
             retained examples; without these all is of the failing population.
         pattern_share: share of retained examples that were made to look like the failures, where
-            their pattern is known; what remains is divided by `failing_share`.
+            their pattern is known; of one that explains half of what failures have in common, half
+            of it. What remains is divided by `failing_share`.
         wrong_class_weight: weight, in the softmax of a failure, of the class that the original
             predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
             teaches that the class never occurs in their population, and breaks what the model had
