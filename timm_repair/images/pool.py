@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, RepairError
 from timm_repair.images.decoding import (
     as_prepared,
     file_digest,
@@ -33,15 +33,8 @@ UNREADABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
-# what a user's own dataset or transform may raise besides
-USERS_ERRORS = (
-    RuntimeError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
+# what is passed on of all that a user's own dataset or transform may raise: it says enough already
+PASSED = (RepairError, Warning, MemoryError, torch.OutOfMemoryError)
 CHUNK = 256  # images decoded at once
 EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
 _THREADED_PIXELS = 96 * 96  # below, starting a thread costs more than decoding the image
@@ -250,7 +243,9 @@ class Pool:
         image = to_mode(open_image(raw), size[0])
         try:
             made = self.transform(image)
-        except USERS_ERRORS as error:
+        except PASSED:
+            raise
+        except Exception as error:
             raise DataError(f"transform= raised {type(error).__name__}: {error}") from error
         image = to_mode(open_image(made), size[0])
         if image.size != (size[2], size[1]):

@@ -40,7 +40,7 @@ class Source:
 
     reader: Reader
     labels: Sequence
-    names: Sequence[str] | None = None
+    names: Sequence[str] | Mapping[int, str] | None = None
     ids: Sequence | None = None
     origin: dict = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)

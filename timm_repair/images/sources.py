@@ -69,6 +69,8 @@ def as_images(
     Example:
         >>> failures = as_images("failures/", model, name="failures", on_unreadable="skip")
     """
+    if cache_bytes < 0:
+        raise OptionError(f"cache_bytes={cache_bytes}; must be 0 or more: 0 keeps no pixels")
     reading = make(Reading, options, "as_images")
     reading.require_fit(source)
     require_token(token)

@@ -20,8 +20,8 @@ from torch import Tensor
 from timm_repair.errors import DataError
 from timm_repair.images.decoding import open_image
 from timm_repair.images.examples import pair_of
-from timm_repair.images.loading_errors import LOADING_ERRORS, raise_loading
-from timm_repair.images.pool import UNREADABLE, USERS_ERRORS
+from timm_repair.images.loading_errors import raise_loading
+from timm_repair.images.pool import PASSED, UNREADABLE
 from timm_repair.images.readers import Kept, Source, choose_columns
 
 logger = logging.getLogger(__name__)
@@ -43,13 +43,16 @@ class Generated:
         return self
 
     def __iter__(self) -> Iterator[dict]:
-        number, items = 0, iter(self.items)
+        number, items = 0, None
         while True:
             try:
+                items = iter(self.items) if items is None else items
                 item = next(items)
             except StopIteration:
                 return
-            except (*UNREADABLE, *USERS_ERRORS) as error:
+            except PASSED:
+                raise
+            except Exception as error:
                 raise DataError(
                     f"{self.name}: the stream broke off after {number} examples: it raised"
                     f" {type(error).__name__}: {error}"
@@ -114,12 +117,12 @@ class Stream:
         while True:
             try:
                 example = next(examples, None)
-            except DataError:
+            except PASSED:
                 raise
-            except (*LOADING_ERRORS, *USERS_ERRORS) as error:
-                raise_loading(
-                    f"{self.name}: the stream broke off after {count} examples", error, self.token
-                )
+            except Exception as error:
+                said = f"{self.name}: the stream broke off after {count} examples"
+                raise_loading(said, error, self.token)
+                raise  # never: the line before does
             if example is None:
                 return
             if self.dataset.features is None and not count:
