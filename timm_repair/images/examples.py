@@ -41,6 +41,11 @@ class Items:
         """Whether an example can be had without decoding its image."""
         return isinstance(self.examples, list | tuple)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all examples can be looked at before the first is used."""
+        return self.cheap
+
     def pair(self, row: int) -> tuple[Any, Any]:
         """(image, label) of one example; a damaged image may raise one of `UNREADABLE`.
 
@@ -71,19 +76,14 @@ class Items:
 
 @dataclass
 class Arrays:
-    """Reader of one array or tensor of images; `whole` where its floats go to 255."""
+    """Reader of one array or tensor of images."""
 
     key: Any
     images: Any
-    whole: bool
+    in_memory = True
 
     def read(self, rows: list[int]) -> list:
-        found = [self.images[row] for row in rows]
-        if not self.whole:
-            return found
-        return [
-            x.to(torch.uint8) if isinstance(x, torch.Tensor) else x.astype(np.uint8) for x in found
-        ]
+        return [self.images[row] for row in rows]
 
 
 def pair_of(item: Any, columns: tuple[str | None, str | None], what: str) -> tuple[Any, Any]:
@@ -364,19 +364,9 @@ def from_columns(table: Mapping[str, Any], columns: tuple, name: str) -> Source:
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim >= 3:
         kind = "tensor" if isinstance(images, torch.Tensor) else "array"
         origin["source"] = f"{kind} of shape {tuple(images.shape)}"
-        reader = Arrays(id(images), images, _whole(images))
+        reader = Arrays(id(images), images)
         return Source(reader, list(labels), None, None, origin)
     origin["source"] = f"{len(table)} columns of {len(images)}"
     pairs = list(zip(images, labels, strict=True))
     ids = [str(each) if isinstance(each, str | Path) else i for i, each in enumerate(images)]
     return Source(Items(id(pairs), pairs, (None, None)), list(labels), None, ids, origin)
-
-
-def _whole(images: Any) -> bool:
-    """Whether all values are whole numbers to 255, kept as floats: of one image alone, with no
-    value above 1, it could not be told.
-    """
-    values = images.numpy() if isinstance(images, torch.Tensor) else images
-    if values.dtype.kind != "f" or values.size == 0:
-        return False
-    return bool(values.min() >= 0 and 1 < values.max() <= 255 and (values == values.round()).all())

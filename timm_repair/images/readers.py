@@ -78,6 +78,7 @@ class Kept:
     raws: list
     # their ids follow from what they hold, so they are comparable across streams
     key: Any = "content"
+    in_memory = True
 
     def read(self, rows: list[int]) -> list:
         return [self.raws[row] for row in rows]

@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from timm_repair.errors import DataError
-from timm_repair.images.decoding import open_image
+from timm_repair.images.decoding import open_image, to_mode
 from timm_repair.images.examples import pair_of
 from timm_repair.images.loading_errors import raise_loading
 from timm_repair.images.pool import PASSED, UNREADABLE
 from timm_repair.images.readers import Kept, Source, choose_columns
+from timm_repair.images.scales import Scales
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Stream:
         token: of the user, never to be shown.
         names: of the classes by label, once known.
         origin: provenance, as in `Source`.
+        scales: of arrays and of images that are no files.
 
     Raises:
         DataError: no column, or more than one, may hold the images or the labels.
@@ -86,6 +88,7 @@ class Stream:
     token: str | bool | None = field(default=None, repr=False)
     names: list[str] | None = None
     origin: dict = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
 
     def __post_init__(self):
         self.dataset = self.dataset.with_format(None)
@@ -142,7 +145,9 @@ class Stream:
         if raw is None or isinstance(raw, dict | bytes | str | Path | Tensor):
             return raw
         try:
-            image, file = open_image(raw), io.BytesIO()
+            image, file = open_image(raw, self.scales), io.BytesIO()
+            if image.format is None and image.mode.startswith("I"):  # a file of it would be deep
+                image = to_mode(image, 1, self.scales)
             # without loss; fast rather than small
             image.save(
                 file,
