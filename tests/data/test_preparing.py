@@ -157,6 +157,25 @@ def test_no_failure_is_retained_and_none_counts_twice(model, runtime):
     )
 
 
+@pytest.mark.parametrize("role", ["failures", "retain", "passing", "holdout"])
+def test_a_role_of_which_nothing_is_left_says_why(role, model, runtime):
+    given = {"failures": examples(30, right=False), "retain": examples(60, right=True, seed=1)}
+    given |= {
+        "passing": examples(30, right=True, seed=2),
+        "holdout": examples(30, right=True, seed=3),
+    }
+    given[role] = [(image, (y + i) % CLASSES) for image, y in given[role] for i in range(2)]
+    failures = given.pop("failures")
+    with pytest.raises(DataError, match=f"{role}.*all .* left out, as each image has several lab"):
+        prepare(model, failures, **given, runtime=runtime)
+
+
+def test_retained_examples_that_are_all_among_the_passing_ones_are_told(model, runtime):
+    failures, right = examples(30, right=False), examples(30, right=True, seed=2)
+    with pytest.raises(DataError, match="retain: all 30 .* left out, as they are among the pass"):
+        prepare(model, failures, retain=right, passing=right, runtime=runtime)
+
+
 def test_collect_failures_gives_the_wrong_ones_and_their_share(model, runtime):
     pool = examples(30, right=True) + examples(10, right=False, seed=1)
     failures = collect_failures(model, pool, runtime=runtime)

@@ -173,7 +173,7 @@ def test_modes_become_rgb_or_grey(model):
     with pytest.raises(DataError, match="floating point"):
         as_images([(Image.new("F", (4, 4)), 0)], model)
     with pytest.raises(DataError, match="takes 5 channels"):
-        as_images([(image(), 0)], Plain(NAMES, channels=5))
+        as_images([(image(), 0)], Plain(NAMES, channels=5, input_size=(5, 8, 8)))
 
 
 def test_a_grey_timm_model_has_one_channel_and_one_mean():

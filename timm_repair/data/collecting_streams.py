@@ -25,6 +25,7 @@ from timm_repair.images.pool import CACHE_BYTES, Pool
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.readers import Kept
 from timm_repair.images.reading import Reading
+from timm_repair.images.scales import Scales
 from timm_repair.images.streams import BUFFER, Stream, identities
 from timm_repair.models.temporary import evaluating_on
 from timm_repair.runtime.runtime import Runtime
@@ -129,6 +130,8 @@ class _Found:
         default_factory=list
     )  # label and answer, the first ones
     read: int = 0
+    scales: Scales = field(default_factory=Scales)
+    made: Scales = field(default_factory=Scales)
     asked: int = 0  # of those read the ones with a known label and a readable image
     unreadable: int = 0
     first_unreadable: Exception | None = None
@@ -154,7 +157,9 @@ class _Found:
 
     def _pool(self, raws: list, ids: Sequence[str]) -> Pool:
         reading = self.reading
-        return Pool(Kept(raws), ids, self.preprocessing, self.cache_bytes, reading.transform)
+        pool = Pool(Kept(raws), ids, self.preprocessing, self.cache_bytes, reading.transform)
+        pool.scales, pool.made = self.scales, self.made  # one for all pieces
+        return pool
 
     def _readable(self, images: Images) -> Images:
         good = images.readable()

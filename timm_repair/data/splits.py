@@ -139,6 +139,12 @@ class Known:
                 count,
                 len(unclear),
             )
+        if not kept:
+            raise DataError(
+                f"{images.name}: all {len(images)} examples were left out, as each image has"
+                " several labels and nobody can tell which is true; give each image once, with its"
+                " true label"
+            )
         images = images.left_out(kept, "the same image under several labels")
         kept = [place for place, i in enumerate(kept) if first[numbers[i]] == i]
         if count := len(images) - len(kept):
@@ -156,6 +162,11 @@ class Known:
                 images.name,
                 int(found.sum()),
                 others.name,
+            )
+        if found.all():
+            raise DataError(
+                f"{images.name}: all {len(images)} examples were left out, as they are among the"
+                f" {others.name} too; give others, or none"
             )
         return images.left_out(~found, f"also among the {others.name}")
 

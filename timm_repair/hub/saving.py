@@ -31,6 +31,7 @@ from timm_repair.hub.entry_point import created
 from timm_repair.hub.folder import CONFIG, PAGE, PATCH, REPORT, WEIGHTS, writable
 from timm_repair.hub.lineage import lineage, revert
 from timm_repair.hub.trust.config import MAX_REPORT, read_json
+from timm_repair.images.classes import told_names
 from timm_repair.images.preprocessing import Preprocessing, told
 from timm_repair.models.answering import first_difference, made_up
 from timm_repair.models.description import description
@@ -328,10 +329,10 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     # timm restores it from the top level; transformers passes it a second time and would fail
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
-    names = description(model).get("label_names")
+    names = told_names(description(model).get("label_names"))
     # timm drops them where it thinks that the head was replaced
     if names and len(names) == cast(Any, model).num_classes:
-        config["label_names"] = list(names)
+        config["label_names"] = names
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
 
 

@@ -6,6 +6,7 @@
 - summary.py (`Summary`): what was read, to be looked at.
 - pool.py (`Pool`): their pixels, decoded ahead and kept.
 - decoding.py: whatever holds one image; preprocessing.py: timm's transform for one model.
+- scales.py: what values mean, alike for a whole source; naming.py: names of classes by their index.
 - labels.py, label_maps.py, classes.py: the dataset's labels; the user's word; the model's classes.
 - loading_errors.py: what datasets and the Hub raise, with the fix.
 - corruptions/: the common corruptions.

@@ -3,14 +3,16 @@
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import timm.data
 from torch import nn
 
-from timm_repair.errors import DataError, ModelError
+from timm_repair.errors import DataError, LabelError, ModelError
+from timm_repair.images.naming import by_index
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.images.readers import nfc
 from timm_repair.models.answering import logits, made_up
@@ -30,7 +32,7 @@ class Classes:
 
     count: int
     names: tuple[str, ...] | None = None
-    descriptions: tuple[str, ...] | None = None
+    descriptions: tuple[str | None, ...] | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> "Classes":
@@ -39,17 +41,17 @@ class Classes:
 
         Raises:
             DataError: the model has no classifier, or not two classes.
+            ModelError: what it says of its classes' names cannot be read.
         """
         config = description(unwrapped(model))
         count = _count(model)
-        names, descriptions = config.get("label_names"), config.get("label_descriptions")
+        names = told_names(config.get("label_names"))
+        descriptions = config.get("label_descriptions")
         subset = timm.data.infer_imagenet_subset({"num_classes": count})
         if not names and subset and _IMAGENET_TAG.search(config.get("tag") or ""):
             info = timm.data.ImageNetInfo(subset)
-            names, descriptions = (
-                info.label_names(),
-                cast(dict, info.label_descriptions(as_dict=True)),
-            )
+            names = list(info.label_names())
+            descriptions = cast(dict, info.label_descriptions(as_dict=True))
         if not names:
             return cls(count)
         if len(names) != count:
@@ -59,9 +61,7 @@ class Classes:
                 count,
             )
             return cls(count)
-        return cls(
-            count, tuple(names), tuple(map(descriptions.get, names)) if descriptions else None
-        )
+        return cls(count, tuple(names), _told_descriptions(descriptions, names))
 
     @property
     def readable(self) -> tuple[str, ...] | None:
@@ -87,6 +87,53 @@ class Classes:
             for part in {fold(text or ""), *map(fold, (text or "").split(","))} - {""}:
                 parts[part].append(i)
         return dict(exact), dict(folded), dict(parts)
+
+
+def told_names(said: Any) -> list[str] | None:
+    """Names in the order of the classes, from `pretrained_cfg["label_names"]`: a list, or a dict
+    that is read by its indices.
+
+    Raises:
+        ModelError: a class has no name, or more than one.
+    """
+    if said is None or (hasattr(said, "__len__") and len(said) == 0):
+        return None
+    where = "model.pretrained_cfg['label_names']"
+    try:
+        found = by_index(said, where)
+    except LabelError as error:
+        raise ModelError(str(error)) from error
+    for index in range(len(said) if isinstance(said, list | tuple) else len(found)):
+        name = found.get(index)
+        if not isinstance(name, str):
+            raise ModelError(
+                f"{where} calls class {index} {name!r:.80}: give one text for each class, 0 to the"
+                " last; further names go into model.pretrained_cfg['label_descriptions'] = {name:"
+                " 'name, other name'}"
+            )
+    return [found[index] for index in sorted(found)]
+
+
+def _told_descriptions(said: Any, names: Sequence[str]) -> tuple[str | None, ...] | None:
+    """A description for each of `names`, None where there is none, from
+    `pretrained_cfg["label_descriptions"]`: a dict by name, or a list in the order of the classes.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if said is None or (hasattr(said, "__len__") and len(said) == 0):
+        return None
+    texts: list[Any] | None = None
+    if isinstance(said, Mapping):
+        texts = [said.get(name) for name in names]
+    elif isinstance(said, list | tuple) and len(said) == len(names):
+        texts = list(said)
+    if texts is None or not all(text is None or isinstance(text, str) for text in texts):
+        raise ModelError(
+            f"model.pretrained_cfg['label_descriptions'] is {said!r:.80}: give {{name: text}}, or a"
+            f" list of {len(names)} texts in the order of the classes"
+        )
+    return tuple(texts)
 
 
 def _count(model: nn.Module) -> int:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from timm_repair.errors import DataError
+from timm_repair.images.scales import Scales, in_bytes
 
 _DAMAGED_TAGS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, AttributeError)
 _LAYOUTS = (
@@ -25,13 +26,16 @@ _PIECE = 64 * 1024  # bytes read at once where a file is told from others; all o
 _LIKELY = {3: 0, 1: 1, 4: 2}  # numbers of channels, the usual ones first
 
 
-def open_image(raw: Any) -> Image.Image:
+def open_image(raw: Any, scales: Scales | None = None) -> Image.Image:
     """A PIL image, the right way up, from a PIL image, path, file bytes, `{"bytes", "path"}`, array
     (H, W[, C]) or tensor ([C,] H, W).
 
+    Args:
+        scales: of the source that it is from; None where it is alone.
+
     Raises:
         DataError: it is nothing of these, or its values or layout may be read in two ways.
-        ValueError: there is none, as in a table with a gap.
+        ValueError: there is none, as in a table with a gap, or it has no pixels.
     """
     if isinstance(raw, Exception):
         raise raw
@@ -44,39 +48,53 @@ def open_image(raw: Any) -> Image.Image:
     if isinstance(raw, str | Path | io.BytesIO):
         raw = Image.open(raw)
     if isinstance(raw, Image.Image):
+        if 0 in raw.size:
+            raise ValueError(f"the image has {raw.width} x {raw.height} pixels")
         return _upright(raw)
     if isinstance(raw, Tensor):
-        plain = raw.detach().cpu()
-        plain = plain.float() if plain.is_floating_point() else plain
-        return _from_array(plain.numpy(), first=True)
+        return _from_array(_numbers(raw), True, scales or Scales())
     if isinstance(raw, np.ndarray):
-        return _from_array(raw, first=False)
+        return _from_array(raw, False, scales or Scales())
     raise DataError(
         f"cannot read an image from {type(raw).__name__}; give a PIL image, a path or a uint8 array"
     )
 
 
-def as_prepared(raw: Any, size: tuple[int, ...]) -> Tensor | None:
+def _numbers(raw: Tensor) -> np.ndarray:
+    """The values of a tensor; raises DataError for one that is quantized or sparse."""
+    if raw.is_quantized or raw.layout != torch.strided:
+        kind, fix = ("quantized", "dequantize") if raw.is_quantized else ("sparse", "to_dense")
+        raise DataError(f"a {kind} tensor is no image; give image.{fix}()")
+    plain = raw.detach().cpu()
+    return (plain.float() if plain.is_floating_point() else plain).numpy()
+
+
+def as_prepared(raw: Any, size: tuple[int, ...], scales: Scales | None = None) -> Tensor | None:
     """Uint8 (C, H, W) of a float tensor from 0 to 1 that has the model's `size` already: a
     transform made it, and it is neither resized nor cropped again. None for everything else.
     """
     if isinstance(raw, Tensor) and raw.is_floating_point() and tuple(raw.shape) == tuple(size):
-        return torch.from_numpy(_in_bytes(raw.detach().cpu().float().numpy()))
+        return torch.from_numpy(in_bytes(_numbers(raw), scales or Scales()))
     return None
 
 
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
+def to_mode(image: Image.Image, channels: int, scales: Scales | None = None) -> Image.Image:
     """`image` in RGB (3 channels) or L (1). Alpha is dropped; 16 bits become 8 by / 256, where PIL
     would clip at 255.
+
+    Args:
+        scales: of the source that it is from; None where it is alone.
+
+    Raises:
+        DataError: the range of its values is not agreed on, or differs from the rest.
     """
     if image.mode == "I" or image.mode.startswith("I;"):
         values = np.asarray(image)
-        if values.size and not (values.min() >= 0 and values.max() < 2**16):
-            raise DataError(
-                f"an integer image with values {values.min()} to {values.max()}; 0 to 65535 is"
-                " supported"
-            )
-        image = Image.fromarray((values // 256).astype(np.uint8))
+        # a file of 16 bits says so; 32 bits, and what never was a file, may hold any range
+        deep = image.format == "PNG" or (image.format is not None and image.mode != "I")
+        image = Image.fromarray(
+            (values // 256).astype(np.uint8) if deep else in_bytes(values, scales or Scales())
+        )
     if image.mode == "F":
         raise DataError(
             "a floating point image (mode F) has no agreed range; convert it to 8 or 16 bits first"
@@ -114,7 +132,7 @@ def file_digest(raw: Any) -> bytes | None:
     elif isinstance(raw, Image.Image):
         digest.update(f"{raw.mode} {raw.size}".encode() + raw.tobytes())
     elif isinstance(raw, Tensor | np.ndarray):
-        array = np.ascontiguousarray(raw.detach().cpu().numpy() if isinstance(raw, Tensor) else raw)
+        array = np.ascontiguousarray(_numbers(raw) if isinstance(raw, Tensor) else raw)
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     elif isinstance(raw, str | Path):
         try:
@@ -135,19 +153,25 @@ def _upright(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF orientation says, as viewers and `datasets` show it."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return ImageOps.exif_transpose(image) if turned in range(2, 9) else image
+        if turned not in range(2, 9):
+            return image
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # a file as before: its mode says how many bits it has
+        return upright
     except _DAMAGED_TAGS:  # the pixels may be whole; if not, decoding them says so
         return image
 
 
-def _from_array(array: np.ndarray, first: bool) -> Image.Image:
+def _from_array(array: np.ndarray, first: bool, scales: Scales) -> Image.Image:
     """Of (H, W), or with channels `first` or last as its kind usually has them."""
     if array.ndim == 3:
         array = np.moveaxis(array, _channel_axis(array.shape, 0 if first else 2, "the image"), 2)
         array = array[..., 0] if array.shape[2] == 1 else array
     if array.ndim != 2 and array.ndim != 3 or array.size == 0:
         raise DataError(f"{_LAYOUTS}, not {array.dtype} {array.shape}")
-    return Image.fromarray(np.ascontiguousarray(_in_bytes(array)))
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{_LAYOUTS}, not {array.dtype}")
+    return Image.fromarray(np.ascontiguousarray(in_bytes(array, scales)))
 
 
 def _channel_axis(shape: tuple[int, ...], usual: int, what: str) -> int:
@@ -166,32 +190,3 @@ def _channel_axis(shape: tuple[int, ...], usual: int, what: str) -> int:
             f". Otherwise {_LAYOUTS}"
         )
     return fits[0]
-
-
-def _in_bytes(values: np.ndarray) -> np.ndarray:
-    """Uint8 from 0 to 255 of an array of any type whose range tells what its values are."""
-    kind, size = values.dtype.kind, values.dtype.itemsize
-    if kind not in "biuf":
-        raise DataError(f"{_LAYOUTS}, not {values.dtype}")
-    if kind == "b":
-        return values.astype(np.uint8) * 255
-    if kind == "u" and size <= 2:
-        return (values // 256 if size == 2 else values).astype(np.uint8, copy=False)
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if kind == "f":
-        if low >= 0 and high <= 1:
-            return (values * 255).round().astype(np.uint8)
-        if low >= 0 and high <= 255 and (values == values.round()).all():
-            return values.astype(np.uint8)
-        raise DataError(
-            f"an image of {values.dtype} has values {low:.3g} to {high:.3g}: neither 0 to 1 nor"
-            " whole numbers to 255, so a transform was already applied, and what it did cannot be"
-            " told. The model's own mean and std are applied later: give un-transformed images"
-            " (PIL, uint8, or floats from 0 to 1), e.g. without Normalize"
-        )
-    if kind in "iu" and 0 <= low and high <= 255:
-        return values.astype(np.uint8)
-    raise DataError(
-        f"an image of {values.dtype} has values {low:.6g} to {high:.6g}; give uint8 (0 to 255) or"
-        " uint16 (0 to 65535)"
-    )

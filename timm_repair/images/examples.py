@@ -18,7 +18,8 @@ import torch
 
 from timm_repair.errors import DataError, LabelError
 from timm_repair.images.decoding import open_image
-from timm_repair.images.pool import UNREADABLE, USERS_ERRORS
+from timm_repair.images.naming import named_by
+from timm_repair.images.pool import PASSED, UNREADABLE
 from timm_repair.images.readers import IMAGES, LABELS, Source, choose_columns
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ class Items:
         """Whether an example can be had without decoding its image."""
         return isinstance(self.examples, list | tuple)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all examples can be looked at before the first is used."""
+        return self.cheap
+
     def pair(self, row: int) -> tuple[Any, Any]:
         """(image, label) of one example; a damaged image may raise one of `UNREADABLE`.
 
@@ -48,10 +54,12 @@ class Items:
         """
         try:
             item = self.examples[row]
-        except USERS_ERRORS as error:
+        except (*PASSED, *UNREADABLE):
+            raise
+        except Exception as error:
             raise DataError(
                 f"example {row} of the dataset cannot be had: it raised"
-                f" {type(error).__name__}: {error}"
+                f" {type(error).__name__}: {error}; mend the dataset, or leave it out"
             ) from error
         return pair_of(item, self.columns, f"example {row}")
 
@@ -68,19 +76,14 @@ class Items:
 
 @dataclass
 class Arrays:
-    """Reader of one array or tensor of images; `whole` where its floats go to 255."""
+    """Reader of one array or tensor of images."""
 
     key: Any
     images: Any
-    whole: bool
+    in_memory = True
 
     def read(self, rows: list[int]) -> list:
-        found = [self.images[row] for row in rows]
-        if not self.whole:
-            return found
-        return [
-            x.to(torch.uint8) if isinstance(x, torch.Tensor) else x.astype(np.uint8) for x in found
-        ]
+        return [self.images[row] for row in rows]
 
 
 def pair_of(item: Any, columns: tuple[str | None, str | None], what: str) -> tuple[Any, Any]:
@@ -118,7 +121,7 @@ def from_examples(
     # the reader holds `examples`, so no other object can come by its id()
     reader = Items(id(examples), examples, columns)
     origin = {"source": f"{type(examples).__name__} of {total}", "columns": None}
-    known = getattr(examples, "origin", None)  # of our own datasets: what they made of what
+    known = _attribute(examples, "origin", name)  # of our own datasets: what they made of what
     origin |= known if isinstance(known, dict) else {}
     said = _said(examples, total, name)
     if total == 0:
@@ -193,7 +196,7 @@ class _Said:
     """
 
     targets: Any = None
-    names: list[str] | None = None
+    names: dict[int, str] | None = None
     transformed: bool = False
 
     def sample(self, total: int) -> list[int]:
@@ -210,13 +213,13 @@ class _Said:
 
     def agrees(self, labels: Mapping[int, Any]) -> bool:
         """Whether these labels of items are the `targets`, or the names of these."""
-        names, targets = self.names or [], self.targets
+        names, targets = self.names or {}, self.targets
         if targets is None:
             return True
         for row, given in labels.items():
             label, target = _plain(given), _plain(targets[row])
-            if isinstance(label, str) and isinstance(target, int) and 0 <= target < len(names):
-                target = names[target]
+            if isinstance(label, str) and isinstance(target, int):
+                target = names.get(target, target)
             if label != target:
                 return False
         return True
@@ -235,12 +238,13 @@ def _plain(label: Any) -> Any:
 def _said(dataset: Any, total: int, name: str) -> _Said:
     """By torchvision's and timm's conventions, through Subset, ConcatDataset and wrappers."""
     own = _targets(dataset, total)
-    parts = getattr(dataset, "datasets", None)
+    parts = _attribute(dataset, "datasets", name)
     parts = parts if isinstance(parts, list | tuple) and parts else None
-    inner = parts or ([dataset.dataset] if hasattr(dataset, "dataset") else [])
+    wrapped = _attribute(dataset, "dataset", name)
+    inner = parts or ([wrapped] if hasattr(type(wrapped), "__getitem__") else [])
     if not inner:
-        changed = getattr(dataset, "target_transform", None) is not None
-        return _Said(own, _class_names(dataset), changed)
+        changed = _attribute(dataset, "target_transform", name) is not None
+        return _Said(own, _class_names(dataset, name), changed)
     found = [_said(part, _length(part), name) for part in inner]
     if any(each.names != found[0].names for each in found):
         raise LabelError(
@@ -252,8 +256,8 @@ def _said(dataset: Any, total: int, name: str) -> _Said:
         joined = [target for each in found for target in each.targets or ()]
         targets = joined if lengths[-1] == total else None
     elif own is None and not parts and found[0].targets is not None:
-        indices = getattr(dataset, "indices", None)
-        if indices is not None and len(indices) == total:
+        indices = _attribute(dataset, "indices", name)
+        if isinstance(indices, Iterable) and len([*indices]) == total:
             targets = [found[0].targets[int(i)] for i in indices]
         elif len(found[0].targets) == total:
             targets = found[0].targets
@@ -270,7 +274,10 @@ def _length(dataset: Any) -> int:
 def _targets(dataset: Any, total: int) -> Any:
     """(N,) the labels a dataset lists, None where it lists none that could be its items'."""
     for attribute in _TARGETS:
-        listed = getattr(dataset, attribute, None)
+        try:
+            listed = _attribute(dataset, attribute, "")
+        except DataError:  # it only spares reading the items, which are the truth
+            continue
         if attribute in ("samples", "imgs") and isinstance(listed, list):
             pairs = all(isinstance(each, tuple) and len(each) == 2 for each in listed)
             listed = [each[1] for each in listed] if pairs else None
@@ -281,21 +288,30 @@ def _targets(dataset: Any, total: int) -> Any:
     return None
 
 
-def _class_names(dataset: Any) -> list[str] | None:
+def _class_names(dataset: Any, name: str) -> dict[int, str] | None:
     """The class names a dataset knows, by index."""
-    classes = getattr(dataset, "classes", None)
-    if classes is None:
-        holder = dataset if hasattr(dataset, "class_to_idx") else getattr(dataset, "reader", None)
-        index = getattr(holder, "class_to_idx", None)
-        classes = sorted(index, key=index.get) if index else None
-    if classes is None or isinstance(classes, str) or not isinstance(classes, Iterable):
-        return None
-    return [c if isinstance(c, str) else ", ".join(map(str, c)) for c in map(_listed, classes)]
+    told = _attribute(dataset, "class_to_idx", name)
+    if not isinstance(told, Mapping):  # timm keeps it in a reader of its own
+        told = _attribute(_attribute(dataset, "reader", name), "class_to_idx", name)
+    told = told if isinstance(told, Mapping) else None
+    return named_by(_attribute(dataset, "classes", name), told, f"{name}: the dataset")
 
 
-def _listed(name: Any) -> Any:
-    """A class's name; of a class with several, all of them."""
-    return name if isinstance(name, str | tuple | list) else [name]
+def _attribute(dataset: Any, attribute: str, name: str) -> Any:
+    """What a dataset says of itself, None where it says nothing.
+
+    Raises:
+        DataError: asking for it fails.
+    """
+    try:
+        return getattr(dataset, attribute, None)
+    except PASSED:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{name}: the dataset's {attribute} cannot be had: it raised {type(error).__name__}:"
+            f" {error}; mend it, or give a list of (image, label)"
+        ) from error
 
 
 # ---- columns
@@ -306,7 +322,8 @@ def as_columns(source: Any, columns: tuple[str | None, str | None]) -> dict[Any,
     or (images, labels).
     """
     frame: Any = source
-    if hasattr(frame, "columns") and hasattr(frame, "to_dict"):  # of pandas, or alike
+    # of pandas, or alike; asked of its type, since a dataset may answer to any name
+    if hasattr(type(frame), "columns") and hasattr(type(frame), "to_dict"):
         return {str(column): list(frame[column]) for column in frame.columns}
     if isinstance(source, tuple) and len(source) == 2 and _are_columns(*source):
         return {columns[0] or "image": source[0], columns[1] or "label": source[1]}
@@ -347,19 +364,9 @@ def from_columns(table: Mapping[str, Any], columns: tuple, name: str) -> Source:
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim >= 3:
         kind = "tensor" if isinstance(images, torch.Tensor) else "array"
         origin["source"] = f"{kind} of shape {tuple(images.shape)}"
-        reader = Arrays(id(images), images, _whole(images))
+        reader = Arrays(id(images), images)
         return Source(reader, list(labels), None, None, origin)
     origin["source"] = f"{len(table)} columns of {len(images)}"
     pairs = list(zip(images, labels, strict=True))
     ids = [str(each) if isinstance(each, str | Path) else i for i, each in enumerate(images)]
     return Source(Items(id(pairs), pairs, (None, None)), list(labels), None, ids, origin)
-
-
-def _whole(images: Any) -> bool:
-    """Whether all values are whole numbers to 255, kept as floats: of one image alone, with no
-    value above 1, it could not be told.
-    """
-    values = images.numpy() if isinstance(images, torch.Tensor) else images
-    if values.dtype.kind != "f" or values.size == 0:
-        return False
-    return bool(values.min() >= 0 and 1 < values.max() <= 255 and (values == values.round()).all())

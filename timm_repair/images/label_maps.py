@@ -5,7 +5,7 @@ transformers' id2label and label2id; the names in the model's order; any of them
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,19 @@ FORMS = (
 def explicit(
     used: Iterable[int | str],
     classes: Classes,
-    names: Sequence[str] | None,
-    label_map: LabelMap,
+    names: Mapping[int, str] | None,
+    told: Mapping[Any, Any],
     what: str,
 ) -> dict[int | str, Any]:
-    """Class index for each label of `used` that `label_map` tells of.
+    """Class index for each label of `used` that a label map tells of.
 
     Args:
         names: of the dataset's labels, by its index.
+        told: what `read` made of the map.
 
     Raises:
-        LabelError: it has another form, may be read in two ways, or sends a label to no class.
+        LabelError: it may be read in two ways, or sends a label to no class.
     """
-    told = _as_mapping(label_map, what)
     inverse = _inverse(told)
     table: dict[int | str, Any] = {}
     for label in used:
@@ -53,17 +53,16 @@ def explicit(
     return table
 
 
-def keys_of(label_map: LabelMap, what: str) -> list[str]:
-    """What it names, for messages."""
-    told = _as_mapping(label_map, what)
+def keys_of(told: Mapping[Any, Any]) -> list[str]:
+    """What a label map names, for messages."""
     return [*map(str, told), *_inverse(told)]
 
 
-def _keys(label: int | str, names: Sequence[str] | None) -> list[int | str]:
+def _keys(label: int | str, names: Mapping[int, str] | None) -> list[int | str]:
     keys = [label]
     # where "3" is a name, 3 is not plainly an index
-    if names and label in names and not str(label).isdecimal():
-        keys.append(list(names).index(str(label)))
+    if names and not str(label).isdecimal():
+        keys += [i for i, name in names.items() if name == label][:1]
     return keys + [str(key) for key in keys]  # a map read from JSON has text for keys
 
 
@@ -96,10 +95,19 @@ def _index(target: Any, label: int | str, classes: Classes, by_name: int | None,
     return int(target)
 
 
-def _as_mapping(label_map: LabelMap, what: str) -> dict[Any, Any]:
+def read(label_map: LabelMap, what: str) -> dict[Any, Any]:
+    """A label map, in any of its forms, as a dict: from the dataset's name or label to the model's
+    class or its name, or from all indices of the model to names.
+
+    Raises:
+        LabelError: it has none of these forms, no order, or nothing in it.
+    """
     given: Any = label_map
     if isinstance(label_map, str | Path):
         given = _from_file(Path(label_map).expanduser(), what)
+    if getattr(type(given), "__name__", "") == "Series":  # of pandas, or alike
+        given = _of_series(given, what)
+    _require_order(given, what)
     if isinstance(given, Mapping):
         for inner in ("label2id", "id2label", "class_to_idx"):  # a whole configuration
             if isinstance(given.get(inner), Mapping):
@@ -108,14 +116,43 @@ def _as_mapping(label_map: LabelMap, what: str) -> dict[Any, Any]:
         if not given:
             raise LabelError(f"{what}: label_map is empty. {FORMS}")
         return {nfc(key) if isinstance(key, str) else key: v for key, v in given.items()}
-    if not isinstance(given, Iterable):
-        raise LabelError(f"{what}: label_map is a {type(given).__name__}. {FORMS}")
     # names in the order of the model's classes, or the model's classes in the order of the
     # dataset's
     listed = list(given)
+    if not listed:
+        raise LabelError(f"{what}: label_map is empty. {FORMS}")
     if all(isinstance(value, str) for value in listed):
         return {nfc(value): i for i, value in enumerate(listed)}
+    if all(isinstance(value, tuple | list) and len(value) == 2 for value in listed) and all(
+        sum(isinstance(each, str) for each in value) == 1 for value in listed
+    ):
+        return read(dict(listed), what)  # (name, index), as dict takes it
     return dict(enumerate(listed))
+
+
+def _require_order(given: Any, what: str) -> None:
+    """Raise LabelError for what holds no labels, or not in an order that stays."""
+    kind = type(given).__name__
+    if isinstance(given, set | frozenset):
+        raise LabelError(f"{what}: label_map is a set, which has no order. {FORMS}")
+    if isinstance(given, Iterator):
+        raise LabelError(
+            f"{what}: label_map is a {kind}, which can be read once only; give dict(…) or list(…)"
+            f" of it. {FORMS}"
+        )
+    if not isinstance(given, Iterable):
+        raise LabelError(f"{what}: label_map is a {kind}. {FORMS}")
+
+
+def _of_series(series: Any, what: str) -> dict[Any, Any]:
+    """Its index to its values."""
+    if not series.index.is_unique:
+        again = series.index[series.index.duplicated()][0]
+        raise LabelError(
+            f"{what}: label_map has {again!r} more than once in the index of the Series; give each"
+            " label once"
+        )
+    return series.to_dict()
 
 
 def _from_file(file: Path, what: str) -> Any:

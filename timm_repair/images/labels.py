@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from timm_repair.errors import LabelError
 from timm_repair.images.classes import Classes, fold
-from timm_repair.images.label_maps import LabelMap, explicit, keys_of
+from timm_repair.images.label_maps import LabelMap, explicit, keys_of, read
+from timm_repair.images.naming import by_index, joined
 from timm_repair.images.readers import nfc
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def map_labels(
     raw: Sequence[Any],
     classes: Classes,
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | Mapping[int, str] | None = None,
     label_map: LabelMap | None = None,
     on_unknown: str = "stop",
     what: str = "images",
@@ -57,7 +58,7 @@ def map_labels(
         classes: the classes of the model.
         names: the dataset's own names, by the dataset's index.
         label_map: dataset's name or label to class index (or to the model's name for it), or
-            another form of `label_maps`.
+            another form of `label_maps`. Where it tells of -1, True or False, these are labels.
         on_unknown: "stop", or "skip" to leave out labels that are missing or match no class.
         what: what these are, for messages.
 
@@ -68,22 +69,23 @@ def map_labels(
     Raises:
         LabelError: labels missing, out of range, ambiguous or unknown.
     """
-    names = None if names is None else [nfc(str(name)) for name in names]
-    labels = [_plain(value, what) for value in raw]
-    missing = sum(label is None or label == -1 for label in labels)
+    told = None if label_map is None else read(label_map, what)
+    indexed = None if names is None else by_index(names, f"{what}: the dataset's names")
+    called = None if indexed is None else {i: nfc(name) for i, name in joined(indexed).items()}
+    labels = [_plain(value, what, told or {}) for value in raw]
+    missing = labels.count(None)
     if missing and (on_unknown != "skip" or missing == len(labels)):
         raise LabelError(
             f"{what}: {missing} of {len(labels)} labels are missing (None or -1); leave them out,"
             " or set on_unknown='skip'"
         )
-    labels = [None if label == -1 else label for label in labels]
-    labels = _named(labels, names, what)
+    labels = _named(labels, called, what)
     used = Counter(label for label in labels if label is not None)
-    table, how, others = _table(used, classes, names, label_map, what)
+    table, how, others = _table(used, classes, called, told, what)
     _require_inside(table, classes, what)
     unknown = [label for label in used if label not in table]
     if unknown and (on_unknown != "skip" or len(unknown) == len(used)):
-        raise LabelError(_unknown_message(what, unknown, used, classes, label_map))
+        raise LabelError(_unknown_message(what, unknown, used, classes, told))
     skipped = missing + sum(used[label] for label in unknown)
     if skipped:
         logger.warning(
@@ -108,19 +110,27 @@ def map_labels(
     }
 
 
-def _plain(value: Any, what: str) -> int | str | None:
-    """`value` as a Python int, str or None; a float that is a whole number is one that pandas made
-    of an integer.
+def _plain(value: Any, what: str, told: Mapping[Any, Any]) -> int | str | None:
+    """`value` as a Python int, str or None, which is what -1 means where `told` knows no such
+    label; a float that is a whole number is one that pandas made of an integer.
     """
     if isinstance(value, torch.Tensor | np.generic | np.ndarray) and math.prod(value.shape) == 1:
         value = value.item()
     if value is None or (isinstance(value, float) and value != value):
         return None
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas', in which nothing is equal or true
+        return None
+    if isinstance(value, bool) and (value in told or str(value) in told):
+        return int(value) if value in told else str(value)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
+    if isinstance(value, int) and value == -1 and not {-1, "-1"} & told.keys():
+        return None
     if isinstance(value, bool) or not isinstance(value, int | str):
         many = isinstance(value, list | tuple | torch.Tensor | np.ndarray)
         fix = {True: "of a one-hot vector give its argmax", False: "give 0 and 1, or names"}
+        if isinstance(value, bool):
+            fix[False] += ", or label_map={False: …, True: …}"
         raise LabelError(
             f"{what}: a label must be one class index or name, not {type(value).__name__}"
             f" {value!r:.80}; {fix[many]}"
@@ -129,20 +139,19 @@ def _plain(value: Any, what: str) -> int | str | None:
 
 
 def _named(
-    labels: list[int | str | None], names: list[str] | None, what: str
+    labels: list[int | str | None], names: dict[int, str] | None, what: str
 ) -> list[int | str | None]:
-    """Labels by their names, where the dataset has some."""
+    """Labels by their names, where the dataset has some; -1 stays, which `label_map` tells of."""
     if names is None:
         return labels
-    wrong = sorted(
-        {label for label in labels if isinstance(label, int) and not 0 <= label < len(names)}
-    )
+    wrong = sorted({label for label in labels if isinstance(label, int)} - names.keys() - {-1})
     if wrong:
         raise LabelError(
-            f"{what}: labels {wrong[:5]} for a dataset that names {len(names)} classes; correct"
-            " them"
+            f"{what}: labels {wrong[:5]} for a dataset that names {len(names)} classes"
+            f" ({_some(f'{i}: {name}' for i, name in names.items())}); correct them, or its"
+            " class_to_idx or classes"
         )
-    return [names[label] if isinstance(label, int) else label for label in labels]
+    return [names.get(label, label) if isinstance(label, int) else label for label in labels]
 
 
 def _require_inside(table: dict[int | str, int], classes: Classes, what: str) -> None:
@@ -163,12 +172,16 @@ def _require_inside(table: dict[int | str, int], classes: Classes, what: str) ->
 
 
 def _table(
-    used: Counter, classes: Classes, names: list[str] | None, label_map: Any, what: str
+    used: Counter,
+    classes: Classes,
+    names: dict[int, str] | None,
+    told_of: Mapping[Any, Any] | None,
+    what: str,
 ) -> tuple[dict[int | str, int], str, dict]:
     """Class index for each label of `used` that has one, by which rule, and the other readings."""
     texts = [label for label in used if isinstance(label, str)]
-    if label_map is not None:
-        told = explicit(used, classes, names, label_map, what)
+    if told_of is not None:
+        told = explicit(used, classes, names, told_of, what)
         rest = [label for label in texts if label not in told]
         found = _by_name(rest, classes, names, what)
         if not told and found:
@@ -182,17 +195,19 @@ def _table(
             " label_map="
         )
     table = _by_name(texts, classes, names, what)
-    if not table and all(_DECIMAL.fullmatch(name) for name in names or texts):
-        return _by_number(texts, names or texts, classes, what)
+    if not table and all(_DECIMAL.fullmatch(name) for name in (names.values() if names else texts)):
+        return _by_number(texts, [*names.values()] if names else texts, classes, what)
     if classes.names:
         return table, BY_NAME, {}
-    if names is not None and len(names) == classes.count:
+    if names is not None and names.keys() == set(range(classes.count)):
         warnings.warn(
             f"{what}: the model has no label names, so the dataset's {len(names)} classes were"
-            f" taken to be in the model's order ({_some(names)}). Check that, or give label_map=",
+            f" taken to be in the model's order ({_some(names.values())}). Check that, or give"
+            " label_map=",
             stacklevel=4,
         )
-        return {label: names.index(label) for label in texts}, BY_ORDER, {}
+        places = {name: i for i, name in reversed(names.items())}
+        return {label: places[label] for label in texts}, BY_ORDER, {}
     raise LabelError(
         f"{what}: labels are names ({_some(texts)}) but the model has none: which of its"
         f" {classes.count} classes they are cannot be told. Give label_map={{name: index}}, or set"
@@ -201,16 +216,20 @@ def _table(
 
 
 def _by_name(
-    texts: list[str], classes: Classes, names: list[str] | None, what: str
+    texts: list[str], classes: Classes, names: dict[int, str] | None, what: str
 ) -> dict[int | str, int]:
     """Those that the model has a class for."""
     table: dict[int | str, int] = {}
     named, readable = classes.names or (), classes.readable or ()
     for label in texts if named else ():
         found = classes.find(label)
-        if len(found) > 1 and names and len(names) == classes.count and names.index(label) in found:
+        if not found:  # several names of one class: those that the model has must mean one
+            parts = map(classes.find, filter(None, map(str.strip, label.split(","))))
+            found = sorted({i for part in parts for i in part})
+        if len(found) > 1 and names and len(names) == classes.count:
             # the whole list of ImageNet's names: two "crane", each in its place
-            found = [names.index(label)]
+            places = [i for i, name in names.items() if name == label]
+            found = places[:1] if places and places[0] in found else found
         if len(found) > 1:
             candidates = ", ".join(f"{i} ({named[i]}: {readable[i]})" for i in found)
             raise LabelError(
@@ -258,18 +277,18 @@ def _by_number(
 
 
 def _unknown_message(
-    what: str, unknown: list, used: Counter, classes: Classes, label_map: Any
+    what: str, unknown: list, used: Counter, classes: Classes, told: Mapping[Any, Any] | None
 ) -> str:
     known = [*(classes.readable or ())]
-    known += keys_of(label_map, what) if label_map is not None else []
+    known += keys_of(told) if told is not None else []
     folded = {fold(name): name for name in known}
 
     def closest(label: int | str) -> str:
         close = difflib.get_close_matches(fold(str(label)), folded, n=1, cutoff=0.5)
         return f"{label!r} (closest: {folded[close[0]]!r})" if close else f"{label!r}"
 
-    where = "label_map" if label_map is not None else "the model's label names"
-    where += " nor in the model's label names" if label_map is not None and classes.names else ""
+    where = "label_map" if told is not None else "the model's label names"
+    where += " nor in the model's label names" if told is not None and classes.names else ""
     listed = ", ".join(map(closest, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
     return (
         f"{what}: {len(unknown)} of {len(used)} labels are not in {where}: {listed}. Give"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from timm_repair.errors import DataError
+from timm_repair.errors import DataError, RepairError
 from timm_repair.images.decoding import (
     as_prepared,
     file_digest,
@@ -22,6 +22,7 @@ from timm_repair.images.decoding import (
     to_mode,
 )
 from timm_repair.images.preprocessing import Preprocessing
+from timm_repair.images.scales import Scales
 
 CACHE_BYTES = 2 * 1024**3
 # what PIL and numpy raise on damaged files; anything else is a bug and must surface as one
@@ -33,15 +34,8 @@ UNREADABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
-# what a user's own dataset or transform may raise besides
-USERS_ERRORS = (
-    RuntimeError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
+# what is passed on of all that a user's own dataset or transform may raise: it says enough already
+PASSED = (RepairError, Warning, MemoryError, torch.OutOfMemoryError)
 CHUNK = 256  # images decoded at once
 EXPECTED_BYTES = 64 * 1024**2  # of images that may wait, decoded, to be fetched
 _THREADED_PIXELS = 96 * 96  # below, starting a thread costs more than decoding the image
@@ -94,6 +88,7 @@ class Pool:
         self.ids = tuple(ids)
         self.preprocessing = preprocessing
         self.budget = budget
+        self.scales, self.made = Scales(), Scales()  # of the source, and of what `transform` makes
         self.unreadable: dict[int, UnreadableError] = {}
         self.digests: dict[int, bytes] = {}
         self.expected: dict[int, Future] = {}
@@ -109,7 +104,14 @@ class Pool:
         """The same source with a cache of its own, still empty."""
         pool = Pool(self.reader, self.ids, self.preprocessing, self.budget, self.transform)
         pool.unreadable, pool.digests = self.unreadable, self.digests
+        pool.scales, pool.made = self.scales, self.made
         return pool
+
+    def survey(self, rows: Tensor) -> None:
+        """Decide by all of `rows` (n,) what their values mean, where having them costs nothing."""
+        if getattr(self.reader, "in_memory", False):
+            for chunk in rows.split(CHUNK):
+                self.scales.survey(self.reader.read(chunk.tolist()))
 
     def expect(self, rows: Tensor) -> None:
         """Begin to decode `rows` (n,), which will be fetched soon, beside what the caller does."""
@@ -124,6 +126,7 @@ class Pool:
             if row not in self.unreadable and row not in self.expected
         ]
         raws = self.reader.read(missing) if missing else []  # here: a reader need not stand threads
+        self.scales.survey(raws)
         for row, raw in zip(missing, raws, strict=True):
             self.expected[row] = _threads(os.getpid()).submit(self.decode_one, row, raw)
         most = max(
@@ -214,6 +217,7 @@ class Pool:
         }
         new = [row for row in rows if row not in expected]
         raws = self.reader.read(new) if new else []
+        self.scales.survey(raws)
         _, height, width = self.preprocessing.input_size
         apply = (
             _threads(os.getpid()).map
@@ -241,18 +245,20 @@ class Pool:
     def _decoded(self, raw: Any) -> Tensor:
         size = self.preprocessing.input_size
         if self.transform is None:
-            prepared = as_prepared(raw, size)
+            prepared = as_prepared(raw, size, self.scales)
             if prepared is not None:
                 return prepared
-            image = open_image(raw)
+            image = open_image(raw, self.scales)
             require_bounded(image, self.preprocessing.config)
-            return self.preprocessing.decode(image)
-        image = to_mode(open_image(raw), size[0])
+            return self.preprocessing.decode(image, self.scales)
+        image = to_mode(open_image(raw, self.scales), size[0], self.scales)
         try:
             made = self.transform(image)
-        except USERS_ERRORS as error:
+        except PASSED:
+            raise
+        except Exception as error:
             raise DataError(f"transform= raised {type(error).__name__}: {error}") from error
-        image = to_mode(open_image(made), size[0])
+        image = to_mode(open_image(made, self.made), size[0], self.made)
         if image.size != (size[2], size[1]):
             raise DataError(
                 f"transform= made {image.height} x {image.width} pixels of it, the model takes"

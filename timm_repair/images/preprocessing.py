@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from timm_repair.errors import AssumptionWarning, DataError, ModelError
 from timm_repair.images.decoding import open_image, to_mode
+from timm_repair.images.scales import Scales
 from timm_repair.models.description import described_inside, description
 from timm_repair.models.tracing import input_size
 from timm_repair.models.wrapping import unwrapped
@@ -90,11 +91,14 @@ class Preprocessing:
         made = timm.data.create_transform(**self.config, is_training=False, use_prefetcher=True)
         return cast(Callable[[Image.Image], Tensor], made)  # only if asked to, it makes three
 
-    def decode(self, raw: Any) -> Tensor:
+    def decode(self, raw: Any, scales: Scales | None = None) -> Tensor:
         """Uint8 (C, H, W) from whatever `open_image` takes. Raises DataError, or what PIL raises on
         a damaged file.
+
+        Args:
+            scales: of the source that it is from; None where it is alone.
         """
-        return self.transform(to_mode(open_image(raw), self.input_size[0]))
+        return self.transform(to_mode(open_image(raw, scales), self.input_size[0], scales))
 
     def normalize(self, pixels: Tensor, device: torch.device | str | None = None) -> Tensor:
         """Float32 (N, C, H, W) on `device` from uint8 (N, C, H, W): (x / 255 - mean) / std."""

@@ -40,7 +40,7 @@ class Source:
 
     reader: Reader
     labels: Sequence
-    names: Sequence[str] | None = None
+    names: Sequence[str] | Mapping[int, str] | None = None
     ids: Sequence | None = None
     origin: dict = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
@@ -78,6 +78,7 @@ class Kept:
     raws: list
     # their ids follow from what they hold, so they are comparable across streams
     key: Any = "content"
+    in_memory = True
 
     def read(self, rows: list[int]) -> list:
         return [self.raws[row] for row in rows]

@@ -69,6 +69,8 @@ def as_images(
     Example:
         >>> failures = as_images("failures/", model, name="failures", on_unreadable="skip")
     """
+    if cache_bytes < 0:
+        raise OptionError(f"cache_bytes={cache_bytes}; must be 0 or more: 0 keeps no pixels")
     reading = make(Reading, options, "as_images")
     reading.require_fit(source)
     require_token(token)
@@ -94,6 +96,7 @@ def as_images(
         cache_bytes,
         reading.transform,
     )
+    pool.survey(rows[known])
     skipped = {"unknown_label": mapping.pop("unknown"), "unreadable": 0} | found.left_out
     origin = found.origin | mapping | {"skipped": skipped}
     if len(known) and reading.transform is None and _prepared(pool, int(rows[known[0]])):
@@ -127,7 +130,10 @@ def require_token(token: str | bool | None) -> None:
 
 
 def _prepared(pool: Pool, row: int) -> bool:
-    return as_prepared(pool.reader.read([row])[0], pool.preprocessing.input_size) is not None
+    return (
+        as_prepared(pool.reader.read([row])[0], pool.preprocessing.input_size, pool.scales)
+        is not None
+    )
 
 
 def leave_out_unreadable(images: Images) -> Images:

@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from timm_repair.errors import DataError
-from timm_repair.images.decoding import open_image
+from timm_repair.images.decoding import open_image, to_mode
 from timm_repair.images.examples import pair_of
-from timm_repair.images.loading_errors import LOADING_ERRORS, raise_loading
-from timm_repair.images.pool import UNREADABLE, USERS_ERRORS
+from timm_repair.images.loading_errors import raise_loading
+from timm_repair.images.pool import PASSED, UNREADABLE
 from timm_repair.images.readers import Kept, Source, choose_columns
+from timm_repair.images.scales import Scales
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,16 @@ class Generated:
         return self
 
     def __iter__(self) -> Iterator[dict]:
-        number, items = 0, iter(self.items)
+        number, items = 0, None
         while True:
             try:
+                items = iter(self.items) if items is None else items
                 item = next(items)
             except StopIteration:
                 return
-            except (*UNREADABLE, *USERS_ERRORS) as error:
+            except PASSED:
+                raise
+            except Exception as error:
                 raise DataError(
                     f"{self.name}: the stream broke off after {number} examples: it raised"
                     f" {type(error).__name__}: {error}"
@@ -71,6 +75,7 @@ class Stream:
         token: of the user, never to be shown.
         names: of the classes by label, once known.
         origin: provenance, as in `Source`.
+        scales: of arrays and of images that are no files.
 
     Raises:
         DataError: no column, or more than one, may hold the images or the labels.
@@ -83,6 +88,7 @@ class Stream:
     token: str | bool | None = field(default=None, repr=False)
     names: list[str] | None = None
     origin: dict = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
 
     def __post_init__(self):
         self.dataset = self.dataset.with_format(None)
@@ -114,12 +120,12 @@ class Stream:
         while True:
             try:
                 example = next(examples, None)
-            except DataError:
+            except PASSED:
                 raise
-            except (*LOADING_ERRORS, *USERS_ERRORS) as error:
-                raise_loading(
-                    f"{self.name}: the stream broke off after {count} examples", error, self.token
-                )
+            except Exception as error:
+                said = f"{self.name}: the stream broke off after {count} examples"
+                raise_loading(said, error, self.token)
+                raise  # never: the line before does
             if example is None:
                 return
             if self.dataset.features is None and not count:
@@ -139,7 +145,9 @@ class Stream:
         if raw is None or isinstance(raw, dict | bytes | str | Path | Tensor):
             return raw
         try:
-            image, file = open_image(raw), io.BytesIO()
+            image, file = open_image(raw, self.scales), io.BytesIO()
+            if image.format is None and image.mode.startswith("I"):  # a file of it would be deep
+                image = to_mode(image, 1, self.scales)
             # without loss; fast rather than small
             image.save(
                 file,

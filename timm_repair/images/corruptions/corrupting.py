@@ -5,7 +5,7 @@ each corruption does to a batch is in kernels.py.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +190,9 @@ class Corrupted(torch.utils.data.Dataset):
     """
 
     def __init__(self, source: Source, rows: Sequence[int], corruption: Corruption):
-        self.classes = None if source.names is None else list(source.names)
+        self.classes, places = source.names, range(len(source.names or ()))
+        if isinstance(source.names, Mapping) and {*source.names} == {*places}:
+            self.classes = [source.names[i] for i in places]
         self.targets = list(source.labels)
         self.origin = source.origin | {
             "corruption": corruption.name,
