@@ -329,8 +329,7 @@ def _write_config(model: nn.Module, path: Path, extra: dict[str, Any]) -> None:
     # timm restores it from the top level; transformers passes it a second time and would fail
     config.get("model_args", {}).pop("num_classes", None)
     config["pretrained_cfg"].pop("tag", None)  # these are not the weights of that tag any more
-    names = told_names(description(model).get("label_names"))
-    # timm drops them where it thinks that the head was replaced
+    names = told_names(description(model).get("label_names"))  # timm drops them with a new head
     if names and len(names) == cast(Any, model).num_classes:
         config["label_names"] = names
     path.write_text(json.dumps(config | extra, indent=2, allow_nan=False))
