@@ -113,10 +113,10 @@ def test_whatever_a_user_s_own_code_raises_is_told_with_its_place(error, model):
         raise error
 
     class Own(TorchData):
-        __getitem__ = fail
+        __getitem__ = fail  # type: ignore[assignment]
 
     class Streamed(torch.utils.data.IterableDataset):
-        __iter__ = fail
+        __iter__ = fail  # type: ignore[assignment]
 
     pairs = [(image(), 0)]
     with pytest.raises(DataError, match=f"example 0 of the .*raised {type(error).__name__}"):
