@@ -3,6 +3,7 @@ take its place unasked.
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from timm_repair.errors import OutputError, RepairError, ResumeError
+from timm_repair.errors import AssumptionWarning, OutputError, RepairError, ResumeError
 from timm_repair.hub.folder import CONFIG, REPORT
 from timm_repair.hub.lineage import Base, Lineage, edits_since
 from timm_repair.hub.loading import from_pretrained
@@ -75,7 +76,9 @@ def answered(
     """
     refuse_another(report, directory, run)
     try:
-        model = from_pretrained(directory)
+        with warnings.catch_warnings():  # weights that were changed are refused below
+            warnings.simplefilter("ignore", AssumptionWarning)
+            model = from_pretrained(directory)
     except RepairError as error:
         raise OutputError(
             f"{str(directory)!r} holds a repair that cannot be loaded ({error}): {_WAYS}"
