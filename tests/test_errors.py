@@ -4,8 +4,14 @@ import pytest
 from planted import classifier
 from report.report_examples import report
 
-from timm_repair import errors
-from timm_repair.errors import MissingPackageError, RepairError, did_you_mean, require_packages
+from timm_repair import errors, repair
+from timm_repair.errors import (
+    MissingPackageError,
+    OptionError,
+    RepairError,
+    did_you_mean,
+    require_packages,
+)
 from timm_repair.hub.exporting import export
 from timm_repair.pipeline.demo import digits
 from timm_repair.report.figures.accuracy import before_after
@@ -16,6 +22,31 @@ def test_a_near_miss_is_suggested_and_all_are_named():
         "; did you mean 'finetune'? Known: finetune, probe"
     )
     assert did_you_mean("zzz", ["probe", "finetune"]) == "; Known: finetune, probe"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("lr", "did you mean 'learning_rate'"),
+        ("epochs", "did you mean 'steps'"),
+        ("max_clean_los", "did you mean 'max_clean_loss'"),
+        ("retian", "did you mean the argument retain="),
+        ("out", "did you mean the argument output_dir="),
+        ("val", "did you mean the argument holdout="),
+        ("device", r"accelerator=accelerate.Accelerator\(cpu=True\)"),
+        ("bf16", "mixed_precision='bf16'"),
+    ],
+)
+def test_what_is_called_otherwise_elsewhere(option, message):
+    with pytest.raises(OptionError, match=message):
+        repair("test_resnet", [], **{option: 1})
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model.pt", "model.SAFETENSORS"])
+def test_a_file_of_another_format_is_not_exported_under_its_name(name, tmp_path):
+    with pytest.raises(OptionError, match="format that is not written here.*ending in .onnx or"):
+        export(classifier(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 NEEDS = {

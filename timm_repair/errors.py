@@ -10,6 +10,22 @@ from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 
+# what options and arguments are called in other programs
+ELSEWHERE = {
+    "lr": ("learning_rate",),
+    "wd": ("weight_decay",),
+    "bs": ("batch_size",),
+    "epochs": ("steps",),
+    "iterations": ("steps",),
+    "out": ("output", "output_dir"),
+    "output": ("output_dir",),
+    "output_dir": ("output",),
+    "val": ("holdout",),
+    "test": ("holdout",),
+    "train": ("retain",),
+}
+DEVICES = {"device", "gpu", "gpus", "cpu", "cuda", "fp16", "bf16", "amp"}  # accelerate's
+
 
 class RepairError(Exception):
     """Base of the family."""
@@ -17,6 +33,8 @@ class RepairError(Exception):
 
 class OptionError(RepairError, ValueError):
     """An option, or the name of a method, scorer or strategy, is unknown or out of range."""
+
+    unknown: str | None = None  # the option that there is none of, where that is what is wrong
 
 
 class DataError(RepairError, ValueError):
@@ -120,9 +138,16 @@ def require_packages(extra: str, what: str, *packages: str) -> None:
             ) from error
 
 
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """Which of `known` was meant by `name`: what it is called here, or what is written alike."""
+    known = sorted(known)
+    ours = [each for each in ELSEWHERE.get(name, ()) if each in known]
+    return next(iter(ours or difflib.get_close_matches(name, known, n=1)), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'? Known: …"`, to be appended to the message of an error about `name`."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    close = meant(name, known)
+    hint = f"; did you mean {close!r}?" if close is not None else ";"
     return f"{hint} Known: {', '.join(known)}"

@@ -76,9 +76,7 @@ def grouped(kind: type[C]) -> type[C]:
             values[group] = replace(values.get(group) or groups[group](), **changes)
         known = [f.name for f in fields(cast(type[Dataclass], kind))]
         for name in values.keys() - known:
-            raise OptionError(
-                f"{kind.__name__} has no option {name!r}{did_you_mean(name, known + list(owner))}"
-            )
+            raise _unknown(kind.__name__, name, [*known, *owner])
         plainly(self, **values)
 
     kind.__init__ = flatly
@@ -105,8 +103,7 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
     given: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in owner:
-            known = did_you_mean(name, owner)
-            raise OptionError(f"{what or kind.__name__} has no option {name!r}{known}")
+            raise _unknown(what or kind.__name__, name, owner)
         group = owner[name]
         (own if group is None else given.setdefault(group, {}))[name] = value
     for group, options in given.items():
@@ -114,6 +111,12 @@ def make(kind: type[T], values: Mapping[str, Any], what: str | None = None) -> T
             raise OptionError(f"give either {group}= or {', '.join(options)}, not both")
         own[group] = groups[group](**options)
     return kind(**own)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> OptionError:
+    error = OptionError(f"{what} has no option {name!r}{did_you_mean(name, known)}")
+    error.unknown = name
+    return error
 
 
 def by_name(

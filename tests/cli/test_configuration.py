@@ -72,6 +72,12 @@ def test_what_is_typed_beside_it_goes_first(tmp_path):
     assert configuration.parse(again["set"])["block"] == ["a", "b"], "names are added to names"
 
 
+def test_null_is_what_was_not_said(tmp_path):
+    (tmp_path / "run.yaml").write_text("model: m\nfailures: null\nset: null\noutput: out\n")
+    again = parsed("repair", ["--config", str(tmp_path / "run.yaml")])
+    assert again["failures"] is None and again["set"] == [] and again["model"] == "m"
+
+
 def test_arguments_without_a_name(tmp_path):
     file = kept("blocks", ["resnet18", "--granularity=unit"], tmp_path)
     assert parsed("blocks", ["--config", file]) == parsed(

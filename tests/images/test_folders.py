@@ -100,6 +100,34 @@ def test_a_metadata_file_that_lists_the_images(ending, root, model, caplog):
     assert "images that it does not list: 1" in caplog.text
 
 
+@pytest.mark.parametrize("titles", ["file_name,label", "File_Name,Label", "filename,class"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_a_metadata_file_as_other_programs_write_it(titles, between, root, model):
+    rows = [titles.split(","), ["cat/0.png", "dog"], ["dog/2.png", "grey fox"]]
+    (root / "metadata.csv").write_text("".join(f"{between.join(row)}\n" for row in rows))
+    images = as_images(root, model)
+    assert images.labels.tolist() == [2, 1] and red(images) == [0, 2]
+
+
+def test_a_metadata_file_of_images_that_are_elsewhere_is_foreign(root, model, caplog):
+    (root / "metadata.csv").write_text("image,label\nelsewhere/0.png,dog\n")
+    assert as_images(root, model).labels.tolist() == [0, 0, 2]
+    image().save(root / "loose.png")
+    with pytest.raises(DataError, match=r"metadata.csv lists none: it has image, label, and must"):
+        as_images(root, model)
+
+
+def test_a_class_that_is_called_as_a_split_is(model, tmp_path):
+    model.pretrained_cfg["label_names"] = ["train", "bus", "tram"]
+    (tmp_path / "train").mkdir()
+    image(3).save(tmp_path / "train" / "3.png")
+    assert as_images(tmp_path, model).labels.tolist() == [0]
+    (tmp_path / "train" / "bus").mkdir()
+    image(4).save(tmp_path / "train" / "bus" / "4.png")
+    with pytest.raises(DataError, match="holds splits"):
+        as_images(tmp_path, model)
+
+
 def test_a_tsv_with_paths_and_classes(root, model):
     (root / "list.tsv").write_text("path\tclass\ncat/0.png\tdog\ndog/2.png\tgrey fox\n")
     assert as_images(root / "list.tsv", model).labels.tolist() == [2, 1]

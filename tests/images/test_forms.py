@@ -37,6 +37,7 @@ FORMS = {
     "list": lambda: PAIRS,
     "tuple of pairs": lambda: tuple(PAIRS),
     "images and labels": lambda: ([each for each, _ in PAIRS], LABELS),
+    "list of images and labels": lambda: [[each for each, _ in PAIRS], LABELS],
     "dict of columns": lambda: {"image": [each for each, _ in PAIRS], "label": LABELS},
     "dict of one split": lambda: {"train": PAIRS},
     "frame": lambda: pd.DataFrame({"img": [each for each, _ in PAIRS], "target": LABELS}),
@@ -81,6 +82,25 @@ def test_every_form_gives_the_same_images(form, model):
     assert images.labels.tolist() == LABELS
     assert red(images) == [5, 6, 7, 8]
     assert images.summary().n == 4 and images.summary().left_out == {}
+
+
+def test_two_of_each_are_columns_or_pairs_by_what_they_hold(model, tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for i, path in enumerate(paths):
+        image(i + 5).save(path)
+    for images in (paths, [image(5), image(6)]):
+        for columns in ((images, ["dog", "cat"]), [images, ["dog", "cat"]], [images, [2, 0]]):
+            found = as_images(columns, model)
+            assert found.labels.tolist() == [2, 0] and red(found) == [5, 6]
+        pairs = [[images[0], "dog"], [images[1], "cat"]]
+        assert as_images(pairs, model).labels.tolist() == [2, 0]
+
+
+def test_a_dict_of_the_images_of_each_class(model):
+    found = as_images({"dog": [image(5), image(6)], "cat": [image(7)]}, model)
+    assert found.labels.tolist() == [2, 2, 0] and red(found) == [5, 6, 7]
+    with pytest.raises(DataError, match="there are splits train, test"):
+        as_images({"train": PAIRS, "test": PAIRS}, model)
 
 
 REFUSED = {

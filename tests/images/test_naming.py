@@ -9,6 +9,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from timm_repair.errors import DataError, LabelError, ModelError, OptionError
 from timm_repair.images.classes import Classes
+from timm_repair.images.label_maps import read
 from timm_repair.images.labels import map_labels
 from timm_repair.images.sources import as_images
 
@@ -207,3 +208,50 @@ def test_a_model_s_names_that_cannot_be_read_say_what_to_give(said, message):
 def test_a_model_s_descriptions_may_be_listed():
     classes = Classes.of(Plain(NAMES, label_descriptions=["cat, kitty", "grey fox", "dog"]))
     assert classes.find("kitty") == [0]
+
+
+FILES = {  # name, text, what it maps
+    "yaml": ("m.yaml", "dog: 2\ncat: 0\n", {"cat": 0, "dog": 2}),
+    "yaml of names": ("m.yml", "- cat\n- grey fox\n", {"cat": 0, "grey fox": 1}),
+    "csv": ("m.csv", "cat,0\ndog,2\n", {"cat": 0, "dog": 2}),
+    "csv with titles": ("m.csv", "index;name\n0;cat\n2;dog\n", {"cat": 0, "dog": 2}),
+    "csv of names": ("m.csv", "cat\ngrey fox\n", {"cat": 0, "grey fox": 1}),
+    "csv of names with a title": ("m.csv", "label\ncat\ngrey fox\n", {"cat": 0, "grey fox": 1}),
+    "tsv": ("m.tsv", "0\tcat\n2\tdog\n", {"cat": 0, "dog": 2}),
+    "index first": ("m.txt", "0 cat\n1 grey fox\n", {"cat": 0, "grey fox": 1}),
+    "index last": ("m.txt", "cat 0\ngrey fox 1\n", {"cat": 0, "grey fox": 1}),
+    "with a mark between": ("m.txt", "cat: 0\ndog: 2\n", {"cat": 0, "dog": 2}),
+    "names in order": ("m.txt", "cat\ngrey fox\n", {"cat": 0, "grey fox": 1}),
+    "digits of names": ("m.txt", "boeing 737\nairbus 320\n", {"boeing 737": 0, "airbus 320": 1}),
+    "synsets": ("m.txt", "n01 tench, Tinca\nn02 shark\n", {"n01 tench, Tinca": 0, "n02 shark": 1}),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_label_map_in_a_file(case, tmp_path):
+    name, text, expected = FILES[case]
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path / name, "images") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", "cat,dog\nbird,wolf\n"),
+        ("m.csv", "a,b,c\n1,2,3\n"),
+        ("m.csv", "cat,0\ncat,1\n"),
+        ("m.csv", ""),
+        ("m.yaml", "a: ["),
+        ("m.yaml", "3"),
+        ("m.txt", ""),
+    ],
+)
+def test_a_file_that_is_no_label_map(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelError, match="label_map takes"):
+        read(tmp_path / name, "images")
+
+
+def test_a_label_map_that_names_none_of_the_labels_says_what_it_names(caplog):
+    map_labels(["cat"], CLASSES, label_map={"hound": 2})
+    assert "it names 'hound'" in caplog.text

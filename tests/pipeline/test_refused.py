@@ -13,7 +13,7 @@ import torch
 from cases import GENTLE
 from torch import nn
 
-from timm_repair import Property, as_images, blocks, from_pretrained, repair
+from timm_repair import Property, as_images, blocks, compare, from_pretrained, repair
 from timm_repair.cli import main
 from timm_repair.errors import (
     AssumptionWarning,
@@ -299,3 +299,35 @@ def test_the_command_that_collect_prints_can_be_typed(deployed, pictures, tmp_pa
     words = ["collect", f"--model=local-dir:{tmp_path / 'model'}", f"--images={tmp_path / 'seen'}"]
     assert main([*words, f"--output={output}", "--quiet"]) == 0
     assert f"--failures '{output / 'failing'}'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "the name of the model is empty"),
+        (" ", "the name of the model is empty"),
+        ("model.pth", "file of weights, which does not exist.*checkpoint_path='model.pth'"),
+        ("a/model.safetensors", "file of weights"),
+    ],
+)
+def test_a_name_that_is_of_no_model(name, message, few):
+    with pytest.raises(ModelError, match=message):
+        repair(name, few, **SHORT)
+
+
+@pytest.mark.parametrize("methods", [[], {}, ()])
+def test_a_comparison_of_nothing(methods, deployed, few):
+    with pytest.raises(OptionError, match="methods is empty: give at least one of archrepair"):
+        compare(deployed, few, methods=methods)
+
+
+def test_a_comparison_is_not_written_where_images_are_read_from(deployed, tmp_path, few):
+    (tmp_path / "0").mkdir()
+    with pytest.raises(OutputError, match="which failures is read from"):
+        compare(deployed, str(tmp_path), methods=["noop"], output_dir=tmp_path / "0")
+
+
+def test_a_holdout_without_the_name_that_its_mark_asks_for(capsys):
+    words = ["repair", "--model=m", "--failures=f", "--output=o", "--holdout==x/"]
+    assert main(words) == 2
+    assert "=x/ has no name before the =" in capsys.readouterr().err

@@ -196,6 +196,11 @@ def method(text: str) -> Named:
 def holdout(given: Sequence[str]) -> Any:
     """What `--holdout` gives to `repair`."""
     parts = [place.partition("=") for place in given]
+    if unnamed := next((place for place in given if place.startswith("=")), None):
+        raise OptionError(
+            f"--holdout {unnamed} has no name before the =: give --holdout clean{unnamed}, or"
+            f" --holdout {unnamed[1:]}"
+        )
     # a path may hold a "=" too
     named = {n: place for n, equals, place in parts if equals and n and not {"/", "\\"} & set(n)}
     if not given or (len(given) == 1 and not named):

@@ -55,7 +55,7 @@ def expanded(command: Parser, words: Sequence[str]) -> list[str]:
             raise OptionError(f"{file!r} says {key!r}, which `{name}` does not take{meant}")
         action = known[key]
         there = any(typed(words, o) is not None or o in words for o in action.option_strings)
-        if key in PAIRS or not there:
+        if value is not None and (key in PAIRS or not there):  # null: as if it were not there
             found += _words(action, value, f"{key} in {file!r}")
     return [*found, *words]
 

@@ -3,7 +3,6 @@ that it does not know.
 """
 
 import argparse
-import difflib
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,26 +10,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from timm_repair.cli.documented import Group
+from timm_repair.errors import DEVICES, meant
 
 PROGRAM = "timm-repair"
-# what other programs call it; options of accelerate are none of ours
-ELSEWHERE = {
-    "lr": "learning_rate",
-    "wd": "weight_decay",
-    "bs": "batch_size",
-    "epochs": "steps",
-    "iterations": "steps",
-    "out": "output",
-    "output_dir": "output",
-    "val": "holdout",
-    "test": "holdout",
-    "train": "retain",
-}
 DEVICE = (
     "accelerate chooses the device: CUDA_VISIBLE_DEVICES=1 or ACCELERATE_USE_CPU=true before the"
     " command, or `accelerate launch` for several"
 )
-DEVICES = {"device", "gpu", "gpus", "cpu", "cuda", "fp16", "bf16", "amp"}
 
 
 @dataclass(frozen=True)
@@ -119,10 +105,7 @@ class Parser(argparse.ArgumentParser):
             return f": {DEVICE}"
         own = [o.lstrip("-") for o in self._option_string_actions if o.startswith("--")]
         known = dict.fromkeys((o.replace("-", "_") for o in own), "") | self.names()
-        name = ELSEWHERE.get(given, given)
-        if name not in known:
-            close = difflib.get_close_matches(given, known, n=1)
-            name = close[0] if close else None
+        name = given if given in known else meant(given, known)
         if name is None:
             return ""
         if flag := known[name]:

@@ -24,6 +24,7 @@ from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
 from timm_repair.images.labels import GUESSED
 from timm_repair.images.summary import Summary
+from timm_repair.models.doubts import warn_of_doubts
 from timm_repair.models.weights import check_finite
 from timm_repair.runtime.runtime import Runtime
 
@@ -65,6 +66,7 @@ def prepare(
     """
     options, runtime = options or DataOptions(), runtime or Runtime()
     check_finite(model)
+    warn_of_doubts(model)
     given = Roles.read(model, options, failures, retain, passing, holdout)
     known, asked, classes = Known(given.named), _Asked(model, runtime), Classes.of(model)
     measured = {name: known.once(images) for name, images in given.holdout.items()}

@@ -23,6 +23,11 @@ from timm_repair.models.wrapping import unwrapped
 from timm_repair.runtime.boundary import public
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+# what files of other programs end in
+OTHERS = (
+    {".tflite", ".pb", ".mlmodel", ".mlpackage", ".engine", ".trt", ".plan", ".xml", ".h5"}
+    | {".keras", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".torchscript"}
+)  # fmt: skip
 
 
 @public
@@ -98,6 +103,12 @@ def _checked(path: Path, format: str) -> Path:
         raise OptionError(
             f"{path.name!r} is the name of another format: pass format={meant!r}, or a name ending"
             f" in {FORMATS[format]}"
+        )
+    if path.suffix.lower() in OTHERS:
+        raise OptionError(
+            f"{path.name!r} is the name of a format that is not written here: give a name ending in"
+            f" {' or '.join(FORMATS.values())}, and convert that file with the tools of the other"
+            " format; weights alone are saved by save_pretrained"
         )
     if not path.name:
         raise OutputError(f"{str(path)!r} is no name of a file: choose one")

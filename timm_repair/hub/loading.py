@@ -31,6 +31,9 @@ from timm_repair.models.weights import check_finite, fingerprint
 from timm_repair.models.wrapping import unwrapped
 from timm_repair.runtime.boundary import public
 
+# endings of files with weights alone
+_WEIGHTS = {".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar", ".pkl"}
+
 
 def load(model: str | PathLike | nn.Module, *, pretrained: bool = True) -> tuple[str, nn.Module]:
     """The model, out of what wraps it, and what to call it. A string is created by timm, with its
@@ -78,6 +81,15 @@ def _create(name: str, pretrained: bool) -> nn.Module:
 
 def _unknown(name: str) -> str:
     """Why timm has no such model, and what was meant perhaps."""
+    if not name.strip():
+        return "the name of the model is empty: give one, such as 'resnet50' or 'hf-hub:user/name'"
+    if Path(name).suffix.lower() in _WEIGHTS:
+        lacking = "" if Path(name).expanduser().is_file() else ", which does not exist"
+        return (
+            f"{name!r} is a file of weights{lacking}; these alone do not say which model they are"
+            f" of. Give timm.create_model(NAME, num_classes=…, checkpoint_path={name!r}), or a"
+            " folder that was saved with its config as 'local-dir:FOLDER'"
+        )
     if Path(name).expanduser().is_dir():
         lacking = "" if Path(name, "config.json").is_file() else ", which lacks a config.json"
         return f"{name!r} is a folder{lacking}: a saved model is given as 'local-dir:{name}'"

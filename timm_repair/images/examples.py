@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 
 from timm_repair.errors import DataError, LabelError
 from timm_repair.images.decoding import open_image
@@ -318,14 +319,14 @@ def _attribute(dataset: Any, attribute: str, name: str) -> Any:
 
 
 def as_columns(source: Any, columns: tuple[str | None, str | None]) -> dict[Any, Any] | None:
-    """`source` as column to its values, where that is what it is: a dict of columns, a data frame,
-    or (images, labels).
+    """`source` as column to its values, where that is what it is: a dict of columns or of the
+    images of each class, a data frame, or (images, labels).
     """
     frame: Any = source
     # of pandas, or alike; asked of its type, since a dataset may answer to any name
     if hasattr(type(frame), "columns") and hasattr(type(frame), "to_dict"):
         return {str(column): list(frame[column]) for column in frame.columns}
-    if isinstance(source, tuple) and len(source) == 2 and _are_columns(*source):
+    if isinstance(source, tuple | list) and len(source) == 2 and _are_columns(*source):
         return {columns[0] or "image": source[0], columns[1] or "label": source[1]}
     if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict):
         kinds = (list, tuple, np.ndarray, torch.Tensor)
@@ -336,6 +337,11 @@ def as_columns(source: Any, columns: tuple[str | None, str | None]) -> dict[Any,
         )
         if named and all(isinstance(each, kinds) for each in source.values()):
             return dict(source)
+        if source and all(isinstance(each, list) and each for each in source.values()):
+            # class -> its images
+            pairs = [(each, label) for label, found in source.items() for each in found]
+            if all(_shows(image) and not isinstance(image, tuple | list) for image, _ in pairs):
+                return {"image": [image for image, _ in pairs], "label": [k for _, k in pairs]}
     return None
 
 
@@ -346,7 +352,17 @@ def _are_columns(images: Any, labels: Any) -> bool:
         return False
     if isinstance(images, np.ndarray | torch.Tensor):
         return images.ndim >= 3 or images.dtype == object
-    return len(images) != 2 or not isinstance(images[1], int | str | np.integer)
+    if len(images) != 2 or len(labels) != 2:
+        return True
+    # each has two: the second of the first is an image or a label
+    return _shows(images[1]) and not _shows(labels[0])
+
+
+def _shows(value: Any) -> bool:
+    """Whether this is an image, or the name of a file with one, rather than a label."""
+    if isinstance(value, str):
+        return Path(value).suffix.lower() in Image.registered_extensions()
+    return not isinstance(value, int | np.integer | Mapping)
 
 
 def from_columns(table: Mapping[str, Any], columns: tuple, name: str) -> Source:

@@ -14,8 +14,8 @@ import pyarrow.parquet
 from PIL import Image
 
 from timm_repair.errors import DataError
-from timm_repair.images.readers import LABELS, Column, Files, Source, nfc
-from timm_repair.images.tables import Columns, from_file
+from timm_repair.images.readers import IMAGES, LABELS, Column, Files, Source, nfc, usually
+from timm_repair.images.tables import Columns, from_file, separator
 from timm_repair.options import RUN
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,10 @@ def from_folder(folder: Path, split: str | None, columns: Columns, name: str) ->
     files, left_out = _images(folder)
     tops = {f.relative_to(folder).parts[0] for f in files if f.parent != folder}
     tops |= set() if files else set(_folders(folder))
-    if tops and SPLITS.issuperset(map(str.lower, tops)):
+    # images right in such a folder are of a class that is called so, as COCO's "train"
+    deep = not files or any(len(f.relative_to(folder).parts) > 2 for f in files)
+    deep = deep or any(any((folder / top).glob("metadata.*")) for top in tops)
+    if tops and deep and SPLITS.issuperset(map(str.lower, tops)):
         raise DataError(
             f"{name}: {folder} holds splits ({', '.join(sorted(tops))}), not classes; choose one"
             " with split="
@@ -59,7 +62,13 @@ def from_folder(folder: Path, split: str | None, columns: Columns, name: str) ->
     left_out += Counter(f"{each} (no {_LISTED} with a label)" for each in foreign)
     loose = [f for f in files if f.parent == folder]
     if loose or not files:
-        raise DataError(f"{name}: {_nothing(folder, loose, left_out)}")
+        said = _nothing(folder, loose, left_out)
+        said += "".join(
+            f". {each} lists none: it has {', '.join(_header(folder / each)) or 'no columns'}, and"
+            f" must have {_LISTED} and label"
+            for each in foreign
+        )
+        raise DataError(f"{name}: {said}")
     _warn(left_out, folder, name)
     labels = [nfc(f.parent.name) for f in files]
     if any(len(f.relative_to(folder).parts) > 2 for f in files):
@@ -135,12 +144,27 @@ def _metadata(folder: Path, columns: Columns) -> tuple[Path | None, list[str]]:
         if not file.is_file():
             continue
         header = _header(file)
-        wanted = [columns[1]] if columns[1] else [column for tier in LABELS for column in tier]
-        labelled = any(column in header for column in wanted)
-        if _LISTED in header and (labelled or (len(header) == 2 and columns[1] is None)):
+        named = usually(header, LABELS)
+        labelled = columns[1] in header if columns[1] else bool(named) or len(header) == 2
+        if _naming(file, header) is not None and labelled:
             return file, foreign
         foreign.append(file.name)
     return None, foreign
+
+
+def _naming(file: Path, header: list[str]) -> str | None:
+    """The column of a metadata file that names its images: as `datasets` has it, or one that is
+    called alike and names, in the first row, a file that is there.
+    """
+    if _LISTED in header:
+        return _LISTED
+    likely = usually(header, IMAGES[::-1])
+    if len(likely) != 1 or file.suffix != ".csv":
+        return None
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, delimiter=separator(file))
+        first = (next(rows, None) or {}).get(likely[0])
+    return likely[0] if first and (file.parent / first).is_file() else None
 
 
 def _header(file: Path) -> list[str]:
@@ -150,7 +174,7 @@ def _header(file: Path) -> list[str]:
             return pyarrow.parquet.read_schema(file).names
         with file.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix == ".csv":
-                return next(csv.reader(lines), [])
+                return next(csv.reader(lines, delimiter=separator(file)), [])
             first = json.loads(lines.readline() or "{}")
             return list(first) if isinstance(first, dict) else []
     except (OSError, ValueError, csv.Error, pyarrow.ArrowException):
@@ -162,10 +186,10 @@ def _listed(
 ) -> Source:
     """What a metadata file lists; images that it does not list are counted."""
     header = _header(file)
-    label = columns[1]
-    if label is None and not any(column in header for tier in LABELS for column in tier):
-        label = next(column for column in header if column != _LISTED)
-    found = from_file(file, (columns[0] or _LISTED, label), name)
+    naming, label = _naming(file, header), columns[1]
+    if label is None and not usually(header, LABELS):
+        label = next(column for column in header if column != naming)
+    found = from_file(file, (columns[0] or naming, label), name)
     assert isinstance(found, Source) and isinstance(found.reader, Column), "loaded whole"
     column = found.reader.dataset[found.reader.dataset.column_names[0]]
     known = {file.parent / str(path) for path in column}

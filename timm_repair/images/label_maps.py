@@ -4,10 +4,14 @@ A dict {name or label: class index or the model's name for it}; torchvision's cl
 transformers' id2label and label2id; the names in the model's order; any of them in a file.
 """
 
+import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from timm_repair.errors import LabelError
 from timm_repair.images.classes import Classes
@@ -16,8 +20,13 @@ from timm_repair.images.readers import nfc
 LabelMap = Mapping | Sequence[str] | str | Path
 FORMS = (
     "label_map takes {name: index}, {index: name} as transformers' id2label, a list of names in the"
-    " model's order, or a .json or .txt file of one of these"
+    " model's order, or a .json, .yaml, .csv or .txt file of one of these"
 )
+# a line of a text file with an index and a name: "0 cat", "cat: 0", "0,cat"
+_INDEX_FIRST = re.compile(r"(?P<index>\d+)(?P<between>\s*[:,;=\t]\s*|\s+)(?P<name>\S.*)")
+_INDEX_LAST = re.compile(r"(?P<name>.*[^\s:,;=])(?P<between>\s*[:,;=\t]\s*|\s+)(?P<index>\d+)")
+
+_TITLES = {"name", "names", "label", "labels", "class", "classes", "class_name", "category"}
 
 
 def explicit(
@@ -158,15 +167,70 @@ def _of_series(series: Any, what: str) -> dict[Any, Any]:
 def _from_file(file: Path, what: str) -> Any:
     if not file.is_file():
         raise LabelError(f"{what}: label_map={str(file)!r} is no file. {FORMS}")
+    ending = file.suffix.lower()
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if file.suffix.lower() == ".json":
+        if ending == ".json":
             return json.loads(text)
-    except (OSError, ValueError) as error:
+        if ending in (".yaml", ".yml"):
+            return yaml.safe_load(text)
+        if ending in (".csv", ".tsv"):
+            return _of_table(list(csv.reader(text.splitlines(), _dialect(text))))
+    except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise LabelError(
             f"{what}: label_map={str(file)!r} cannot be read ({error}). {FORMS}"
         ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return _of_lines([line.strip() for line in text.splitlines() if line.strip()])
+
+
+def _dialect(text: str) -> type[csv.Dialect]:
+    """How a table is written: by its separator."""
+    try:
+        return csv.Sniffer().sniff(text, ",;\t")
+    except csv.Error:  # one column
+        return csv.excel
+
+
+def _of_table(rows: list[list[str]]) -> Any:
+    """What a table of names, or of two columns of which one has an index, maps; the first row may
+    be their titles.
+
+    Raises:
+        ValueError: it has more columns, or none of indices.
+    """
+    rows = [[cell.strip() for cell in row] for row in rows if any(row)]
+    if all(len(row) == 1 for row in rows):
+        names = [row[0] for row in rows]
+        return names[1:] if names and names[0].lower() in _TITLES else names
+    if not all(len(row) == 2 for row in rows):
+        raise ValueError("its rows have not all two columns, name and index")
+    for body in (rows, rows[1:]):
+        for name, index in ((0, 1), (1, 0)):
+            if body and all(row[index].isdecimal() for row in body):
+                return _once([(row[name], int(row[index])) for row in body])
+    raise ValueError("none of its two columns holds indices")
+
+
+def _of_lines(lines: list[str]) -> Any:
+    """Names in the model's order; or, where each line has an index beside, what it maps. After a
+    blank digits may belong to a name ("boeing 737"): then they must count all lines.
+    """
+    for form in (_INDEX_FIRST, _INDEX_LAST):
+        found = [each for line in lines if (each := form.fullmatch(line))]
+        table = {each["name"]: int(each["index"]) for each in found}
+        indices = sorted(table.values())
+        told = all(each["between"].strip() or "\t" in each["between"] for each in found)
+        counted = indices in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+        if lines and len(table) == len(lines) and (told or counted):
+            return table
+    return lines
+
+
+def _once(pairs: list[tuple[str, int]]) -> dict[str, int]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name occurs more than once")
+    return table
 
 
 def _inverse(told: Mapping[Any, Any]) -> dict[str, int]:

@@ -185,7 +185,11 @@ def _table(
         rest = [label for label in texts if label not in told]
         found = _by_name(rest, classes, names, what)
         if not told and found:
-            logger.warning("%s: label_map names none of the labels, the model does", what)
+            logger.warning(
+                "%s: label_map names none of the labels, the model does: it names %s",
+                what,
+                _some(keys_of(told_of)),
+            )
         return found | told, f"{BY_MAP}, then {BY_NAME}" if found else BY_MAP, {}
     if not texts:
         return {label: label for label in used}, BY_INDEX, {}

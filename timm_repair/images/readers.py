@@ -1,7 +1,7 @@
 """Readers of raw images (see `pool.Reader`), and which columns hold images and labels."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,15 @@ def choose_columns(
     )
 
 
+def usually(columns: Iterable, usual: tuple[tuple[str, ...], ...]) -> list:
+    """Those of `columns` that are called as the first tier of `usual` that any is called as, in
+    capitals or not.
+    """
+    columns = list(columns)
+    tiers = [[column for column in columns if str(column).lower() in tier] for tier in usual]
+    return next(filter(None, tiers), [])
+
+
 def _column(
     chosen: str | None, kind: str, feature: type, usual: tuple, features: Mapping, name: str
 ) -> str:
@@ -110,8 +119,7 @@ def _column(
     typed = [column for column, f in features.items() if isinstance(f, feature)]
     likely = typed
     if len(typed) != 1:
-        tiers = [[column for column in typed or features if column in tier] for tier in usual]
-        likely = next(filter(None, tiers), [])
+        likely = usually(typed or features, usual)
     if len(likely) != 1:
         raise DataError(
             f"{name}: which column holds the {kind}? There are {there}; say so with {kind}_column="

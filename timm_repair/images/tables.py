@@ -45,9 +45,18 @@ def from_file(file: Path, columns: Columns, name: str, *, streaming: bool = Fals
         data_files=str(file.resolve()),
         split="train",
         streaming=streaming,
-        **({"sep": "\t"} if ending == ".tsv" else {}),
+        **({"sep": separator(file)} if FORMATS[ending] == "csv" else {}),
     )
     return from_dataset(table, columns, name, root=file.parent)
+
+
+def separator(file: Path) -> str:
+    """What parts the columns of a text file: a comma, unless its first line has only others."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        titles = lines.readline()
+    return next((each for each in (",", ";", "\t") if each in titles), ",")
 
 
 def from_dataset(

@@ -2,7 +2,7 @@
 whether two models answer alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -59,9 +59,22 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise DataError(
             f"the model must return logits of shape (N, classes), not {shape}; is it an image"
-            " classifier?"
+            f" classifier?{_way_out(found)}"
         )
     return found
+
+
+def _way_out(found: object) -> str:
+    """What to do about a model that returns more than logits."""
+    values = list(found.values()) if isinstance(found, Mapping) else found
+    if not isinstance(values, list | tuple) or not any(isinstance(x, Tensor) for x in values):
+        return ""
+    at = next(iter(found), None) if isinstance(found, Mapping) else 0
+    at = "logits" if isinstance(found, Mapping) and "logits" in found else at
+    return (
+        f" It returns a {type(found).__name__} of {len(values)}: put it into a module whose forward"
+        f" returns the logits alone, as model(x)[{at!r}] may be"
+    )
 
 
 def alike(one: object, other: object) -> bool:

@@ -15,6 +15,7 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import MemoryExceededError, OutputError, RepairError
 from timm_repair.hub import saving
+from timm_repair.hub.folder import require_apart
 from timm_repair.hub.lineage import Base, Lineage
 from timm_repair.methods.method import Method
 from timm_repair.models.copying import copied
@@ -100,6 +101,9 @@ def compare(
     require_protocol(protocol, failures, passing)
     rows = entrants.labelled(methods, options)
     chosen = entrants.different(seeds, seed)
+    if output_dir is not None:
+        roles = {"failures": failures, "retain": retain, "passing": passing, "holdout": holdout}
+        require_apart(output_dir, roles)
     target = None if output_dir is None else shelf.check_shelf(output_dir, rows)
     accelerator = accelerator or make_accelerator()
     runtimes = [Runtime(accelerator, each, progress) for each in chosen]

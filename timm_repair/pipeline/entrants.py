@@ -48,8 +48,12 @@ def labelled(
     """Label -> method; those given by name are made with the `options`.
 
     Raises:
-        OptionError: two methods under one label.
+        OptionError: no method, or two under one label.
     """
+    if not given:
+        raise OptionError(
+            f"methods is empty: give at least one of {', '.join(methods.METHODS)}, or an object"
+        )
     pairs = given.items() if isinstance(given, Mapping) else [(None, m) for m in given]
     rows = {}
     for label, method in pairs:

@@ -22,18 +22,21 @@ import numpy as np
 import torch
 
 from timm_repair.errors import (
+    DEVICES,
     MemoryExceededError,
     ModelError,
     OptionError,
     RepairError,
     UnexpectedError,
     did_you_mean,
+    meant,
 )
 from timm_repair.runtime.fence import fenced
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ACCELERATOR = "accelerate.Accelerator(cpu=True), or mixed_precision='bf16' in it"
 # what is taken, in words, where the hint's names would say it to few
 TAKES = {
     "model": "a timm name, 'hf-hub:user/name', 'local-dir:FOLDER', its path, or a torch.nn.Module,"
@@ -61,10 +64,11 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         with as_it_was():
             try:
                 return function(*args, **kwargs)
-            except (
-                RepairError,
-                Warning,
-            ):  # a warning that is an error is what its filter asked for
+            except OptionError as error:
+                error.args = (f"{error}{_argument_meant(error.unknown, signature, kwargs)}",)
+                raise
+            # a warning that is an error is what its filter asked for
+            except (RepairError, Warning):
                 raise
             except Exception as error:
                 raise of_the_family(error, function.__name__) from error
@@ -105,6 +109,19 @@ def of_the_family(error: Exception, where: str) -> RepairError:
         ours.add_note(note)
     vars(ours).update({name: value for name, value in vars(error).items() if name in KEPT})
     return ours
+
+
+def _argument_meant(unknown: str | None, signature: inspect.Signature, given: dict) -> str:
+    """What to say of an option that there is none of, where it is an argument misspelled, or the
+    device; nothing otherwise.
+    """
+    if unknown is None or unknown not in given:
+        return ""
+    own = [name for name, p in signature.parameters.items() if p.kind != p.VAR_KEYWORD]
+    if unknown in DEVICES and "accelerator" in own:
+        return f". Device and precision are the accelerator's: accelerator={ACCELERATOR}"
+    close = meant(unknown, [name for name in own if name not in given])
+    return f". Or did you mean the argument {close}=?" if close else ""
 
 
 def _check_call(

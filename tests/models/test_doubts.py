@@ -1,0 +1,82 @@
+"""What a model does that its owner should know of is told once, and of nothing else."""
+
+import planted
+import pytest
+import torch
+from torch import nn
+
+from timm_repair import repair
+from timm_repair.errors import AssumptionWarning, DataError
+from timm_repair.models.answering import logits, made_up
+from timm_repair.models.doubts import warn_of_doubts
+
+
+class Around(nn.Module):
+    """Answers with what `change` makes of the answers of a model."""
+
+    def __init__(self, model: nn.Module, change):
+        super().__init__()
+        self.model, self.change = model, change
+        self.pretrained_cfg = dict(model.pretrained_cfg)
+        self.num_classes = model.num_classes
+
+    def forward(self, x):
+        return self.change(self.model(x))
+
+
+DOUBTS = {
+    "depends on the other images": lambda y: y - y.mean(dim=0, keepdim=True),
+    "answers with probabilities": lambda y: y.softmax(dim=1),
+}
+
+
+@pytest.mark.parametrize("told", DOUBTS)
+def test_answers_that_are_not_what_they_seem(told, classifier):
+    with pytest.warns(AssumptionWarning, match=told) as caught:
+        warn_of_doubts(Around(classifier, DOUBTS[told]))
+    assert len(caught) == 1
+
+
+def test_an_ordinary_model_is_not_doubted(classifier, recwarn):
+    warn_of_doubts(classifier)
+    warn_of_doubts(Around(classifier, lambda y: y))
+    warn_of_doubts(Around(classifier, lambda y: y.log_softmax(dim=1)))
+    assert not recwarn.list
+
+
+def test_weights_that_were_pruned_for_good(classifier):
+    name, weight = next((n, p) for n, p in classifier.named_parameters() if p.ndim == 4)
+    with torch.no_grad():
+        weight.view(-1)[::3] = 0
+    with pytest.warns(AssumptionWarning, match=rf"33% of the weights of '{name}' are exactly zero"):
+        warn_of_doubts(classifier)
+    with torch.no_grad():
+        weight.view(-1)[::9] = 1  # two ninths are left
+        weight.view(-1)[::2] = 1
+    warn_of_doubts(classifier)
+
+
+def test_a_repair_tells_it(classifier):
+    pruned = next(p for p in classifier.parameters() if p.ndim == 4)
+    with torch.no_grad():
+        pruned.view(-1)[::3] = 0
+    pairs = [(image, (k + 1) % planted.CLASSES) for image, k in planted.pictures(40, seed=1)]
+    options = {"level": "network", "steps": 1, "batch_size": 4, "progress": False}
+    with pytest.raises(AssumptionWarning, match="exactly zero"):  # warnings are errors here
+        repair(classifier, pairs, method="finetune", diagnose=False, images=False, **options)
+
+
+MORE = {
+    "tuple": (lambda y: (y, y), r"tuple of 2: .*model\(x\)\[0\]"),
+    "dict": (lambda y: {"aux": y, "logits": y}, r"dict of 2: .*model\(x\)\['logits'\]"),
+    "dict of others": (lambda y: {"out": y}, r"dict of 1: .*model\(x\)\['out'\]"),
+    "classes": (lambda y: y.argmax(dim=1), r"not \(4,\); is it an image classifier\?$"),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_what_to_do_about_a_model_that_returns_more(kind, classifier):
+    change, message = MORE[kind]
+    model = Around(classifier, change)
+    with pytest.raises(DataError, match=message):
+        logits(model, made_up(classifier.pretrained_cfg["input_size"], model))
