@@ -147,7 +147,9 @@ def child(name: str, answer: Connection) -> None:
 
 
 def watched(name: str, memory: float, seconds: float) -> dict[str, Any]:
-    """The row of one model, examined in a process that may take so many GiB and seconds."""
+    """The row of one model, examined in a process that may take so many GiB and seconds of
+    processor time.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload(["timm_repair", "benchmarks.models.blocks"])
     receiver, sender = context.Pipe(duplex=False)
@@ -157,10 +159,10 @@ def watched(name: str, memory: float, seconds: float) -> dict[str, Any]:
     begun, held = monotonic(), psutil.Process(process.pid)
     try:
         while not receiver.poll(0.1):
-            if monotonic() - begun > seconds:
-                return {"outcome": "not run", "why": f"more than {seconds:.0f} s"}
             if not process.is_alive():
                 return {"outcome": "not run", "why": f"its process ended with {process.exitcode}"}
+            if sum(held.cpu_times()[:2]) > seconds:
+                return {"outcome": "not run", "why": f"more than {seconds:.0f} s"}
             if held.memory_info().rss > memory * 2**30:
                 return {"outcome": "not run", "why": f"more than {memory:.0f} GiB"}
         return receiver.recv() | {"seconds": round(monotonic() - begun, 1)}
@@ -217,7 +219,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also those that have a row")
     parser.add_argument("--redo", choices=OUTCOMES, help="only those whose row says this")
     parser.add_argument("--memory", type=float, default=6, help="GiB for one model")
-    parser.add_argument("--seconds", type=float, default=120, help="for one model")
+    parser.add_argument("--seconds", type=float, default=120, help="of processor, for one model")
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     before = json.loads(asked.output.read_text())["models"] if asked.output.exists() else {}

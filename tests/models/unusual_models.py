@@ -103,6 +103,12 @@ def tied(model: nn.Module) -> nn.Module:
     return model
 
 
+def shared(model: nn.Module) -> nn.Module:
+    """One module hangs in two places, as CoaT's position encodings do."""
+    model.layer3[0].register_module("aside", model.layer2[0].conv1)
+    return model
+
+
 # repaired like any other; those of the second table only without output_dir
 WRAPPED = {
     "data parallel": nn.DataParallel,
@@ -120,6 +126,7 @@ UNUSUAL = {
     "four kinds of numbers": mixed,
     "half": lambda model: model.half(),
     "tied weights": tied,
+    "a module in two places": shared,
     "checkpointing": lambda model: model.set_grad_checkpointing() or model,
     "a dict without an architecture": lambda model: (
         setattr(

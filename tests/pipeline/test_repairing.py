@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from timm_repair import DataOptions, collect_failures, compare, localize, repair
+from timm_repair.data.collected import Collected
 from timm_repair.errors import (
     DataError,
     LabelError,
@@ -309,6 +310,14 @@ def test_few_failures_retained_of_one_class_or_leaking_are_refused(
         repair(deployed, failures, retain=ones, progress=False)
     with pytest.raises(DataError, match="leave them out of one"):
         repair(deployed, failures, holdout=failures, progress=False)
+
+
+def test_passing_examples_that_are_too_few_are_left_out_and_named(deployed, collected, no_work):
+    few = Collected.of(collected, collected.passing.subset(range(4)))
+    with pytest.raises(UserWarning, match="passing: 4 .* they were left out. At least 6"):
+        repair(deployed, few, progress=False)  # warnings are errors here
+    with pytest.raises(DataError, match="passing.*4 examples are too few for the splits"):
+        repair(deployed, collected, passing=few.passing, progress=False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

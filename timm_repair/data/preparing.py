@@ -18,7 +18,7 @@ from timm_repair.data.options import DataOptions
 from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
 from timm_repair.data.roles import Roles
-from timm_repair.data.splits import Known, split
+from timm_repair.data.splits import Known, least, split
 from timm_repair.errors import DataError, NoFailuresError
 from timm_repair.images.classes import Classes
 from timm_repair.images.images import Images
@@ -80,10 +80,10 @@ def prepare(
     held_out["failing"] = "failing" in measured
     if not hold_out:
         held_out = dict.fromkeys(sets, True)
-    parts = {
-        name: split(images, options.shares.of(name, held_out[name]), generator)
-        for name, images in sets.items()
-    }
+    shares = {name: options.shares.of(name, held_out[name]) for name in sets}
+    if passing is None and "passing" in sets and len(sets["passing"]) < least(shares["passing"]):
+        _tell_of_few(sets.pop("passing"), least(shares["passing"]))
+    parts = {name: split(images, shares[name], generator) for name, images in sets.items()}
     train = {name: part["train"] for name, part in parts.items()}
     selection = {name: part["selection"] for name, part in parts.items()}
     if "retained" in selection:  # what of it may be lost is limited
@@ -244,6 +244,15 @@ def _really_failing(asked: _Asked, images: Images, options: DataOptions) -> Imag
     if right:
         warnings.warn(f"{message}. They were left out", stacklevel=3)
     return images.left_out(wrong, "the model has them right").answered(answers[wrong])
+
+
+def _tell_of_few(passing: Images, needed: int) -> None:
+    warnings.warn(
+        f"passing: {len(passing)} of the examples that were kept with the failures can be used, too"
+        f" few to train, choose and measure on: they were left out. At least {needed} are needed;"
+        " collect from more images",
+        stacklevel=4,
+    )
 
 
 def _refuse_single_class(retained: Images, classes: Classes) -> None:

@@ -40,6 +40,11 @@ def stratified(labels: Tensor, sizes: list[int], generator: torch.Generator) -> 
     return [part.sort().values for part in by_label[place.argsort(stable=True)].split(sizes)]
 
 
+def least(shares: Mapping[str, object]) -> int:
+    """How many examples `split` needs: two for each of `shares` and for "train"."""
+    return LEAST * (len(shares) + 1)
+
+
 def split(
     images: Images, shares: Mapping[str, tuple[float, int | None]], generator: torch.Generator
 ) -> dict[str, Images]:
@@ -50,7 +55,7 @@ def split(
         DataError: there are fewer than two examples for each part.
     """
     total, names = len(images), ", ".join((*shares, "train"))
-    needed = LEAST * (len(shares) + 1)
+    needed = least(shares)
     if total < needed:
         raise DataError(
             f"{images.name}: {total} examples are too few for the splits ({names}): at least"

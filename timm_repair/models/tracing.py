@@ -137,11 +137,18 @@ def _trace(model: nn.Module, size: tuple[int, ...], run: Callable) -> Trace:
 
 
 def _run(model: nn.Module, size: tuple[int, ...]) -> None:
-    meta = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+    # Each tensor once where it hangs: torch ties by name, and where a whole module hangs in several
+    # places (CoaT's position encodings) would not give it back its own
+    hanging = {
+        f"{path}.{name}".lstrip("."): tensor
+        for path, module in model.named_modules()
+        for name, tensor in chain(module._parameters.items(), module._buffers.items())
+        if tensor is not None
     }
-    functional_call(model, meta, torch.empty(1, *size, device="meta", dtype=_float_dtype(model)))
+    empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in hanging.values()}
+    meta = {name: empty[id(tensor)] for name, tensor in hanging.items()}
+    image = torch.empty(1, *size, device="meta", dtype=_float_dtype(model))
+    functional_call(model, meta, image, tie_weights=False)
 
 
 def _run_for_real(model: nn.Module, size: tuple[int, ...]) -> None:
