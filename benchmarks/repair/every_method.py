@@ -17,42 +17,43 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks.repair.default import Row, fill, without_pattern
+from timm_repair.methods import METHODS
 
 RESULTS = Path(__file__).parents[1] / "results" / "every_method"
 ROUNDS = {"steps": 30}
 
-# the cheapest first
+# those that have options of their own, or are cheap and go first
 OPTIONS: dict[str, dict] = {
     "noop": {},
     "bn_recalibration": {},
     "finetune": {},
-    "random_block": {},
-    "auto_rgn": {},
-    "surgical": {},
-    "wise_ft": {},
-    "birdnn_retrain": {},
-    "mode": {},
-    "apricot": {},
     "few_shot_mix": {},
-    "deep_repair": {},
-    "sensei": {},
     "random_weights": ROUNDS,
     "birdnn_finetune": ROUNDS,
     "care": ROUNDS,
     "arachne": ROUNDS,
     # of whose steps a tenth are rounds
     "birdnn": {"retrain_share": 0.9},
-    "linear_program": {},
 }
+LAST = ("linear_program",)  # the slowest
+LEFT_OUT = ("neu_recover", "archrepair")  # see above; the last has rows of its own
 
 
 def rows_for(model: nn.Module) -> dict[str, Row]:
     """A row a method, under its name, and the default repair as users have it."""
-    rows = {name: Row(name, (options,), without_pattern) for name, options in OPTIONS.items()}
-    return rows | {
-        "archrepair": Row("archrepair", data=without_pattern),
-        "archrepair with the pattern": Row("archrepair"),
+    others = [name for name in METHODS if name not in (*LEFT_OUT, *LAST)]
+    rows = {
+        name: Row(name, (OPTIONS.get(name, {}),), without_pattern)
+        for name in dict.fromkeys([*OPTIONS, *others])
     }
+    return (
+        rows
+        | {
+            "archrepair": Row("archrepair", data=without_pattern),
+            "archrepair with the pattern": Row("archrepair"),
+        }
+        | {name: Row(name, data=without_pattern) for name in LAST}
+    )
 
 
 if __name__ == "__main__":
