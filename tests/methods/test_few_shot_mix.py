@@ -19,7 +19,7 @@ import timm_repair
 from timm_repair import methods
 from timm_repair.errors import OptionError
 from timm_repair.training.batches import Batches
-from timm_repair.training.consistency import Consistency, divergence
+from timm_repair.training.consistency import ConsistencyLoss, divergence
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 from timm_repair.training.transforming import operations
@@ -124,7 +124,7 @@ class Fixed:
 
 def test_the_loss_by_hand(classifier, data, runtime):
     job = Job(classifier, data, Training(**BUDGET | {"wrong_class_weight": 1.0}), runtime)
-    loss = Consistency(job, Fixed(), 12.0)
+    loss = ConsistencyLoss(job, Fixed(), 12.0)
     twin = [Fixed().draw(16, g := torch.Generator().manual_seed(loss.generator.initial_seed())), Fixed().draw(16, g)]  # fmt: skip
     found = float(sum(loss(Batches(data, job.training, runtime, "test"), job.forward())).detach())
     batch = (supply := Batches(data, job.training, runtime, "test")).take()

@@ -13,6 +13,8 @@ from timm_repair.training.history import Row
 from timm_repair.training.loop import Monitor, Resumable, fit
 from timm_repair.training.objective import lost, objective
 
+PATIENCE = 10  # rounds without a better place, after which Arachne and NeuRecover end
+
 
 class Optimizer(Resumable, Protocol):
     """What asks for the costs of places, and is told them; see `Told`.

@@ -23,7 +23,7 @@ from timm_repair.gradient_free.impact import (
 )
 from timm_repair.gradient_free.judging import Answers, Judges
 from timm_repair.gradient_free.patching import Patch, front
-from timm_repair.gradient_free.searching import Optimizer, search
+from timm_repair.gradient_free.searching import PATIENCE, Optimizer, search
 from timm_repair.gradient_free.swarm import constricted
 from timm_repair.localization.target import Target
 from timm_repair.methods.method import Outcome
@@ -33,8 +33,6 @@ from timm_repair.runtime.processes import agreed
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
-
-PATIENCE = 10  # rounds without a better candidate, after which the search ends
 
 
 @dataclass(frozen=True, kw_only=True)

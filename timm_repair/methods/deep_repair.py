@@ -6,12 +6,11 @@ from typing import ClassVar
 from torch import nn
 
 from timm_repair.data.repair_data import RepairData
-from timm_repair.errors import OptionError
 from timm_repair.localization.target import Target
 from timm_repair.methods.method import Outcome
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.consistency import tune_consistently
+from timm_repair.training.consistency import Consistency, tune_consistently
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 from timm_repair.training.populations import require_images
@@ -26,16 +25,13 @@ class DeepRepair:
     are AugMix whose operations include the style of a failure.
 
     Args:
-        strength: of the divergence.
-        train_failures: train on the failures themselves as well, by failing_share; else they give
-            their style and are not learnt from.
+        consistency: how much of it is asked, see `Consistency`.
         styling: which failures are references, and how style is transferred, see `Styling`.
         mixture: AugMix's chains, see `Mixture`.
         target: only its block= is used; None trains the whole network.
     """
 
-    strength: float = 12.0
-    train_failures: bool = False
+    consistency: Consistency = field(default_factory=Consistency)
     styling: Styling = field(default_factory=Styling)
     mixture: Mixture = field(default_factory=Mixture)
     target: Target = field(default_factory=Target)
@@ -49,8 +45,6 @@ class DeepRepair:
     def __post_init__(self):
         check_types(self)
         self.target.require_named(self.name)
-        if self.strength < 0:
-            raise OptionError(f"strength must not be negative, got {self.strength}")
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         job = Job(model, data, self.training, runtime)
@@ -63,7 +57,6 @@ class DeepRepair:
                 job,
                 part,
                 Styled(self.mixture, data.failing, rows, self.styling.transfer),
-                strength=self.strength,
-                train_failures=self.train_failures,
+                self.consistency,
             )
         return Outcome(model, found, chosen, history=history, notes=notes)

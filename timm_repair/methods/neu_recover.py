@@ -17,7 +17,7 @@ from timm_repair.gradient_free.drawing import draw
 from timm_repair.gradient_free.impact import forward_means, loss_gradients, weighted_layers
 from timm_repair.gradient_free.judging import Answers, Judges
 from timm_repair.gradient_free.patching import Patch
-from timm_repair.gradient_free.searching import search
+from timm_repair.gradient_free.searching import PATIENCE, search
 from timm_repair.gradient_free.swarm import constricted
 from timm_repair.images.images import Images
 from timm_repair.localization.target import Target
@@ -32,7 +32,6 @@ from timm_repair.training.job import Job
 from timm_repair.training.options import Training
 
 POSITIVES = 200
-PATIENCE = 10  # rounds without a better particle, after which the swarm ends
 _MOST = 1000  # examples of either kind that are looked at
 NEEDED = (
     "neu_recover compares the model with earlier states of its training: give checkpoints=, state"

@@ -10,7 +10,7 @@ from timm_repair.models.answering import logits, made_up
 from timm_repair.models.tracing import input_size
 
 _PRUNED = 0.2  # share of a layer's weights that are exactly zero
-_SMALLEST = 64  # weights of a layer that is looked at: few are zero by chance or by hand
+_SMALLEST = 1024  # weights of a layer that is looked at: small ones are written by hand
 _ROUNDING = 1e-3  # relative: kernels for one image round otherwise than those for several
 
 

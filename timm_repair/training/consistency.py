@@ -1,12 +1,14 @@
 """Consistency: the model says the same of an image and of two random changes of it (AugMix)."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from timm_repair.errors import OptionError
+from timm_repair.options import check_types
 from timm_repair.runtime.processes import share_of_batch
 from timm_repair.runtime.randomness import Drawn
 from timm_repair.training.batches import Batches
@@ -41,7 +43,26 @@ def divergence(logits: list[Tensor]) -> Tensor:
     return torch.stack(parts).mean()
 
 
+@dataclass(frozen=True, kw_only=True)
 class Consistency:
+    """What is asked of the answers to changed images.
+
+    Args:
+        strength: of the divergence between the answers to an image and to two changes of it.
+        train_failures: train on the failures themselves as well, by failing_share; else they only
+            tell how images are changed.
+    """
+
+    strength: float = 12.0
+    train_failures: bool = False
+
+    def __post_init__(self):
+        check_types(self)
+        if self.strength < 0:
+            raise OptionError(f"strength must not be negative, got {self.strength}")
+
+
+class ConsistencyLoss:
     """CE(x) + strength · JSD(x, x~1, x~2), a loss for `tune`."""
 
     def __init__(self, job: Job, changing: Changing, strength: float):
@@ -76,19 +97,19 @@ class Consistency:
 
 
 def tune_consistently(
-    job: Job, part: nn.Module, changing: Changing, *, strength: float, train_failures: bool
+    job: Job, part: nn.Module, changing: Changing, asked: Consistency
 ) -> tuple[list[Row], tuple[str, ...]]:
-    """`tune` by `Consistency`, on retained examples alone unless `train_failures`; without retained
-    ones on the failures.
+    """`tune` by `ConsistencyLoss`, on retained examples alone unless failures are to be trained on;
+    without retained ones on the failures.
     """
     notes = ()
-    if job.data.retained is None and not train_failures:
+    if job.data.retained is None and not asked.train_failures:
         notes = ("there are no retained examples to change: the failures themselves were",)
-    elif not train_failures:
+    elif not asked.train_failures:
         training = job.training
         mixing = replace(training.mixing, failing_share=0.0)
         job = replace(job, training=replace(training, mixing=mixing))
-    loss = Consistency(job, changing, strength)
+    loss = ConsistencyLoss(job, changing, asked.strength)
     carried = {"changes": loss.carried}
     history, more = tune(job, part, forward=job.forward(), losses=loss, carried=carried)
     return history, notes + more

@@ -36,7 +36,7 @@ class Mixture:
 
 
 class Chains:
-    """AugMix, in the form that `Consistency` asks for. Drawing and applying are apart, see the
+    """AugMix, in the form that `ConsistencyLoss` asks for. Drawing and applying are apart, see the
     package.
 
     Args:
