@@ -112,6 +112,11 @@ METHOD_CASES = {
     "archrepair perturbation": _searching(block="layer2", selection="perturbation"),
     "archrepair random": _built(block="layer3", genotype="random"),
     "archrepair random, two blocks": _built(block=("layer2", "layer3"), genotype="random"),
+    "archrepair normalized": Case(
+        "archrepair",
+        GENTLE | {"block": "layer3", "genotype": "normalized", "max_latency": None},
+        (WEIGHTS, STATISTICS, ARCHITECTURE),
+    ),
     "archrepair raw": Case("archrepair", GENTLE | {"block": "layer3", "genotype": "raw"}),
     "finetune network": _tuned(),
     "finetune augmented": replace(_tuned(hflip=0.5, shift=0.1), last=True),

@@ -41,7 +41,7 @@ def block() -> nn.Sequential:
 
 def test_table_3():
     assert CANDIDATES == ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
-    assert {*CANDIDATES, *CANDIDATES_IN_LINE} == set(OPERATIONS)
+    assert {*CANDIDATES, *CANDIDATES_IN_LINE, "instance_norm"} == set(OPERATIONS)
 
 
 def test_json_and_back():

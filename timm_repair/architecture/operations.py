@@ -1,4 +1,4 @@
-"""The operations of Table 3, and a linear one: (input channels, output channels, stride) -> module.
+"""The operations of Table 3, and two more: (input channels, output channels, stride) -> module.
 All keep H, W up to the stride.
 
 They work on a contiguous slice of 1/partial of the channels (PC-DARTS §3.1), another slice at each
@@ -8,7 +8,8 @@ node; the other channels take the anchor X_{j-1} alone.
 from collections import OrderedDict
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def _identity_conv(c_in: int, c_out: int) -> nn.Conv2d:
@@ -68,6 +69,23 @@ def _linear(c_in: int, c_out: int, stride: int) -> nn.Module:
     return nn.Sequential(*([nn.AvgPool2d(1, stride)] if stride > 1 else []), *layers)
 
 
+class PerImage(nn.Module):
+    """Each channel of each image at mean 0 and variance 1 (instance normalization, Ulyanov et al.
+    2016): what changes brightness or contrast of an image as a whole is taken out.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # nn.InstanceNorm2d refuses maps of one pixel
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        return (x - mean) * (variance + 1e-5).rsqrt()
+
+
+def _instance_norm(c_in: int, c_out: int, stride: int) -> nn.Module:
+    every = [nn.AvgPool2d(1, stride)] if stride > 1 else []  # as in `_skip`
+    fitting = [_identity_conv(c_in, c_out)] if c_in != c_out else []
+    return nn.Sequential(*every, *fitting, PerImage())
+
+
 OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
     "none": None,  # not connected
     "skip": _skip,
@@ -75,9 +93,11 @@ OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {
     "max_pool": _max_pool,
     "sep_conv": _sep_conv,
     "dil_conv": _dil_conv,
-    "linear": _linear,  # not in Table 3: for tokens that lie on no grid
+    # not in Table 3: for tokens that lie on no grid, and what `normalizing` adds
+    "linear": _linear,
+    "instance_norm": _instance_norm,
 }
-CANDIDATES = tuple(name for name in OPERATIONS if name != "linear")
+CANDIDATES = ("none", "skip", "avg_pool", "max_pool", "sep_conv", "dil_conv")
 CANDIDATES_IN_LINE = ("none", "skip", "linear")  # of what needs no neighbours
 
 # α starts near uniform with a small lead for "none", so that an edge has to earn its place; a

@@ -14,6 +14,7 @@ from timm_repair.architecture import strategies
 from timm_repair.architecture.cell import Cell, added_parameters, build
 from timm_repair.architecture.genotype import LEVELS
 from timm_repair.architecture.keeping import SELECTIONS, Keeping, too_slow
+from timm_repair.architecture.normalizing import can_normalize, normalize, unless_missed
 from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.replacing import replaceable
 from timm_repair.architecture.search import search
@@ -38,7 +39,7 @@ from timm_repair.training.options import Training
 from timm_repair.training.prefix.forward import Forward
 from timm_repair.training.tuning import tune
 
-GENOTYPES = ("search", "random", "raw")
+GENOTYPES = ("auto", "search", "normalized", "random", "raw")
 MODES = ("add", "replace")
 
 
@@ -50,7 +51,9 @@ class ArchRepair:
         target: which blocks, see `Target`.
         level: what an operation layer is, "unit" or "layer", see `skeleton_of`.
         strategy: how the search goes, a name from `STRATEGIES` or an object.
-        genotype: "search" (the method), or a control: "random" draws every edge's operation, "raw"
+        genotype: "search" (the paper's method); "normalized" adds one path that normalizes images,
+            see `normalizing`, and searches nothing; "auto" is that where the failures have a
+            pattern, else the search. Or a control: "random" draws every edge's operation, "raw"
             keeps the raw architecture.
         selection: what chooses each edge's operation after the search: the largest "alpha", or
             "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
@@ -70,7 +73,7 @@ class ArchRepair:
     target: Target = field(default_factory=Target)
     level: str = "unit"
     strategy: str | Strategy = "pc_darts"
-    genotype: str = "search"
+    genotype: str = "auto"
     selection: str = "alpha"
     mode: str = "add"
     max_span: int = 3
@@ -117,9 +120,13 @@ class ArchRepair:
         forward = job.forward(part_of(model, *chosen))
         size = data.preprocessing.input_size
         sites = [self._open(model, block, strategy, size) for block in chosen]
-        fixed = self._irreplaceable(sites)
+        fixed = self._irreplaceable(sites) + self._not_normalized(sites)
 
-        history, trained, notes = self._discrete(job, sites, strategy, forward)
+        normalizes = self._normalizes(data, sites)
+        if normalizes:
+            history, trained, notes = [], 0, normalize(job, sites, self.max_latency)
+        else:
+            history, trained, notes = self._discrete(job, sites, strategy, forward)
 
         built = [cast(Cell, site.present) for site in sites]
         replaced = any(cell.genotype.replacements for cell in built)
@@ -137,6 +144,8 @@ class ArchRepair:
             )
             if replaced:
                 more += self._gone_back(job, sites, forward)
+            if normalizes:
+                more += unless_missed(job, sites, forward)
         genotypes = {}
         for site in sites:
             cell = cast(Cell, site.present)
@@ -145,6 +154,18 @@ class ArchRepair:
                 restore(model, site.block, cell.unwrapped())
         notes = (*fixed, *notes, *more)
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes)
+
+    def _normalizes(self, data: RepairData, sites: list[Site]) -> bool:
+        """Whether images are normalized on their way, and nothing is searched."""
+        patterned = self.genotype == "auto" and self.mode == "add" and data.pattern is not None
+        return (self.genotype == "normalized" or patterned) and can_normalize(sites)
+
+    def _not_normalized(self, sites: list[Site]) -> tuple[str, ...]:
+        """A note where a path was asked for that there cannot be."""
+        if self.genotype != "normalized" or can_normalize(sites):
+            return ()
+        name = sites[0].block.name
+        return (f"images cannot be normalized in {name}, which reads no map: it was searched",)
 
     def _irreplaceable(self, sites: list[Site]) -> tuple[str, ...]:
         """Notes on the blocks in which nothing can be replaced, where that was asked for."""
@@ -177,7 +198,8 @@ class ArchRepair:
         self, job: Job, sites: list[Site], strategy: Strategy, forward: Forward
     ) -> tuple[list[Row], int, tuple[str, ...]]:
         """Put a discrete cell into each site; what `search` returns, with notes."""
-        runtime, notes, searches = job.runtime, (), self.genotype == "search"
+        runtime, notes = job.runtime, ()
+        searches = self.genotype in ("auto", "search", "normalized")
         if searches and self.max_latency is not None:
             slow = too_slow(job, sites, self.max_latency)
             for site in sites if slow else ():

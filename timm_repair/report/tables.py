@@ -163,9 +163,13 @@ def _architecture(genotype: Mapping, where: str) -> list[str]:
     ]
     return [
         *lines,
-        f"  added paths (operations see 1/{genotype['partial']} of the channels):",
+        f"  added paths (operations see {_seen(genotype['partial'])} of the channels):",
         *added,
     ]
+
+
+def _seen(partial: int) -> str:
+    return f"1/{partial}" if partial > 1 else "all"
 
 
 def scores_table(scores: Sequence[Scores], seed: int) -> list[str]:
