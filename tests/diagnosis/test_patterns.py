@@ -50,6 +50,25 @@ def test_a_corruption_is_named_with_its_strength(model, name, severity, kind, er
     assert kind in str(found) and "explains them well" in str(found)
 
 
+# name, severity, the kind of the part, whether it explains them well: ice has many shapes
+SEEN_THROUGH = [
+    ("fog", 3, "veil", True),
+    ("fog", 5, "veil", True),
+    ("frost", 4, "frost", False),
+    ("snow", 4, "falling flakes", False),
+    ("motion_blur", 4, "motion blur", True),
+]
+
+
+@pytest.mark.parametrize("name, severity, kind, well", SEEN_THROUGH)
+def test_weather_and_a_moving_camera_are_named_and_explained(model, name, severity, kind, well):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, name, severity))
+    found = scenes.diagnosed(model, failing, compared=60)
+    (pattern,) = found.patterns
+    assert pattern.parts[0].kind == kind and (pattern.well or not well)
+    assert found.wrong_preprocessing is None
+
+
 def test_failures_as_the_retained_are_have_nothing_in_common(model):
     found = scenes.diagnosed(model, scenes.mislabelled(model, lambda x: x))
     assert found.same_population and found.nothing
