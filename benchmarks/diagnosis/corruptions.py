@@ -34,7 +34,7 @@ NAMES = {
     "glass_blur": ("scattered pixels",),
     "motion_blur": ("motion blur",),
     "zoom_blur": ("zoom blur",),
-    "snow": ("falling flakes", "frost"),
+    "snow": ("falling flakes",),
     "frost": ("frost",),
     "fog": ("veil",),
     "brightness": ("brightness", "exposure", "gamma"),

@@ -50,6 +50,39 @@ def test_a_corruption_is_named_with_its_strength(model, name, severity, kind, er
     assert kind in str(found) and "explains them well" in str(found)
 
 
+def salted(x: np.ndarray) -> np.ndarray:
+    drawn = np.random.default_rng(5).random((*x.shape[:3], 1))
+    return np.where(drawn < 0.03, 0, np.where(drawn > 0.97, 255, x)).astype(np.uint8)
+
+
+def left_out(x: np.ndarray) -> np.ndarray:
+    kept = ((np.arange(scenes.SIDE) * 20 // scenes.SIDE + 0.5) * scenes.SIDE / 20).astype(int)
+    return x[:, kept][:, :, kept]
+
+
+# what is done, the kind, its strength
+DONE = {
+    "salt": (salted, "salt and pepper", 0.06),
+    "nearest": (left_out, "nearest-neighbour resizing", 20 / 32),
+    "grey": (lambda x: (x @ [0.299, 0.587, 0.114] + 0.5).astype(np.uint8)[..., None].repeat(3, 3),
+             "no colour", None),
+    "solarized": (lambda x: np.where(x > 140, 255 - x, x), "solarization", 140 / 255),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_what_programs_and_sensors_do_is_named_with_its_strength(model, name):
+    change, kind, true = DONE[name]
+    found = scenes.diagnosed(model, scenes.mislabelled(model, change))
+    (pattern,) = found.patterns
+    (part,) = pattern.parts
+    assert part.kind == kind and pattern.well
+    assert [s.value for s in part.strengths] == (
+        [] if true is None else [pytest.approx(true, rel=0.1)]
+    )
+    assert kind in str(found)
+
+
 # name, severity, the kind of the part, whether it explains them well: ice has many shapes
 SEEN_THROUGH = [
     ("fog", 3, "veil", True),
