@@ -102,6 +102,8 @@ class Undone:
             model's own settings; else None.
         found: whether this is so: more become right than by a change without meaning, and the
             failures look more like retained images, or those become right too.
+        share: about how many of the failures (of those and what passes beside them) it happened
+            to, from 0 to 1.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Undone:
     n: int
     retained: float | None
     found: bool
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,14 @@ class Fit:
 
     def residuals(self, found: Tensor, failing: Tensor | None = None) -> np.ndarray:
         """(2 D,) differences of means and of spreads, in standard deviations."""
-        mean, std = (self.mean, self.std) if failing is None else (failing.mean(0), failing.std(0))
-        means = (found.mean(0) - mean) / self.unit
+        there = (self.mean, self.std) if failing is None else (failing.mean(0), failing.std(0))
+        return self.apart((found.mean(0), found.std(0)), there)
+
+    def apart(self, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]) -> np.ndarray:
+        """`residuals` between two populations of which means and spreads (D,) are known."""
+        means = (here[0] - there[0]) / self.unit
         floor = 0.05 * self.unit
-        spreads = ((found.std(0) + floor) / (std + floor)).log() / 2
+        spreads = ((here[1] + floor) / (there[1] + floor)).log() / 2
         off = torch.cat([means, spreads]).double()
         off = off / torch.sqrt(1 + (off / _TYPICAL) ** 2)
         return (off / math.sqrt(len(self.mean))).cpu().numpy()
