@@ -14,6 +14,7 @@ from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.fitting import Fit, Setting, applied
 from timm_repair.diagnosis.parts import KINDS
+from timm_repair.diagnosis.parts.overlay import read_off
 from timm_repair.diagnosis.statistics import Statistics
 from timm_repair.images.corruptions.parameters import PARAMETERS
 
@@ -81,6 +82,40 @@ def test_what_programs_and_sensors_do_is_named_with_its_strength(model, name):
         [] if true is None else [pytest.approx(true, rel=0.1)]
     )
     assert kind in str(found)
+
+
+def stamped(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[:, 22:30, 20:31] = np.random.default_rng(0).integers(0, 256, (8, 11, 3))
+    return x
+
+
+def framed(x: np.ndarray) -> np.ndarray:
+    return np.pad(x[:, 3:-3, 3:-3], ((0, 0), (3, 3), (3, 3), (0, 0)))
+
+
+@pytest.mark.parametrize("change, covered", [(stamped, 88 / 1024), (framed, 1 - 26**2 / 1024)])
+def test_what_is_the_same_in_all_failures_is_read_off_and_laid_over_others(model, change, covered):
+    found = scenes.diagnosed(model, scenes.mislabelled(model, change))
+    (pattern,) = found.patterns
+    (part,) = pattern.parts
+    assert part.kind == "fixed overlay" and pattern.well and part.spread == 0
+    assert part.strengths[0].value == pytest.approx(covered, abs=0.005)
+    assert f"fixed overlay on {covered:.0%} of the image;" in " ".join(str(found).split())
+    assert Diagnosis.from_json(found.to_json()) == found
+    x = scenes.scenes(5, 77)
+    pairs = scenes.labelled(model, x, wrong=False)
+    made = found.apply(scenes.images(model, pairs), seed=1).pixels(range(5))
+    off = made.float() / 255 - tensor(change(x))
+    assert off.abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["vignette", "contrast", "zoom blur", "veil", "stretching"])
+def test_what_moves_or_is_everywhere_is_no_overlay(name):
+    x = tensor(scenes.scenes(80, 3))
+    for start in KINDS[name].starts:
+        made = applied([Setting(name, tuple(map(float, start)))], x, Draws(1, range(80)))
+        assert read_off(made, tensor(scenes.scenes(40, 4))) == ""
 
 
 # name, severity, the kind of the part, whether it explains them well: ice has many shapes

@@ -35,12 +35,14 @@ class Part:
             those that may be negative, in their natural steps.
         brings: share of the difference between the populations that is explained with this part
             and not without it.
+        picture: of a fixed overlay, see `parts.overlay`.
     """
 
     kind: str
     strengths: tuple[Strength, ...]
     spread: float
     brings: float
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Pattern:
     def settings(self) -> Settings:
         """What `fitting.applied` takes."""
         return tuple(
-            Setting(part.kind, tuple(s.value for s in part.strengths), part.spread)
+            Setting(part.kind, (), 0.0, part.picture)
+            if part.picture
+            else Setting(part.kind, tuple(s.value for s in part.strengths), part.spread)
             for part in self.parts
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.parts import KINDS, ORDER
+from timm_repair.diagnosis.parts.overlay import laid
 from timm_repair.diagnosis.parts.part import Kind
 
 _MOVE = 0.06  # of a coordinate, to see what it does
@@ -20,11 +21,14 @@ _TYPICAL = 3.0  # standard deviations; a statistic that is off by more counts le
 
 @dataclass(frozen=True)
 class Setting:
-    """A kind of part with its strengths, and how much they vary over images."""
+    """A kind of part with its strengths, and how much they vary over images; of a fixed overlay the
+    picture, see `parts.overlay`.
+    """
 
     name: str
     values: tuple[float, ...]
     spread: float = 0.0
+    picture: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -38,6 +42,9 @@ def applied(settings: Sequence[Setting], x: Tensor, draws: Draws) -> Tensor:
     """Images (N, C, H, W) from 0 to 1 with all parts, in the order in which they act."""
     for setting in sorted(settings, key=lambda s: ORDER[s.name]):
         kind = setting.kind
+        if setting.picture:
+            x = laid(x, setting.picture)
+            continue
         strengths = [
             knob.per_image(
                 value,
@@ -58,6 +65,7 @@ class Fit:
         retained: (N, C, H, W) from 0 to 1.
         failing: (M, D) statistics of the failures.
         draws: of the retained images.
+        overlay: what was read off the failures' pixels, see `parts.overlay`.
     """
 
     def __init__(
@@ -66,8 +74,10 @@ class Fit:
         retained: Tensor,
         failing: Tensor,
         draws: Draws,
+        overlay: str = "",
     ):
         self.statistics, self.retained, self.draws = statistics, retained, draws
+        self.overlay = overlay
         self.few = max(20, len(retained) // 2)
         self.plain = statistics(retained)
         self.mean, self.std = failing.mean(0), failing.std(0)

@@ -27,7 +27,7 @@ def part_words(part: Any) -> str:
     """ "contrast × 0.15 [0.14, 0.16]", with how much it varies."""
     strengths = " ".join(strength.words for strength in part.strengths)
     said = f"{part.kind} {strengths}".strip()
-    if len(part.strengths) == 1:
+    if len(part.strengths) == 1 and not part.picture:
         said += f" [{part.strengths[0].low:.3g}, {part.strengths[0].high:.3g}]"
     return said + (f", varying by ± {part.spread:.0%}" if part.spread >= 0.05 else "")
 
