@@ -78,18 +78,18 @@ class Fit:
     ):
         self.statistics, self.retained, self.draws = statistics, retained, draws
         self.overlay = overlay
+        self._known: dict[Settings, np.ndarray] = {}
         self.few = max(20, len(retained) // 2)
         self.plain = statistics(retained)
         self.mean, self.std = failing.mean(0), failing.std(0)
         # what counts as a large difference, for both
         self.unit = ((self.std.square() + self.plain.std(0).square()) / 2).sqrt() + 1e-3
-        self.failing, self.tried = failing, 0
+        self.failing = failing
         # what two samples of one population differ by, squared and averaged
         self.noise = 1.5 * (1 / len(failing) + 1 / len(retained))
 
     def made(self, settings: Sequence[Setting]) -> Tensor:
         """(N, D) statistics of the retained images with these parts."""
-        self.tried += 1
         return self.statistics(applied(settings, self.retained, self.draws))
 
     def residuals(self, found: Tensor, failing: Tensor | None = None) -> np.ndarray:
@@ -108,11 +108,16 @@ class Fit:
 
     def cost(self, settings: Sequence[Setting]) -> float:
         """How far the populations are apart: 0 for the same, about `noise` for two samples."""
-        return float(np.square(self.residuals(self.made(settings))).sum())
+        return float(np.square(self._residuals_of(tuple(settings))).sum())
+
+    def _residuals_of(self, settings: Settings) -> np.ndarray:
+        """`residuals`, kept: a fit asks more than once what the same strengths make."""
+        if settings not in self._known:
+            self._known[settings] = self.residuals(self.made(settings))
+        return self._known[settings]
 
     def screened(self, settings: Sequence[Setting]) -> float:
         """`cost`, roughly: from fewer of the retained images."""
-        self.tried += 1
         draws = self._fewer
         found = self.statistics(applied(settings, self.retained[: self.few], draws))
         return float(np.square(self.residuals(found)).sum())
@@ -134,7 +139,7 @@ class Fit:
         start = np.clip(coordinates, low + 1e-6, high - 1e-6)
 
         def residuals(at: np.ndarray) -> np.ndarray:
-            return self.residuals(self.made(_outer(settings, at, spreads)))
+            return self._residuals_of(_outer(settings, at, spreads))
 
         found = least_squares(
             residuals,
@@ -163,9 +168,7 @@ class Fit:
             return [() for _ in settings]
         high = _bounds(settings, False)[1]
         found = self.made(settings)
-        slopes = self._slopes(
-            lambda v: self.residuals(self.made(_outer(settings, v, False))), at, high
-        )
+        slopes = self._slopes(lambda v: self._residuals_of(_outer(settings, v, False)), at, high)
         inverse, here = np.linalg.pinv(slopes, rcond=1e-3), self.residuals(found)
         moved = []
         for _ in range(200):
