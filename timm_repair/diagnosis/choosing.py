@@ -52,7 +52,10 @@ def _best_with_one_more(
             screened.append(min(tried, key=lambda pair: pair[0]))
     screened.sort(key=lambda pair: pair[0])
     order, best = [settings[-1].name for _, settings in screened], None
+    so_far = fit.screened(pattern)
     for rough, settings in screened[:REFINED]:
+        if rough > so_far and not settings[-1].kind.knobs:
+            continue  # it has no strength that could make it better
         if best is not None and rough > HOPELESS * best[1] + fit.noise:
             break
         found = fit.refined(settings, 4)

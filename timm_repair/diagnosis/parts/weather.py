@@ -144,7 +144,7 @@ KINDS = (
             Knob("share", "on {:.0%} of the image", 0.01, 0.6),
             Knob("haze", "in a haze of {:.2f}", 0, 0.6, 0.1, varies=False),
         ),
-        ((0.1, 8, 0.7, 0.1, 0.05), (0.2, 16, 0.7, 0.2, 0.05)),
+        ((0.1, 8, 0.7, 0.1, 0.05),),
         family="specks",
         varying=0.2,
     ),
