@@ -103,7 +103,7 @@ class Undone:
         right: share of the failures that the original has right after undoing it; `low`, `high`
             its 95 % interval; of `n`.
         retained: share of retained images right with the same change, where it is one of the
-            model's own settings; else None.
+            model's own settings, of which more failures are right; else None.
         found: whether this is so: more become right than by a change without meaning, and the
             failures look more like retained images, or those become right too.
         share: about how many of the failures (of those and what passes beside them) it happened

@@ -24,6 +24,7 @@ from timm_repair.models.temporary import evaluating_on
 from timm_repair.runtime.runtime import Runtime
 
 TRIED = 10  # mistakes that the model is asked about: those after whose undoing images look best
+LESS = 0.9  # of the distance between the populations must be left
 ANY_SCALE = "on another scale of values (other constants of normalization)"
 MENDED = 0.05  # of the failures must become right, beyond those that any change makes right
 
@@ -137,6 +138,8 @@ def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list
     ranked = sorted((looks.done(m) for m in [*possible, any_scale]), key=lambda done: done.nearest)
     found = []
     for done in ranked[:TRIED]:
+        if done.nearest >= LESS * looks.before:
+            break  # no share of the failures looks more like it: whatever they answer, it is none
         mistake = done.mistake
         right = asking.right(Asked(mistake.undo(x).contiguous(), failing.labels))
         low, high = _interval(right)
@@ -156,12 +159,12 @@ def _is_so(looks: Looks, done: Done, right: float, share: float, any_scale: bool
     """Whether failures look like the mistake, of which so many are right when it is undone, made to
     a share of them.
     """
-    if share < 1:
+    if share < 1:  # a few strange images make much look a little more alike
         return looks.same(done.nearest)
     same = looks.same(done.after)
     if any_scale:  # which some scale nearly does to much that is none
         return same and looks.explained(done)
-    return same or (right >= 0.5 and done.after < 0.9 * looks.before)
+    return same or (right >= 0.5 and done.after < LESS * looks.before)
 
 
 def _lossy(looks: Looks, done: Done) -> bool:
@@ -187,16 +190,19 @@ def _rescaled(x: Tensor, like: Tensor) -> Mistake:
 def _of_constants(asking: Asking, failing: Asked, retained: Asked, placebo: float) -> list[Undone]:
     """The model's own constants may be the wrong ones: then retained images suffer too."""
     own = tuple(map(float, asking.preprocessing.mean)), tuple(map(float, asking.preprocessing.std))
-    before, found = asking.right(retained), []
+    before, found = None, []
     for name, (mean, std) in CONSTANTS.items():
         channels = failing.x.shape[1]
         constants = tuple(map(float, mean[:channels])), tuple(map(float, std[:channels]))
         if constants == own:
             continue
-        right, others = asking.right(failing, constants), asking.right(retained, constants)
+        right, others, better = asking.right(failing, constants), None, False
         low, high = _interval(right)
-        gained, lost = int((others & ~before).sum()), int((before & ~others).sum())
-        better = gained > lost and float(binomtest(lost, gained + lost).pvalue) < 0.01
+        if low > placebo:  # else it is none, whatever retained images are
+            before = asking.right(retained) if before is None else before
+            others = asking.right(retained, constants)
+            gained, lost = int((others & ~before).sum()), int((before & ~others).sum())
+            better = gained > lost and float(binomtest(lost, gained + lost).pvalue) < 0.01
         found.append(
             Undone(
                 f"the model was trained with other constants of normalization: {name}",
@@ -205,8 +211,8 @@ def _of_constants(asking: Asking, failing: Asked, retained: Asked, placebo: floa
                 low,
                 high,
                 len(right),
-                float(others.float().mean()),
-                better and low > placebo,
+                None if others is None else float(others.float().mean()),
+                better,
             )
         )
     return found
