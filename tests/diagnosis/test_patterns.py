@@ -14,6 +14,7 @@ from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.fitting import Fit, Setting, applied
 from timm_repair.diagnosis.parts import KINDS
+from timm_repair.diagnosis.parts.overlay import read_off
 from timm_repair.diagnosis.statistics import Statistics
 from timm_repair.images.corruptions.parameters import PARAMETERS
 
@@ -48,6 +49,92 @@ def test_a_corruption_is_named_with_its_strength(model, name, severity, kind, er
     assert strength.low <= strength.value <= strength.high
     assert pattern.well and pattern.made.right < 0.7 < 0.9 < pattern.plain.right
     assert kind in str(found) and "explains them well" in str(found)
+
+
+def salted(x: np.ndarray) -> np.ndarray:
+    drawn = np.random.default_rng(5).random((*x.shape[:3], 1))
+    return np.where(drawn < 0.03, 0, np.where(drawn > 0.97, 255, x)).astype(np.uint8)
+
+
+def left_out(x: np.ndarray) -> np.ndarray:
+    kept = ((np.arange(scenes.SIDE) * 20 // scenes.SIDE + 0.5) * scenes.SIDE / 20).astype(int)
+    return x[:, kept][:, :, kept]
+
+
+# what is done, the kind, its strength
+DONE = {
+    "salt": (salted, "salt and pepper", 0.06),
+    "nearest": (left_out, "nearest-neighbour resizing", 20 / 32),
+    "grey": (lambda x: (x @ [0.299, 0.587, 0.114] + 0.5).astype(np.uint8)[..., None].repeat(3, 3),
+             "no colour", None),
+    "solarized": (lambda x: np.where(x > 140, 255 - x, x), "solarization", 140 / 255),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_what_programs_and_sensors_do_is_named_with_its_strength(model, name):
+    change, kind, true = DONE[name]
+    found = scenes.diagnosed(model, scenes.mislabelled(model, change))
+    (pattern,) = found.patterns
+    (part,) = pattern.parts
+    assert part.kind == kind and pattern.well
+    assert [s.value for s in part.strengths] == (
+        [] if true is None else [pytest.approx(true, rel=0.1)]
+    )
+    assert kind in str(found)
+
+
+def stamped(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x[:, 22:30, 20:31] = np.random.default_rng(0).integers(0, 256, (8, 11, 3))
+    return x
+
+
+def framed(x: np.ndarray) -> np.ndarray:
+    return np.pad(x[:, 3:-3, 3:-3], ((0, 0), (3, 3), (3, 3), (0, 0)))
+
+
+@pytest.mark.parametrize("change, covered", [(stamped, 88 / 1024), (framed, 1 - 26**2 / 1024)])
+def test_what_is_the_same_in_all_failures_is_read_off_and_laid_over_others(model, change, covered):
+    found = scenes.diagnosed(model, scenes.mislabelled(model, change))
+    (pattern,) = found.patterns
+    (part,) = pattern.parts
+    assert part.kind == "fixed overlay" and pattern.well and part.spread == 0
+    assert part.strengths[0].value == pytest.approx(covered, abs=0.005)
+    assert f"fixed overlay on {covered:.0%} of the image;" in " ".join(str(found).split())
+    assert Diagnosis.from_json(found.to_json()) == found
+    x = scenes.scenes(5, 77)
+    pairs = scenes.labelled(model, x, wrong=False)
+    made = found.apply(scenes.images(model, pairs), seed=1).pixels(range(5))
+    off = made.float() / 255 - tensor(change(x))
+    assert off.abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["vignette", "contrast", "zoom blur", "veil", "stretching"])
+def test_what_moves_or_is_everywhere_is_no_overlay(name):
+    x = tensor(scenes.scenes(80, 3))
+    for start in KINDS[name].starts:
+        made = applied([Setting(name, tuple(map(float, start)))], x, Draws(1, range(80)))
+        assert read_off(made, tensor(scenes.scenes(40, 4))) == ""
+
+
+# name, severity, the kind of the part, whether it explains them well: ice has many shapes
+SEEN_THROUGH = [
+    ("fog", 3, "veil", True),
+    ("fog", 5, "veil", True),
+    ("frost", 4, "frost", False),
+    ("snow", 4, "falling flakes", False),
+    ("motion_blur", 4, "motion blur", True),
+]
+
+
+@pytest.mark.parametrize("name, severity, kind, well", SEEN_THROUGH)
+def test_weather_and_a_moving_camera_are_named_and_explained(model, name, severity, kind, well):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, name, severity))
+    found = scenes.diagnosed(model, failing, compared=60)
+    (pattern,) = found.patterns
+    assert pattern.parts[0].kind == kind and (pattern.well or not well)
+    assert found.wrong_preprocessing is None
 
 
 def test_failures_as_the_retained_are_have_nothing_in_common(model):

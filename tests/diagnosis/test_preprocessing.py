@@ -9,8 +9,10 @@ import torch
 from diagnosis import scenes
 from torch import nn
 
+from timm_repair import corrupt
+from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.findings import Undone
-from timm_repair.diagnosis.trying import _ranked
+from timm_repair.diagnosis.trying import ANY_SCALE, _ranked
 from timm_repair.diagnosis.undoing import mistakes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,11 +52,35 @@ def test_a_mistake_is_named_and_undone(model, name):
     failing = scenes.failing_by(model, lambda x: np.ascontiguousarray(change(x)), 60, 300)
     found = scenes.diagnosed(model, failing, compared=24, parts=1)
     wrong = found.wrong_preprocessing
-    assert wrong is not None and wrong.name.startswith(words)
+    assert wrong is not None and wrong.name.startswith(words) and wrong.share == 1
     lossless = name in ("bgr", "inverted", "exif", "planar")
     assert wrong.right == 1 if lossless else wrong.low <= wrong.right <= wrong.high
     said = " ".join(str(found).split())
     assert "mend the data, not the model" in said and wrong.name in said and wrong.fix in said
+
+
+@pytest.mark.parametrize("name", ["bgr", "inverted"])
+def test_a_mistake_in_half_of_the_failures_is_named_with_its_share(model, name):
+    change, words = PLANTED[name]
+    failing = scenes.failing_by(model, lambda x: np.ascontiguousarray(change(x)), 60, 300)
+    failing += scenes.mislabelled(model, lambda x: x, 60)
+    found = scenes.diagnosed(model, failing, compared=60, parts=1)
+    wrong = found.wrong_preprocessing
+    assert wrong is not None and wrong.name.startswith(words)
+    assert wrong.share == pytest.approx(0.5, abs=0.15)
+    said = " ".join(str(found).split())
+    assert f"in about {wrong.share:.0%} of the failures" in said and "where these come from" in said
+    assert Diagnosis.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("name", ["odd levels", "fog"])
+def test_a_scale_of_values_is_named_where_it_explains_them(model, name):
+    def changed(x: np.ndarray) -> np.ndarray:
+        return corrupt(x, "fog", 5) if name == "fog" else bytes_of(0.25 + 0.35 * x / 255)
+
+    failing = scenes.failing_by(model, changed, 60, 300)
+    wrong = scenes.diagnosed(model, failing, compared=40, parts=1).wrong_preprocessing
+    assert wrong is None if name == "fog" else wrong.name == ANY_SCALE
 
 
 def test_wrong_constants_of_the_model_are_named():

@@ -6,6 +6,7 @@
 - parts/: what an image may have gone through; statistics.py, early.py: what it looks like then.
 - fitting.py, choosing.py: the strengths and the parts with which retained images look like
   failures; telling.py: how well; populations.py: whether there are several.
-- undoing.py, trying.py: wrong preprocessing, and what the model says when it is undone.
+- undoing.py, looking.py, trying.py: wrong preprocessing, what images look like with it, and what
+  the model says when it is undone.
 - classes.py, quality.py: confused classes, wrong labels, images that are no good.
 """

@@ -2,8 +2,10 @@
 without which it fits as well are dropped. What remains is the simplest that explains.
 """
 
+from dataclasses import replace
+
 from timm_repair.diagnosis.fitting import Fit, Setting, Settings
-from timm_repair.diagnosis.parts import KINDS
+from timm_repair.diagnosis.parts import KINDS, overlay
 
 REFINED = 5  # candidates a round whose strengths are fitted
 KEPT = 14  # kinds that go on to the second round: the others explained nothing alone
@@ -45,11 +47,15 @@ def _best_with_one_more(
 ) -> tuple[tuple[Settings, float] | None, list[str]]:
     screened = []
     for name in kinds:
-        starts = [(*pattern, Setting(name, start, KINDS[name].varying)) for start in _starts(name)]
-        screened.append(min(((fit.screened(s), s) for s in starts), key=lambda pair: pair[0]))
+        tried = [(fit.screened(s), s) for s in ((*pattern, last) for last in _starts(name, fit))]
+        if tried:
+            screened.append(min(tried, key=lambda pair: pair[0]))
     screened.sort(key=lambda pair: pair[0])
     order, best = [settings[-1].name for _, settings in screened], None
+    so_far = fit.screened(pattern)
     for rough, settings in screened[:REFINED]:
+        if rough > so_far and not settings[-1].kind.knobs:
+            continue  # it has no strength that could make it better
         if best is not None and rough > HOPELESS * best[1] + fit.noise:
             break
         found = fit.refined(settings, 4)
@@ -57,8 +63,11 @@ def _best_with_one_more(
     return best, order
 
 
-def _starts(name: str) -> list[tuple[float, ...]]:
-    return [tuple(map(float, start)) for start in KINDS[name].starts]
+def _starts(name: str, fit: Fit) -> list[Setting]:
+    if name == overlay.NAME:
+        return [Setting(name, (), picture=fit.overlay)] if fit.overlay else []
+    kind = KINDS[name]
+    return [Setting(name, tuple(map(float, start)), kind.varying) for start in kind.starts]
 
 
 def _without_idle(
@@ -80,7 +89,10 @@ def _varied(fit: Fit, pattern: Settings, cost: float) -> Settings:
     """With how much each part varies over images, where that fits better."""
     if not pattern:
         return pattern
-    start = tuple(Setting(s.name, s.values, max(0.1, s.spread)) for s in pattern)
+    start = tuple(
+        replace(s, spread=max(0.1, s.spread)) if any(k.varies for k in s.kind.knobs) else s
+        for s in pattern
+    )
     varied, spread_cost = fit.refined(start, 5, spreads=True)
     fixed, cost = fit.refined(pattern, 3)
     return varied if spread_cost < 0.95 * cost else fixed

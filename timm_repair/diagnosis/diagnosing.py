@@ -10,6 +10,7 @@ from timm_repair.diagnosis.applying import Weighted
 from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.findings import Part, Pattern, Strength, Suspect
 from timm_repair.diagnosis.fitting import Fit, Settings
+from timm_repair.diagnosis.parts import overlay
 from timm_repair.diagnosis.populations import Samples, several
 from timm_repair.diagnosis.sampling import (
     FEW,
@@ -190,8 +191,12 @@ def _pattern(
                 setting.kind.knobs, setting.values, bounds, strict=True
             )
         )
-        brings = (without - path[-1]) / max(path[0], 1e-9)
-        parts.append(Part(setting.name, strengths, setting.spread, max(0.0, brings)))
+        if setting.picture:
+            covered = overlay.share(setting.picture)
+            said = f"on {covered:.0%} of the image"
+            strengths = (Strength("share", covered, covered, covered, said),)
+        brings = max(0.0, (without - path[-1]) / max(path[0], 1e-9))
+        parts.append(Part(setting.name, strengths, setting.spread, brings, setting.picture))
     wrong = ~asking.right(Asked(samples.seen(through), labels))
     plain = told_apart(samples.statistics(samples.judged), samples.failing[rows], samples.seed)
     return Pattern(

@@ -35,12 +35,14 @@ class Part:
             those that may be negative, in their natural steps.
         brings: share of the difference between the populations that is explained with this part
             and not without it.
+        picture: of a fixed overlay, see `parts.overlay`.
     """
 
     kind: str
     strengths: tuple[Strength, ...]
     spread: float
     brings: float
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class Pattern:
     def settings(self) -> Settings:
         """What `fitting.applied` takes."""
         return tuple(
-            Setting(part.kind, tuple(s.value for s in part.strengths), part.spread)
+            Setting(part.kind, (), 0.0, part.picture)
+            if part.picture
+            else Setting(part.kind, tuple(s.value for s in part.strengths), part.spread)
             for part in self.parts
         )
 
@@ -99,9 +103,11 @@ class Undone:
         right: share of the failures that the original has right after undoing it; `low`, `high`
             its 95 % interval; of `n`.
         retained: share of retained images right with the same change, where it is one of the
-            model's own settings; else None.
+            model's own settings, of which more failures are right; else None.
         found: whether this is so: more become right than by a change without meaning, and the
             failures look more like retained images, or those become right too.
+        share: about how many of the failures (of those and what passes beside them) it happened
+            to, from 0 to 1.
     """
 
     name: str
@@ -112,6 +118,7 @@ class Undone:
     n: int
     retained: float | None
     found: bool
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.parts import KINDS, ORDER
+from timm_repair.diagnosis.parts.overlay import laid
 from timm_repair.diagnosis.parts.part import Kind
 
 _MOVE = 0.06  # of a coordinate, to see what it does
@@ -20,11 +21,14 @@ _TYPICAL = 3.0  # standard deviations; a statistic that is off by more counts le
 
 @dataclass(frozen=True)
 class Setting:
-    """A kind of part with its strengths, and how much they vary over images."""
+    """A kind of part with its strengths, and how much they vary over images; of a fixed overlay the
+    picture, see `parts.overlay`.
+    """
 
     name: str
     values: tuple[float, ...]
     spread: float = 0.0
+    picture: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -38,6 +42,9 @@ def applied(settings: Sequence[Setting], x: Tensor, draws: Draws) -> Tensor:
     """Images (N, C, H, W) from 0 to 1 with all parts, in the order in which they act."""
     for setting in sorted(settings, key=lambda s: ORDER[s.name]):
         kind = setting.kind
+        if setting.picture:
+            x = laid(x, setting.picture)
+            continue
         strengths = [
             knob.per_image(
                 value,
@@ -58,6 +65,7 @@ class Fit:
         retained: (N, C, H, W) from 0 to 1.
         failing: (M, D) statistics of the failures.
         draws: of the retained images.
+        overlay: what was read off the failures' pixels, see `parts.overlay`.
     """
 
     def __init__(
@@ -66,39 +74,50 @@ class Fit:
         retained: Tensor,
         failing: Tensor,
         draws: Draws,
+        overlay: str = "",
     ):
         self.statistics, self.retained, self.draws = statistics, retained, draws
+        self.overlay = overlay
+        self._known: dict[Settings, np.ndarray] = {}
         self.few = max(20, len(retained) // 2)
         self.plain = statistics(retained)
         self.mean, self.std = failing.mean(0), failing.std(0)
         # what counts as a large difference, for both
         self.unit = ((self.std.square() + self.plain.std(0).square()) / 2).sqrt() + 1e-3
-        self.failing, self.tried = failing, 0
+        self.failing = failing
         # what two samples of one population differ by, squared and averaged
         self.noise = 1.5 * (1 / len(failing) + 1 / len(retained))
 
     def made(self, settings: Sequence[Setting]) -> Tensor:
         """(N, D) statistics of the retained images with these parts."""
-        self.tried += 1
         return self.statistics(applied(settings, self.retained, self.draws))
 
     def residuals(self, found: Tensor, failing: Tensor | None = None) -> np.ndarray:
         """(2 D,) differences of means and of spreads, in standard deviations."""
-        mean, std = (self.mean, self.std) if failing is None else (failing.mean(0), failing.std(0))
-        means = (found.mean(0) - mean) / self.unit
+        there = (self.mean, self.std) if failing is None else (failing.mean(0), failing.std(0))
+        return self.apart((found.mean(0), found.std(0)), there)
+
+    def apart(self, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]) -> np.ndarray:
+        """`residuals` between two populations of which means and spreads (D,) are known."""
+        means = (here[0] - there[0]) / self.unit
         floor = 0.05 * self.unit
-        spreads = ((found.std(0) + floor) / (std + floor)).log() / 2
+        spreads = ((here[1] + floor) / (there[1] + floor)).log() / 2
         off = torch.cat([means, spreads]).double()
         off = off / torch.sqrt(1 + (off / _TYPICAL) ** 2)
         return (off / math.sqrt(len(self.mean))).cpu().numpy()
 
     def cost(self, settings: Sequence[Setting]) -> float:
         """How far the populations are apart: 0 for the same, about `noise` for two samples."""
-        return float(np.square(self.residuals(self.made(settings))).sum())
+        return float(np.square(self._residuals_of(tuple(settings))).sum())
+
+    def _residuals_of(self, settings: Settings) -> np.ndarray:
+        """`residuals`, kept: a fit asks more than once what the same strengths make."""
+        if settings not in self._known:
+            self._known[settings] = self.residuals(self.made(settings))
+        return self._known[settings]
 
     def screened(self, settings: Sequence[Setting]) -> float:
         """`cost`, roughly: from fewer of the retained images."""
-        self.tried += 1
         draws = self._fewer
         found = self.statistics(applied(settings, self.retained[: self.few], draws))
         return float(np.square(self.residuals(found)).sum())
@@ -120,7 +139,7 @@ class Fit:
         start = np.clip(coordinates, low + 1e-6, high - 1e-6)
 
         def residuals(at: np.ndarray) -> np.ndarray:
-            return self.residuals(self.made(_outer(settings, at, spreads)))
+            return self._residuals_of(_outer(settings, at, spreads))
 
         found = least_squares(
             residuals,
@@ -149,9 +168,7 @@ class Fit:
             return [() for _ in settings]
         high = _bounds(settings, False)[1]
         found = self.made(settings)
-        slopes = self._slopes(
-            lambda v: self.residuals(self.made(_outer(settings, v, False))), at, high
-        )
+        slopes = self._slopes(lambda v: self._residuals_of(_outer(settings, v, False)), at, high)
         inverse, here = np.linalg.pinv(slopes, rcond=1e-3), self.residuals(found)
         moved = []
         for _ in range(200):

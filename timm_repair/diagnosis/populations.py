@@ -11,6 +11,7 @@ from timm_repair.diagnosis.applying import Weighted, seen_through
 from timm_repair.diagnosis.choosing import chosen
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.fitting import Fit, Settings
+from timm_repair.diagnosis.parts.overlay import read_off
 from timm_repair.diagnosis.telling import Told, told_apart
 
 SMALLEST = 30  # failures of a population, and
@@ -28,6 +29,7 @@ class Samples:
         statistics: images to (N, D).
         fitted, judged: retained images (N, C, H, W) from 0 to 1, different ones.
         failing: (M, D) statistics of the failures, or of their whole population.
+        pixels: (M, C, H, W) of these, from 0 to 1.
         seed: of draws and of folds.
         most: parts of a pattern.
         looked_for: populations, at most.
@@ -37,15 +39,18 @@ class Samples:
     fitted: Tensor
     judged: Tensor
     failing: Tensor
+    pixels: Tensor
     seed: int
     most: int
     looked_for: int = 1
 
     def fit(self, rows: Tensor | None = None) -> Fit:
         """To all failures, or to some of them."""
-        failing = self.failing if rows is None else self.failing[rows]
+        failing, pixels = (
+            v if rows is None else v[rows.to(v.device)] for v in (self.failing, self.pixels)
+        )
         draws = Draws(self.seed, range(len(self.fitted)), self.fitted.device)
-        return Fit(self.statistics, self.fitted, failing, draws)
+        return Fit(self.statistics, self.fitted, failing, draws, read_off(pixels, self.fitted))
 
     def chosen(self, fit: Fit) -> tuple[Settings, list[float]]:
         """The parts of a pattern, and what is left after each, see `choosing.chosen`."""

@@ -124,7 +124,8 @@ class Drawing:
         failing = torch.cat([statistics(x) for x in self.population.split(64)])
         most = 1 if self.few else self.looking.parts
         return Samples(
-            _in_parts(statistics), self.fitted_x, self.judged_x, failing, self.seed, most,
+            _in_parts(statistics), self.fitted_x, self.judged_x, failing, self.population,
+            self.seed, most,
             1 if self.few else self.looking.populations,
         )  # fmt: skip
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from timm_repair.diagnosis.findings import Undone
 from timm_repair.diagnosis.fitting import Fit
+from timm_repair.diagnosis.looking import CLOSER, Done, Looks
 from timm_repair.diagnosis.undoing import (
     CONSTANTS,
-    Change,
     Mistake,
     affine_pair,
     mistakes,
@@ -24,7 +24,7 @@ from timm_repair.models.temporary import evaluating_on
 from timm_repair.runtime.runtime import Runtime
 
 TRIED = 10  # mistakes that the model is asked about: those after whose undoing images look best
-CLOSER = 0.08  # of the distance between the populations may be left
+LESS = 0.9  # of the distance between the populations must be left
 ANY_SCALE = "on another scale of values (other constants of normalization)"
 MENDED = 0.05  # of the failures must become right, beyond those that any change makes right
 
@@ -134,26 +134,43 @@ def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list
         if (channels == 3 or not m.colour) and (square or not m.square)
     ]
     any_scale = _rescaled(x, fit.retained)
-
-    def distance(do: Change) -> float:
-        made = fit.statistics(do(fit.retained).clamp(0, 1).contiguous())
-        return float((fit.residuals(made) ** 2).sum())
-
-    before = distance(lambda x: x)
-    ranked = sorted(((distance(m.do), m) for m in [*possible, any_scale]), key=lambda e: e[0])
+    looks = Looks(fit, asking.runtime.seed)
+    ranked = sorted((looks.done(m) for m in [*possible, any_scale]), key=lambda done: done.nearest)
     found = []
-    for after, mistake in ranked[:TRIED]:
+    for done in ranked[:TRIED]:
+        if done.nearest >= LESS * looks.before:
+            break  # no share of the failures looks more like it: whatever they answer, it is none
+        mistake = done.mistake
         right = asking.right(Asked(mistake.undo(x).contiguous(), failing.labels))
         low, high = _interval(right)
         share = float(right.float().mean())
-        mended = low > placebo + MENDED
-        # the same, as far as samples of this size can tell
-        same = after < min(max(CLOSER * before, 2 * fit.noise), 0.6 * before)
-        so = mended and (same or (share >= 0.5 and after < 0.9 * before))
-        lossy = same and after < CLOSER * before and before > 20 * fit.noise
-        so = (mended and same) if mistake is any_scale else so or lossy
-        found.append(Undone(mistake.name, mistake.fix, share, low, high, len(right), None, so))
+        so, of = False, 1.0
+        if low > placebo + MENDED:
+            # right by it: so many at least were wrong for it
+            least = (low - placebo) / (1 - placebo)
+            of = 1.0 if mistake is any_scale else looks.share(done, least)
+            so = _is_so(looks, done, share, of, mistake is any_scale)
+        so = so or (mistake is not any_scale and of == 1 and _lossy(looks, done))
+        found.append(Undone(mistake.name, mistake.fix, share, low, high, len(right), None, so, of))
     return found
+
+
+def _is_so(looks: Looks, done: Done, right: float, share: float, any_scale: bool) -> bool:
+    """Whether failures look like the mistake, of which so many are right when it is undone, made to
+    a share of them.
+    """
+    if share < 1:  # a few strange images make much look a little more alike
+        return looks.same(done.nearest)
+    same = looks.same(done.after)
+    if any_scale:  # which some scale nearly does to much that is none
+        return same and looks.explained(done)
+    return same or (right >= 0.5 and done.after < LESS * looks.before)
+
+
+def _lossy(looks: Looks, done: Done) -> bool:
+    """Whether images look so much like it that no answers are needed, which they may not give."""
+    before = looks.before
+    return looks.same(done.after) and done.after < CLOSER * before and before > 20 * looks.fit.noise
 
 
 def _rescaled(x: Tensor, like: Tensor) -> Mistake:
@@ -173,16 +190,19 @@ def _rescaled(x: Tensor, like: Tensor) -> Mistake:
 def _of_constants(asking: Asking, failing: Asked, retained: Asked, placebo: float) -> list[Undone]:
     """The model's own constants may be the wrong ones: then retained images suffer too."""
     own = tuple(map(float, asking.preprocessing.mean)), tuple(map(float, asking.preprocessing.std))
-    before, found = asking.right(retained), []
+    before, found = None, []
     for name, (mean, std) in CONSTANTS.items():
         channels = failing.x.shape[1]
         constants = tuple(map(float, mean[:channels])), tuple(map(float, std[:channels]))
         if constants == own:
             continue
-        right, others = asking.right(failing, constants), asking.right(retained, constants)
+        right, others, better = asking.right(failing, constants), None, False
         low, high = _interval(right)
-        gained, lost = int((others & ~before).sum()), int((before & ~others).sum())
-        better = gained > lost and float(binomtest(lost, gained + lost).pvalue) < 0.01
+        if low > placebo:  # else it is none, whatever retained images are
+            before = asking.right(retained) if before is None else before
+            others = asking.right(retained, constants)
+            gained, lost = int((others & ~before).sum()), int((before & ~others).sum())
+            better = gained > lost and float(binomtest(lost, gained + lost).pvalue) < 0.01
         found.append(
             Undone(
                 f"the model was trained with other constants of normalization: {name}",
@@ -191,8 +211,8 @@ def _of_constants(asking: Asking, failing: Asked, retained: Asked, placebo: floa
                 low,
                 high,
                 len(right),
-                float(others.float().mean()),
-                better and low > placebo,
+                None if others is None else float(others.float().mean()),
+                better,
             )
         )
     return found

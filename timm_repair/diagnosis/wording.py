@@ -27,7 +27,7 @@ def part_words(part: Any) -> str:
     """ "contrast × 0.15 [0.14, 0.16]", with how much it varies."""
     strengths = " ".join(strength.words for strength in part.strengths)
     said = f"{part.kind} {strengths}".strip()
-    if len(part.strengths) == 1:
+    if len(part.strengths) == 1 and not part.picture:
         said += f" [{part.strengths[0].low:.3g}, {part.strengths[0].high:.3g}]"
     return said + (f", varying by ± {part.spread:.0%}" if part.spread >= 0.05 else "")
 
@@ -36,7 +36,7 @@ def headline(diagnosis: Any) -> str:
     """The answer in one line."""
     wrong = diagnosis.wrong_preprocessing
     if wrong is not None:
-        return f"wrong preprocessing: {wrong.name}"
+        return f"wrong preprocessing: {wrong.name}{_of_some(wrong, '')}"
     if diagnosis.patterns:
         return "; ".join(pattern_words(pattern) for pattern in diagnosis.patterns)
     if diagnosis.same_population:
@@ -63,17 +63,23 @@ def _percent(told: Any) -> str:
     return f"{told.right:.0%} [{told.low:.0%}, {told.high:.0%}]"
 
 
+def _of_some(wrong: Any, of: str) -> str:
+    """Of how many, where it is not all: " in about 45% of the failures"."""
+    return f" in about {wrong.share:.0%}{of}" if wrong.share < 1 else ""
+
+
 def _preprocessing(diagnosis: Any) -> list[str]:
     wrong = diagnosis.wrong_preprocessing
     if wrong is None:
         return []
     lines = ["Wrong preprocessing: mend the data, not the model"]
+    whose = " of the failures" + " and what passes beside them" * bool(diagnosis.passing)
     lines += _item(
-        f"{wrong.name}. Undone, the original has {wrong.right:.0%} [{wrong.low:.0%},"
-        f" {wrong.high:.0%}] of {wrong.n} failures right; a change without meaning makes"
-        f" {diagnosis.placebo:.0%} right"
+        f"{wrong.name}{_of_some(wrong, whose)}. Undone in all, the original has {wrong.right:.0%}"
+        f" [{wrong.low:.0%}, {wrong.high:.0%}] of {wrong.n} failures right; a change without"
+        f" meaning makes {diagnosis.placebo:.0%} right"
     )
-    lines += _item(f"to do: {wrong.fix}")
+    lines += _item(f"to do: {wrong.fix}{' where these come from' * (wrong.share < 1)}")
     others = [each for each in diagnosis.preprocessing if each.found and each is not wrong]
     for each in others[:2]:
         lines += _item(f"or: {each.name} ({each.right:.0%} right); to do: {each.fix}")

@@ -2,10 +2,10 @@
 act on an image.
 
 - part.py: what a part is.
-- geometry.py, optics.py, weather.py, tone.py, noise.py, files.py: its kinds.
+- geometry.py, optics.py, weather.py, tone.py, noise.py, files.py, overlay.py: its kinds.
 """
 
-from timm_repair.diagnosis.parts import files, geometry, noise, optics, tone, weather
+from timm_repair.diagnosis.parts import files, geometry, noise, optics, overlay, tone, weather
 from timm_repair.diagnosis.parts.part import Kind
 
 KINDS: dict[str, Kind] = {
@@ -16,6 +16,7 @@ KINDS: dict[str, Kind] = {
         *optics.KINDS,
         *tone.KINDS,
         *noise.KINDS,
+        *overlay.KINDS,
         *files.KINDS,
     )
 }

@@ -26,23 +26,27 @@ _TO_YCC = torch.tensor(
 )
 
 
-def _fewer(x: Tensor, factor: Tensor, mode: str) -> Tensor:
+def _fewer(x: Tensor, factor: Tensor, down: str, mode: str) -> Tensor:
     sides = (factor.view(-1, 1) * factor.new_tensor(x.shape[-2:])).int().clamp(min=2).tolist()
     found = torch.empty_like(x)
     for height, width in sorted({tuple(side) for side in sides}):
         rows = torch.tensor([tuple(side) == (height, width) for side in sides], device=x.device)
-        small = F.interpolate(x[rows], size=(height, width), mode="area")
-        smooth = {} if mode == "nearest" else {"align_corners": False}
+        small = F.interpolate(x[rows], size=(height, width), mode=down)
+        smooth = {} if mode.startswith("nearest") else {"align_corners": False}
         found[rows] = F.interpolate(small, size=x.shape[-2:], mode=mode, **smooth)
     return found
 
 
 def _pixelate(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
-    return _fewer(x, factor, "nearest")
+    return _fewer(x, factor, "area", "nearest")
 
 
 def _enlarge(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
-    return _fewer(x, factor, "bilinear")
+    return _fewer(x, factor, "area", "bilinear")
+
+
+def _leave_out(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
+    return _fewer(x, factor, "nearest-exact", "nearest-exact")
 
 
 def _posterize(x: Tensor, draws: Draws, levels: Tensor) -> Tensor:
@@ -86,11 +90,16 @@ def _jpeg(x: Tensor, draws: Draws, quality: Tensor) -> Tensor:
     return y[..., :height, :width] / 255
 
 
+# close together: sides are whole pixels, and between two of them nothing tells a fit where to go
+_SIDES = tuple((0.94 * 0.88**k,) for k in range(12))
+
 KINDS = (
     Kind("low resolution", _enlarge, (Knob("", "× {:.2f}", 0.05, 0.99),), ((0.75,), (0.45,)),
          family="blur"),
     Kind("pixelation", _pixelate, (Knob("", "to × {:.2f}", 0.05, 0.99, varies=False),),
-         ((0.9,), (0.75,), (0.65,), (0.45,), (0.28,)), family="pixelation"),
+         _SIDES, family="pixelation"),
+    Kind("nearest-neighbour resizing", _leave_out,
+         (Knob("", "to × {:.2f}", 0.05, 0.99, varies=False),), _SIDES, family="pixelation"),
     Kind("posterization", _posterize, (Knob("", "to {:.0f} levels", 2, 64),), ((4,), (12,)),
          family="posterization"),
     Kind("JPEG", _jpeg, (Knob("", "quality {:.0f}", 1, 98),), ((60,), (30,), (12,)),

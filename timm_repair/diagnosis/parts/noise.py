@@ -44,6 +44,13 @@ def _impulse(x: Tensor, draws: Draws, share: Tensor) -> Tensor:
     return torch.where(drawn > 1 - half, torch.ones_like(x), x)
 
 
+def _salt(x: Tensor, draws: Draws, share: Tensor) -> Tensor:
+    drawn = draws.uniform("salt", 1, *x.shape[2:])
+    half = each(share) / 2
+    x = torch.where(drawn < half, torch.zeros_like(x), x)
+    return torch.where(drawn > 1 - half, torch.ones_like(x), x)
+
+
 KINDS = (
     Kind("Gaussian noise", _gaussian, (Knob("", "σ {:.3f}", 0.003, 1),), ((0.05,), (0.2,)),
          family="noise"),
@@ -56,5 +63,7 @@ KINDS = (
     Kind("coarse noise", _coarse, (Knob("", "σ {:.3f}", 0.003, 1),), ((0.05,), (0.15,)),
          family="noise"),
     Kind("impulse noise", _impulse, (Knob("", "on {:.1%} of the values", 0.001, 0.9),),
+         ((0.03,), (0.1,)), family="noise"),
+    Kind("salt and pepper", _salt, (Knob("", "on {:.1%} of the pixels", 0.001, 0.9),),
          ((0.03,), (0.1,)), family="noise"),
 )  # fmt: skip

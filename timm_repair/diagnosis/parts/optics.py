@@ -57,21 +57,26 @@ def _defocus(x: Tensor, draws: Draws, radius: Tensor) -> Tensor:
     return convolved(x, (radius.view(-1, 1, 1) - torch.hypot(yy, xx) + 0.5).clamp(0, 1))
 
 
-def _motion(x: Tensor, draws: Draws, length: Tensor, angle: Tensor, around: Tensor) -> Tensor:
-    return along(x, length, angle + around * (2 * draws.uniform("direction") - 1))
+def _motion(
+    x: Tensor, draws: Draws, length: Tensor, angle: Tensor, around: Tensor, fading: Tensor
+) -> Tensor:
+    return along(x, length, angle + around * (2 * draws.uniform("direction") - 1), fading)
 
 
-def along(x: Tensor, length: Tensor, degrees: Tensor) -> Tensor:
-    """Each image blurred along a line of `length` (N,) pixels at an angle (N,)."""
+def along(x: Tensor, length: Tensor, degrees: Tensor, fading: Tensor) -> Tensor:
+    """Each image blurred along a line of `length` (N,) pixels at an angle (N,), which at its end is
+    weaker than at its beginning by `fading` (N,) from 0 to 1. One pixel is no blur.
+    """
     turned = torch.deg2rad(degrees).view(-1, 1, 1)
-    # shakes are no steps: a Gaussian along the line, as wide as a line of this length
-    sigma = (length / math.sqrt(12)).clamp(min=0.05).view(-1, 1, 1)
-    yy, xx = _grid(_reach(0.75 * length + 1, x), x)
+    length = length.clamp(min=1).view(-1, 1, 1)
+    yy, xx = _grid(_reach(length, x), x)
     line = xx * turned.cos() + yy * turned.sin()
     across = yy * turned.cos() - xx * turned.sin()
-    kernel = (-0.5 * (line / sigma) ** 2).exp() * (1 - across.abs()).clamp(min=0)
-    kernel = kernel * (line.abs() <= 0.75 * length.view(-1, 1, 1) + 0.5)
-    return convolved(x, kernel)
+    # it begins and ends at once: a Gaussian would take fine detail that a shaken camera leaves
+    ends = (line + 1).clamp(0, 1) * (length - line).clamp(0, 1)
+    fades = 1 - fading.view(-1, 1, 1) * (line / length).clamp(0, 1)
+    thin = ((0.625 - across.abs()) * 4).clamp(0, 1)  # of pixels, not of means of two
+    return convolved(x, ends * fades * thin)
 
 
 def _zoom(x: Tensor, draws: Draws, more: Tensor) -> Tensor:
@@ -100,11 +105,12 @@ KINDS = (
         "motion blur",
         _motion,
         (
-            Knob("length", "of {:.1f} pixels", 0.3, 40),
+            Knob("length", "of {:.1f} pixels", 1.05, 40),
             Knob("direction", "at {:.0f}°", -180, 180, 15, varies=False),
             Knob("directions", "± {:.0f}°", 0, 90, 15, varies=False),
+            Knob("fading", "fading by {:.0%}", 0, 1, 0.4, varies=False),
         ),
-        ((3, 0, 45), (6, 0, 45), (4, 90, 45), (4, 0, 90)),
+        ((4, 0, 45, 0.6), (8, 0, 45, 0.6), (5, 90, 45, 0.6), (5, 0, 90, 0.6)),
         family="blur",
     ),
     Kind(

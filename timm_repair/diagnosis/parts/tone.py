@@ -35,6 +35,14 @@ def _levels(x: Tensor, draws: Draws, low: Tensor, high: Tensor) -> Tensor:
     return each(low) + each(high - low) * x
 
 
+def _solarize(x: Tensor, draws: Draws, above: Tensor) -> Tensor:
+    return torch.where(x > each(above), 1 - x, x)
+
+
+def _grey(x: Tensor, draws: Draws) -> Tensor:
+    return luma(x).expand_as(x)
+
+
 def _saturate(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
     grey = luma(x)
     return grey + (x - grey) * each(factor)
@@ -54,7 +62,8 @@ KINDS = (
     ),
     Kind("hue", _hue, (Knob("", "turned by {:+.0f}°", -180, 180, 20),), ((40,), (-40,)), True,
          family="colour"),
-    Kind("saturation", _saturate, (Knob("", "× {:.2f}", 0.02, 20),), ((0.4,), (2,)), True,
+    Kind("no colour", _grey, (), ((),), True, family="colour"),
+    Kind("saturation", _saturate, (Knob("", "× {:.2f}", 0.1, 20),), ((0.4,), (2,)), True,
          family="colour"),
     Kind(
         "colour cast",
@@ -68,6 +77,8 @@ KINDS = (
     Kind("gamma", _gamma, (Knob("", "{:.2f}", 0.1, 6),), ((0.6,), (1.8,)), family="tone"),
     Kind("brightness", _brighten, (Knob("", "{:+.2f}", -0.9, 0.9, 0.1),), ((0.15,), (-0.15,)),
          family="tone"),
+    Kind("solarization", _solarize, (Knob("", "above {:.2f}", 0.02, 0.98, 0.3),),
+         ((0.25,), (0.4,), (0.5,), (0.6,), (0.75,)), family="inverted"),
     Kind("contrast", _contrast, (Knob("", "× {:.2f}", 0.01, 8),), ((0.75,), (0.3,), (1.5,)),
          family="contrast"),
     Kind(
