@@ -2,6 +2,9 @@
 strength, or said not to be found.
 """
 
+import base64
+import zlib
+
 import numpy as np
 import planted
 import pytest
@@ -14,8 +17,9 @@ from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.fitting import Fit, Setting, applied
 from timm_repair.diagnosis.parts import KINDS
-from timm_repair.diagnosis.parts.overlay import read_off
+from timm_repair.diagnosis.parts.overlay import laid, read_off
 from timm_repair.diagnosis.statistics import Statistics
+from timm_repair.errors import ConfigError
 from timm_repair.images.corruptions.parameters import PARAMETERS
 
 
@@ -108,6 +112,18 @@ def test_what_is_the_same_in_all_failures_is_read_off_and_laid_over_others(model
     made = found.apply(scenes.images(model, pairs), seed=1).pixels(range(5))
     off = made.float() / 255 - tensor(change(x))
     assert off.abs().mean() < 0.01
+
+
+def test_an_overlay_on_images_of_another_size_and_a_damaged_one():
+    text = read_off(tensor(framed(scenes.scenes(40, 3))), tensor(scenes.scenes(40, 4)))
+    for channels in (1, 3):
+        large = laid(torch.full((2, channels, 64, 48), 0.5), text)
+        assert not large[:, :, :5].any() and (large[:, :, 8:-8, 6:-6] == 0.5).all()
+    bomb = base64.b64encode(b"1,1,9;" + zlib.compress(bytes(10**6))).decode()
+    endless = base64.b64encode(b"4,99999,99999;" + zlib.compress(b"")).decode()
+    for damaged in (text[:40], text[5:], "no picture", bomb, endless):
+        with pytest.raises(ConfigError, match="overlay of the diagnosis is damaged"):
+            laid(torch.zeros(1, 3, 32, 32), damaged)
 
 
 @pytest.mark.parametrize("name", ["vignette", "contrast", "zoom blur", "veil", "stretching"])
