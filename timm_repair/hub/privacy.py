@@ -51,14 +51,21 @@ def published(report: Report) -> Report:
 
 
 def _without_ids(diagnosis: dict) -> dict:
-    """A diagnosis that names no single example, neither as values nor in its text."""
+    """A diagnosis that names no single example, neither as values nor in its text, and shows no
+    pixels of theirs, as a fixed overlay does.
+    """
     quality = {
         name: [] if isinstance(value, list) else value
         for name, value in (diagnosis.get("quality") or {}).items()
     }
     parts = str(diagnosis.get("text", "")).split("\n\n")
     told = [part for part in parts if not part.lstrip().startswith(NAMING)]
-    return diagnosis | {"labels": [], "quality": quality, "text": "\n\n".join(told)}
+    patterns = [
+        pattern | {"parts": [part | {"picture": ""} for part in pattern.get("parts") or []]}
+        for pattern in diagnosis.get("patterns") or []
+    ]
+    told = "\n\n".join(told)
+    return diagnosis | {"labels": [], "quality": quality, "patterns": patterns, "text": told}
 
 
 def _of_this_machine() -> list[str]:
