@@ -89,6 +89,7 @@ def rows_for(model: nn.Module) -> dict[str, Row]:
         "default on failures alone": Row("archrepair", data=failures_only),
         "default without limits": Row("archrepair", (FREE,)),
         "default, a third the pattern": Row("archrepair", ({"pattern_share": 1 / 3},)),
+        "default, searched": Row("archrepair", ({"genotype": "search"},)),
         "default, weights only": Row("archrepair", ({"genotype": "raw"},)),
         "plain, first block": Row("finetune", plain(early[0]), without_pattern),
         "whole network with the pattern": Row("finetune", plain()),
