@@ -91,9 +91,9 @@ def row(model, retain, test, corruption: str, severity: int) -> dict:
     source = pool if corruption == "clean" else timm_repair.corrupt(pool, corruption, severity)
     runtime = Runtime(progress=False)
     failures = timm_repair.collect_failures(model, source, max_failures=500, runtime=runtime)
-    process, start = psutil.Process(), time.perf_counter()
+    process, start = psutil.Process(), time.process_time()
     found = timm_repair.diagnose(model, failures, retain, progress=False)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     best = found.patterns[0] if found.patterns else None
     parts = [p.kind for p in best.parts] if best else []
     wanted = NAMES.get(corruption, ())
