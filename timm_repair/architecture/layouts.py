@@ -29,6 +29,8 @@ def plus(x: Tensor, added: Tensor, layout: str, channels: slice) -> Tensor:
     """`x` with `added` on those channels."""
     if layout != "NCHW":  # tokens may come in groups, (N, groups, L, C)
         added = added.reshape(*x.shape[:-1], added.shape[-1])
+    if added.shape == x.shape:  # on all channels
+        return x + added
     parts = slice(0, channels.start), slice(channels.stop, None)
     before, after = (channels_of(x, layout, part) for part in parts)
     axis = 1 if layout == "NCHW" else -1
