@@ -53,11 +53,11 @@ def _warn_of_pruned(model: nn.Module) -> None:
         if weight.ndim > 1 and weight.numel() >= _SMALLEST
     }
     pruned = {name: share for name, share in shares.items() if _PRUNED <= share < 1}
-    if pruned:
+    if 2 * len(pruned) > len(shares):  # not a few layers that somebody wrote by hand
         worst = max(pruned, key=pruned.__getitem__)
         _doubt(
             f"{pruned[worst]:.0%} of the weights of {worst!r} are exactly zero, and a fifth or more"
-            f" of those of {len(pruned)} layers in all: if they were pruned, a repair trains those"
+            f" of those of {len(pruned)} of {len(shares)} layers: if they were pruned, a repair trains those"
             " of the blocks that it repairs again. Keep their masks (do not call"
             " torch.nn.utils.prune.remove), or prune the repaired model"
         )
