@@ -57,8 +57,8 @@ def _warn_of_pruned(model: nn.Module) -> None:
         worst = max(pruned, key=pruned.__getitem__)
         _doubt(
             f"{pruned[worst]:.0%} of the weights of {worst!r} are exactly zero, and a fifth or more"
-            f" of those of {len(pruned)} of {len(shares)} layers: if they were pruned, a repair trains those"
-            " of the blocks that it repairs again. Keep their masks (do not call"
+            f" of those of {len(pruned)} of {len(shares)} layers: if they were pruned, a repair"
+            " trains those of the blocks that it repairs again. Keep their masks (do not call"
             " torch.nn.utils.prune.remove), or prune the repaired model"
         )
 
