@@ -85,7 +85,6 @@ def washed(classifier):
 def test_the_path_is_in_the_first_block_and_comes_back_from_disk(
     washed, classifier, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(f"{NORMALIZING}.unless_missed", lambda *_: ())
     monkeypatch.setattr("timm_repair.methods.archrepair.unless_missed", lambda *_: ())
     repaired = repair(
         classifier, **washed, block=("layer1", "layer2"), output_dir=tmp_path, **GIVEN
@@ -114,7 +113,7 @@ def test_it_stays_where_it_is_missed(better, washed, classifier, monkeypatch):
 
 
 def test_where_it_is_too_slow_it_is_left_out(washed, classifier, monkeypatch):
-    monkeypatch.setattr(f"{NORMALIZING}.slowdown", lambda *_: 1.5)
+    monkeypatch.setattr("timm_repair.architecture.keeping.slowdown", lambda *_: 1.5)
     report = repair(classifier, **washed, block="layer1", **GIVEN | {"max_latency": 1.1}).report
     assert not report.genotypes["layer1"]["edges"]
     assert any("with it an image takes 1.50 times as long" in note for note in report.notes)

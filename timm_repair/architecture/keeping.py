@@ -22,19 +22,25 @@ from timm_repair.training.recalibration import recalibrate
 SELECTIONS = ("alpha", "perturbation")
 
 
+def slowed_by(job: Job, sites: Sequence[Site], plans: Sequence[Genotype], label: str) -> float:
+    """`slowdown` by these plans of what is in the sites, which stays."""
+    raw = [site.present for site in sites]
+    cells = [build(plan, copied(each)) for plan, each in zip(plans, raw, strict=True)]
+    slower = slowdown(job, sites, raw, [c.to(job.runtime.device) for c in cells], label)
+    place(sites, raw)
+    return slower
+
+
 def too_slow(job: Job, sites: Sequence[Site], limit: float) -> str | None:
     """Why not even one path may be added, of those that cost least; None where one may."""
     found = [i for i, site in enumerate(sites) if site.skeleton.edges]
     if not found:
         return None
-    raw = [site.present for site in sites]
     one = [
         replace(site.skeleton.raw, edges=site.skeleton.edges[:1] if i == found[0] else ())
         for i, site in enumerate(sites)
     ]
-    cells = [build(plan, copied(each)) for plan, each in zip(one, raw, strict=True)]
-    slower = slowdown(job, sites, raw, [c.to(job.runtime.device) for c in cells], "one path")
-    place(sites, raw)
+    slower = slowed_by(job, sites, one, "one path")
     if slower <= limit:
         return None
     longer = f"an image takes {slower:.2f} times as long"

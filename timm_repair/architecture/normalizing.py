@@ -7,13 +7,11 @@ need not be learnt at the expense of images that are clean.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
 from timm_repair.architecture.cell import Cell, build
 from timm_repair.architecture.genotype import Edge, Genotype
+from timm_repair.architecture.keeping import slowed_by
 from timm_repair.architecture.operations import CANDIDATES
-from timm_repair.architecture.sites import Site, place, slowdown
-from timm_repair.models.copying import copied
+from timm_repair.architecture.sites import Site, place
 from timm_repair.training.job import Job
 from timm_repair.training.objective import judged
 from timm_repair.training.prefix.forward import Forward
@@ -43,21 +41,15 @@ def normalize(job: Job, sites: Sequence[Site], limit: float | None) -> tuple[str
     """
     plan = normalized(sites[0].skeleton)
     assert plan is not None, "asked for only where there can be one"
-    device, raw = job.runtime.device, [site.present for site in sites]
-    plans = [plan, *(site.skeleton.raw for site in sites[1:])]
-
-    def built(genotypes: Sequence[Genotype], blocks: Sequence[nn.Module]) -> list[Cell]:
-        pairs = zip(genotypes, blocks, strict=True)
-        return [build(genotype, block).to(device) for genotype, block in pairs]
-
-    cells = built(plans, [copied(each) for each in raw])
-    slower = 0.0 if limit is None else slowdown(job, sites, raw, cells, "normalization")
-    if limit is None or slower <= limit:
-        place(sites, cells)
-        return ()
-    place(sites, built([site.skeleton.raw for site in sites], raw))
-    longer = f"an image takes {slower:.2f} times as long (max_latency={limit:g})"
-    return (f"no path that normalizes images was added: with it {longer}",)
+    plans, notes = [plan, *(site.skeleton.raw for site in sites[1:])], ()
+    slower = 0.0 if limit is None else slowed_by(job, sites, plans, "normalization")
+    if limit is not None and slower > limit:
+        plans = [site.skeleton.raw for site in sites]
+        longer = f"an image takes {slower:.2f} times as long (max_latency={limit:g})"
+        notes = (f"no path that normalizes images was added: with it {longer}",)
+    built = (build(plan, site.present) for plan, site in zip(plans, sites, strict=True))
+    place(sites, [cell.to(job.runtime.device) for cell in built])
+    return notes
 
 
 def unless_missed(job: Job, sites: Sequence[Site], forward: Forward) -> tuple[str, ...]:

@@ -28,17 +28,22 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False)
 
 
+def _every(stride: int) -> list[nn.Module]:
+    """What takes every `stride`-th place; nothing where that is all. Not the stride of a 1x1
+    convolution: its weight gradient (oneDNN 3.13, AVX2) writes beyond the end of fewer than 8
+    channels.
+    """
+    return [nn.AvgPool2d(1, stride)] if stride > 1 else []
+
+
 def _skip(c_in: int, c_out: int, stride: int) -> nn.Module:
     if c_in == c_out and stride == 1:
         return nn.Identity()
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         {"0": _identity_conv(c_in, c_out), "1": _norm(c_out)}
     )
-    # not the convolution's own stride: its weight gradient (oneDNN 3.13, AVX2) writes beyond the
-    # end of fewer than 8 channels
-    return nn.Sequential(
-        OrderedDict({"every": nn.AvgPool2d(1, stride)}) | layers if stride > 1 else layers
-    )
+    every = _every(stride)
+    return nn.Sequential(OrderedDict({"every": every[0]}) | layers if every else layers)
 
 
 def _avg_pool(c_in: int, c_out: int, stride: int) -> nn.Module:
@@ -66,8 +71,7 @@ def _dil_conv(c_in: int, c_out: int, stride: int) -> nn.Module:
 
 def _linear(c_in: int, c_out: int, stride: int) -> nn.Module:
     layers = [nn.Conv2d(c_in, c_out, 1, bias=False), _norm(c_out)]
-    # the stride as in `_skip`
-    return nn.Sequential(*([nn.AvgPool2d(1, stride)] if stride > 1 else []), *layers)
+    return nn.Sequential(*_every(stride), *layers)
 
 
 class PerImage(nn.Module):
@@ -81,9 +85,8 @@ class PerImage(nn.Module):
 
 
 def _instance_norm(c_in: int, c_out: int, stride: int) -> nn.Module:
-    every = [nn.AvgPool2d(1, stride)] if stride > 1 else []  # as in `_skip`
     fitting = [_identity_conv(c_in, c_out)] if c_in != c_out else []
-    return nn.Sequential(*every, *fitting, PerImage())
+    return nn.Sequential(*_every(stride), *fitting, PerImage())
 
 
 OPERATIONS: dict[str, Callable[[int, int, int], nn.Module] | None] = {

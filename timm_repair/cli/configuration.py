@@ -3,7 +3,6 @@ one there, and `--config` repeats it.
 """
 
 import argparse
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 
 from timm_repair.cli.arguments import Named
 from timm_repair.cli.parser import Parser
-from timm_repair.errors import OptionError
+from timm_repair.errors import OptionError, meant
 from timm_repair.options import RUN, parse
 
 PAIRS = ("set", "data")  # NAME=VALUE: what is typed is added to what the file says
@@ -50,9 +49,9 @@ def expanded(command: Parser, words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for key, value in values.items():
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-            raise OptionError(f"{file!r} says {key!r}, which `{name}` does not take{meant}")
+            close = meant(str(key), known)
+            said = f"; did you mean {close!r}?" if close else f"; known: {', '.join(known)}"
+            raise OptionError(f"{file!r} says {key!r}, which `{name}` does not take{said}")
         action = known[key]
         there = any(typed(words, o) is not None or o in words for o in action.option_strings)
         if value is not None and (key in PAIRS or not there):  # null: as if it were not there

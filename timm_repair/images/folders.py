@@ -14,8 +14,17 @@ import pyarrow.parquet
 from PIL import Image
 
 from timm_repair.errors import DataError
-from timm_repair.images.readers import IMAGES, LABELS, Column, Files, Source, nfc, usually
-from timm_repair.images.tables import Columns, from_file, separator
+from timm_repair.images.readers import (
+    IMAGES,
+    LABELS,
+    Column,
+    Files,
+    Source,
+    nfc,
+    separator,
+    usually,
+)
+from timm_repair.images.tables import Columns, from_file
 from timm_repair.options import RUN
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import yaml
 
 from timm_repair.errors import LabelError
 from timm_repair.images.classes import Classes
-from timm_repair.images.readers import nfc
+from timm_repair.images.readers import nfc, separator
 
 LabelMap = Mapping | Sequence[str] | str | Path
 FORMS = (
@@ -175,20 +175,12 @@ def _from_file(file: Path, what: str) -> Any:
         if ending in (".yaml", ".yml"):
             return yaml.safe_load(text)
         if ending in (".csv", ".tsv"):
-            return _of_table(list(csv.reader(text.splitlines(), _dialect(text))))
+            return _of_table(list(csv.reader(text.splitlines(), delimiter=separator(file))))
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise LabelError(
             f"{what}: label_map={str(file)!r} cannot be read ({error}). {FORMS}"
         ) from error
     return _of_lines([line.strip() for line in text.splitlines() if line.strip()])
-
-
-def _dialect(text: str) -> type[csv.Dialect]:
-    """How a table is written: by its separator."""
-    try:
-        return csv.Sniffer().sniff(text, ",;\t")
-    except csv.Error:  # one column
-        return csv.excel
 
 
 def _of_table(rows: list[list[str]]) -> Any:

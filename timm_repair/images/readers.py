@@ -1,4 +1,6 @@
-"""Readers of raw images (see `pool.Reader`), and which columns hold images and labels."""
+"""Readers of raw images (see `pool.Reader`), which columns hold images and labels, and what parts
+them.
+"""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,6 +84,15 @@ class Kept:
 
     def read(self, rows: list[int]) -> list:
         return [self.raws[row] for row in rows]
+
+
+def separator(file: Path) -> str:
+    """What parts the columns of a text file: a comma, unless its first line has only others."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        titles = lines.readline()
+    return next((each for each in (",", ";", "\t") if each in titles), ",")
 
 
 def choose_columns(

@@ -10,7 +10,7 @@ import datasets
 
 from timm_repair.errors import DataError
 from timm_repair.images.loading_errors import LOADING_ERRORS, raise_loading
-from timm_repair.images.readers import Column, Source, choose_columns
+from timm_repair.images.readers import Column, Source, choose_columns, separator
 from timm_repair.images.streams import Stream
 
 FORMATS = {
@@ -48,15 +48,6 @@ def from_file(file: Path, columns: Columns, name: str, *, streaming: bool = Fals
         **({"sep": separator(file)} if FORMATS[ending] == "csv" else {}),
     )
     return from_dataset(table, columns, name, root=file.parent)
-
-
-def separator(file: Path) -> str:
-    """What parts the columns of a text file: a comma, unless its first line has only others."""
-    if file.suffix.lower() == ".tsv":
-        return "\t"
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        titles = lines.readline()
-    return next((each for each in (",", ";", "\t") if each in titles), ",")
 
 
 def from_dataset(
