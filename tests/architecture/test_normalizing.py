@@ -46,6 +46,7 @@ def test_it_leads_from_any_map_to_any_other(c_in, c_out, stride):
 @pytest.mark.parametrize("level", ["unit", "layer"])
 def test_it_starts_as_exactly_the_original_on_all_channels(level, classifier):
     block = next(each for each in blocks(classifier) if each.name == "layer2")
+    assert block.in_shape is not None
     raw = extract(classifier, block)
     plan = normalized(skeleton_of(raw, block.in_shape, level=level))
     assert plan is not None and Genotype.from_dict(plan.to_dict()) == plan
