@@ -2,26 +2,33 @@
 failures have a pattern, and kept where it is missed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import numpy as np
 import planted
 import pytest
 import torch
 from cases import GENTLE
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 from torch import nn
 
-from timm_repair import blocks, collect_failures, from_pretrained, repair, revert
+from timm_repair import as_images, blocks, collect_failures, from_pretrained, repair, revert
+from timm_repair.architecture import strategies
 from timm_repair.architecture.cell import build
 from timm_repair.architecture.genotype import Genotype
-from timm_repair.architecture.normalizing import normalized
+from timm_repair.architecture.normalizing import normalized, undoes_pattern
 from timm_repair.architecture.operations import OPERATIONS, PerImage
+from timm_repair.architecture.sites import Site
 from timm_repair.architecture.skeleton import skeleton_of
 from timm_repair.architecture.token_skeleton import skeleton_in
+from timm_repair.data.repair_data import RepairData
 from timm_repair.methods import named
 from timm_repair.methods.archrepair import GENOTYPES
 from timm_repair.models.surgery import extract
+from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
 from timm_repair.training.objective import Judged
+from timm_repair.training.options import Training
 
 NORMALIZING = "timm_repair.architecture.normalizing"
 GIVEN = GENTLE | {"genotype": "normalized", "max_latency": None, "progress": False}
@@ -120,24 +127,58 @@ def test_where_it_is_too_slow_it_is_left_out(washed, classifier, monkeypatch):
     assert any("with it an image takes 1.50 times as long" in note for note in report.notes)
 
 
-@dataclass
-class Opened:
-    """As much of a site as is asked."""
-
-    skeleton: Genotype
+def washed_out(image: Image.Image, _) -> Image.Image:
+    return ImageEnhance.Contrast(image).enhance(0.5)
 
 
-@pytest.mark.parametrize("pattern", [None, object()])
-def test_by_default_it_is_added_where_the_failures_have_a_pattern(pattern, data, deployed):
-    block = next(each for each in blocks(deployed) if each.name == "layer1")
-    sites = [Opened(skeleton_of(extract(deployed, block), block.in_shape))]
-    known = replace(data, pattern=pattern)
+def noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(image)
+    return Image.fromarray((pixels + rng.normal(0, 15, pixels.shape)).clip(0, 255).astype("uint8"))
+
+
+def opened(model: nn.Module, block: str) -> Site:
+    (found,) = (each for each in blocks(model) if each.name == block)
+    size = model.pretrained_cfg["input_size"]
+    return named("archrepair")._open(model, found, strategies.named("pc_darts"), size)
+
+
+def patterned(model: nn.Module, data: RepairData, change, runtime: Runtime) -> Job:
+    """Pictures, darker and brighter ones, of which `change` made the pattern."""
+    rng, pairs = np.random.default_rng(0), planted.pictures(300, seed=1)
+    exposed = [ImageEnhance.Brightness(image).enhance(rng.uniform(0.3, 1)) for image, _ in pairs]
+    known = [(image, label) for image, (_, label) in zip(exposed, pairs, strict=True)]
+    made = as_images([(change(image, rng), label) for image, label in known], model)
+    known = as_images(known, model)
+    return Job(model, replace(data, retained=known, pattern=made), Training(), runtime)
+
+
+# at the stem arrive the pixels, of which contrast is an affine function, image by image
+@pytest.mark.parametrize(("change", "undone"), [(washed_out, True), (noisy, False)])
+def test_a_pattern_is_undone_where_it_changes_images_as_a_whole(
+    change, undone, classifier, data, runtime
+):
+    job = patterned(classifier, data, change, runtime)
+    site = opened(classifier, "conv1")
+    raw = site.present
+    assert undoes_pattern(job, site) == undone
+    assert site.present is raw
+
+
+@pytest.mark.parametrize("undone", [True, False])
+def test_by_default_it_is_added_where_it_undoes_the_pattern(
+    undone, data, classifier, runtime, monkeypatch
+):
+    monkeypatch.setattr("timm_repair.methods.archrepair.undoes_pattern", lambda *_: undone)
+    sites = [opened(classifier, "layer1")]
+    known = Job(classifier, replace(data, pattern=data.retained), Training(), runtime)
     asked = {
         genotype: named("archrepair", genotype=genotype)._normalizes(known, sites)
         for genotype in GENOTYPES
     }
-    assert asked.pop("normalized") and asked.pop("auto") == (pattern is not None)
+    assert asked.pop("normalized") and asked.pop("auto") == undone
     assert not any(asked.values())
     assert not named("archrepair", mode="replace")._normalizes(known, sites)
-    sites = [Opened(replace(sites[0].skeleton, edges=()))]
+    unknown = replace(known, data=data)
+    assert not named("archrepair")._normalizes(unknown, sites)
+    sites[0].skeleton = replace(sites[0].skeleton, edges=())
     assert not named("archrepair", genotype="normalized")._normalizes(known, sites)

@@ -68,6 +68,7 @@ def left_out(x: np.ndarray) -> np.ndarray:
 # what is done, the kind, its strength
 DONE = {
     "salt": (salted, "salt and pepper", 0.06),
+    "pixelated": (lambda x: corrupt(x, "pixelate", 5), "pixelation", 20 / 32),
     "nearest": (left_out, "nearest-neighbour resizing", 20 / 32),
     "grey": (lambda x: (x @ [0.299, 0.587, 0.114] + 0.5).astype(np.uint8)[..., None].repeat(3, 3),
              "no colour", None),

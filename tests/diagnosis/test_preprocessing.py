@@ -1,6 +1,7 @@
 """Mistakes of preprocessing, each planted and named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import planted
@@ -11,7 +12,13 @@ from torch import nn
 
 from timm_repair import corrupt
 from timm_repair.diagnosis.diagnosis import Diagnosis
-from timm_repair.diagnosis.findings import Undone
+from timm_repair.diagnosis.draws import Draws
+from timm_repair.diagnosis.findings import Part, Pattern, Undone
+from timm_repair.diagnosis.fitting import Fit
+from timm_repair.diagnosis.looking import Done, Looks, degraded
+from timm_repair.diagnosis.parts import KINDS
+from timm_repair.diagnosis.statistics import Statistics
+from timm_repair.diagnosis.telling import Told
 from timm_repair.diagnosis.trying import ANY_SCALE, _ranked
 from timm_repair.diagnosis.undoing import mistakes
 
@@ -81,6 +88,29 @@ def test_a_scale_of_values_is_named_where_it_explains_them(model, name):
     failing = scenes.failing_by(model, changed, 60, 300)
     wrong = scenes.diagnosed(model, failing, compared=40, parts=1).wrong_preprocessing
     assert wrong is None if name == "fog" else wrong.name == ANY_SCALE
+
+
+@pytest.mark.parametrize("severity", [3, 5])
+def test_what_degrades_images_is_no_mistake(model, severity):
+    failing = scenes.mislabelled(model, lambda x: corrupt(x, "defocus_blur", severity))
+    found = scenes.diagnosed(model, failing, compared=40)
+    assert found.patterns and found.wrong_preprocessing is None
+    assert KINDS[found.patterns[0].parts[0].kind].family == "blur"
+
+
+def test_a_blur_that_explains_all_is_no_mistake_that_mends_by_sharpening():
+    told = Told(0.9, 0.8, 1.0)
+    blur = Part("Gaussian blur", (), 0.0, 0.9)
+    pattern = Pattern((blur,), 1.0, 60, told, told, 0.1, 0.5, path=(0.4, 0.01))
+    assert degraded([pattern]) == 0.01
+    also = replace(pattern, parts=(blur, replace(blur, kind="contrast")))
+    assert degraded([also]) is None and degraded([pattern] * 2) is None and degraded([]) is None
+    x = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    statistics = Statistics((3, 8, 8))
+    fit = Fit(statistics, x, statistics(x), Draws(0, range(40)))
+    magnified = Done(mistakes(MEAN, STD)[0], torch.zeros(0), after=0.05, nearest=0.05)
+    for left, better in [(0.01, True), (0.02, False), (None, False)]:
+        assert Looks(fit, 0, left).better_explained(magnified) == better
 
 
 def test_wrong_constants_of_the_model_are_named():

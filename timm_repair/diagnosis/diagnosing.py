@@ -69,7 +69,7 @@ def diagnose(
         if told.low > 0.5 and len(failing) >= FEWEST:
             patterns = _patterns(samples, fit, told, asking, drawing.judged_labels)
     with runtime.stage("diagnose: preprocessing"):
-        undone, placebo = tried(asking, fit, drawing.failing(), drawing.fitted())
+        undone, placebo = tried(asking, fit, drawing.failing(), drawing.fitted(), patterns)
     with runtime.stage("diagnose: classes"):
         known = part(retained, drawing.rng, 1000)
         answers = predict(model, known, known.preprocessing, runtime).predictions

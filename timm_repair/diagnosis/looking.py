@@ -2,19 +2,26 @@
 to how many of these it happened.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from timm_repair.diagnosis.findings import Pattern
 from timm_repair.diagnosis.fitting import Fit
+from timm_repair.diagnosis.parts import KINDS
 from timm_repair.diagnosis.telling import told_apart
 from timm_repair.diagnosis.undoing import Mistake
 
 CLOSER = 0.08  # of the distance between the populations may be left
 ALL = 0.9  # a share that may be larger is all of them
 UNTOLD = 0.4  # of what tells failures from retained images may be left
+# families of parts that no mistake of preprocessing looks like; and how much less than a mistake a
+# pattern of them must leave, to be what happened instead
+DEGRADING = ("blur", "noise", "jpeg", "pixelation", "posterization", "specks", "occlusion")
+BETTER = 0.25
 _SHARES = [k / 20 for k in range(1, 21)]
 
 
@@ -31,11 +38,25 @@ class Done:
     nearest: float
 
 
-class Looks:
-    """How much retained images look like the failures of a fit, with a mistake made to them."""
+def degraded(patterns: Sequence[Pattern]) -> float | None:
+    """The distance from the failures that is left by the one pattern they have, where all of its
+    parts degrade images; else None.
+    """
+    if len(patterns) != 1 or not patterns[0].parts:
+        return None
+    families = {KINDS[part.kind].family for part in patterns[0].parts}
+    return patterns[0].path[-1] if families <= set(DEGRADING) else None
 
-    def __init__(self, fit: Fit, seed: int):
-        self.fit, self.seed = fit, seed
+
+class Looks:
+    """How much retained images look like the failures of a fit, with a mistake made to them.
+
+    Args:
+        degraded: see `degraded`.
+    """
+
+    def __init__(self, fit: Fit, seed: int, degraded: float | None = None):
+        self.fit, self.seed, self.degraded = fit, seed, degraded
         self.before = _squared(fit.residuals(fit.plain))
 
     def done(self, mistake: Mistake) -> Done:
@@ -73,6 +94,12 @@ class Looks:
             for v in (self.fit.plain, done.made)
         )
         return made <= UNTOLD * plain
+
+    def better_explained(self, done: Done) -> bool:
+        """Whether images were degraded instead: taking back what was never done to blurred ones
+        sharpens them, and mends many.
+        """
+        return self.degraded is not None and self.degraded < BETTER * done.after
 
     def _mixed(
         self, made: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor], failing: tuple

@@ -2,15 +2,16 @@
 look like retained images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from timm_repair.diagnosis.findings import Undone
+from timm_repair.diagnosis.findings import Pattern, Undone
 from timm_repair.diagnosis.fitting import Fit
-from timm_repair.diagnosis.looking import CLOSER, Done, Looks
+from timm_repair.diagnosis.looking import CLOSER, Done, Looks, degraded
 from timm_repair.diagnosis.undoing import (
     CONSTANTS,
     Mistake,
@@ -82,17 +83,22 @@ class Asking:
             return torch.cat(list(self.runtime.in_batches(ask, torch.arange(len(images)))))
 
 
-def tried(asking: Asking, fit: Fit, failing: Asked, retained: Asked) -> tuple[list[Undone], float]:
+def tried(
+    asking: Asking, fit: Fit, failing: Asked, retained: Asked, patterns: Sequence[Pattern] = ()
+) -> tuple[list[Undone], float]:
     """What was undone, the best first, and the share right after a change without meaning.
 
     Args:
         fit: of the same retained images; its statistics say how alike images look.
+        patterns: of the failures, found with the same fit.
     """
     placebo = max(
         float(asking.right(Asked(change(failing.x), failing.labels)).float().mean())
         for change in (lambda x: x.flip(3), lambda x: x.roll((1, 1), (2, 3)))
     )
-    found = _of_pixels(asking, fit, failing, placebo)
+    found = _of_pixels(
+        asking, Looks(fit, asking.runtime.seed, degraded(patterns)), failing, placebo
+    )
     found += _of_constants(asking, failing, retained, placebo)
     usual = [m.name for m in mistakes(asking.preprocessing.mean, asking.preprocessing.std)]
     return _ranked(found, usual), placebo
@@ -125,7 +131,7 @@ def _interval(right: Tensor) -> tuple[float, float]:
     return float(bounds.low), float(bounds.high)
 
 
-def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list[Undone]:
+def _of_pixels(asking: Asking, looks: Looks, failing: Asked, placebo: float) -> list[Undone]:
     x = failing.x
     channels, square = x.shape[1], x.shape[2] == x.shape[3]
     possible = [
@@ -133,8 +139,7 @@ def _of_pixels(asking: Asking, fit: Fit, failing: Asked, placebo: float) -> list
         for m in mistakes(asking.preprocessing.mean, asking.preprocessing.std)
         if (channels == 3 or not m.colour) and (square or not m.square)
     ]
-    any_scale = _rescaled(x, fit.retained)
-    looks = Looks(fit, asking.runtime.seed)
+    any_scale = _rescaled(x, looks.fit.retained)
     ranked = sorted((looks.done(m) for m in [*possible, any_scale]), key=lambda done: done.nearest)
     found = []
     for done in ranked[:TRIED]:
@@ -164,13 +169,15 @@ def _is_so(looks: Looks, done: Done, right: float, share: float, any_scale: bool
     same = looks.same(done.after)
     if any_scale:  # which some scale nearly does to much that is none
         return same and looks.explained(done)
-    return same or (right >= 0.5 and done.after < LESS * looks.before)
+    mends = right >= 0.5 and done.after < LESS * looks.before
+    return same or (mends and not looks.better_explained(done))
 
 
 def _lossy(looks: Looks, done: Done) -> bool:
     """Whether images look so much like it that no answers are needed, which they may not give."""
-    before = looks.before
-    return looks.same(done.after) and done.after < CLOSER * before and before > 20 * looks.fit.noise
+    before, close = looks.before, looks.same(done.after)
+    close = close and done.after < CLOSER * before and before > 20 * looks.fit.noise
+    return close and looks.explained(done)
 
 
 def _rescaled(x: Tensor, like: Tensor) -> Mistake:

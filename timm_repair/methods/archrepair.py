@@ -14,7 +14,12 @@ from timm_repair.architecture import strategies
 from timm_repair.architecture.cell import Cell, added_parameters, build
 from timm_repair.architecture.genotype import LEVELS
 from timm_repair.architecture.keeping import SELECTIONS, Keeping, too_slow
-from timm_repair.architecture.normalizing import can_normalize, normalize, unless_missed
+from timm_repair.architecture.normalizing import (
+    can_normalize,
+    normalize,
+    undoes_pattern,
+    unless_missed,
+)
 from timm_repair.architecture.relaxation import relax
 from timm_repair.architecture.replacing import replaceable
 from timm_repair.architecture.search import search
@@ -122,7 +127,7 @@ class ArchRepair:
         sites = [self._open(model, block, strategy, size) for block in chosen]
         fixed = self._irreplaceable(sites) + self._not_normalized(sites)
 
-        normalizes = self._normalizes(data, sites)
+        normalizes = self._normalizes(job, sites)
         if normalizes:
             history, trained, notes = [], 0, normalize(job, sites, self.max_latency)
         else:
@@ -155,10 +160,12 @@ class ArchRepair:
         notes = (*fixed, *notes, *more)
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes)
 
-    def _normalizes(self, data: RepairData, sites: list[Site]) -> bool:
+    def _normalizes(self, job: Job, sites: list[Site]) -> bool:
         """Whether images are normalized on their way, and nothing is searched."""
-        patterned = self.genotype == "auto" and self.mode == "add" and data.pattern is not None
-        return (self.genotype == "normalized" or patterned) and can_normalize(sites)
+        if not can_normalize(sites):
+            return False
+        chooses = self.genotype == "auto" and self.mode == "add" and job.data.pattern is not None
+        return self.genotype == "normalized" or (chooses and undoes_pattern(job, sites[0]))
 
     def _not_normalized(self, sites: list[Site]) -> tuple[str, ...]:
         """A note where a path was asked for that there cannot be."""

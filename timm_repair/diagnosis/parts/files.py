@@ -1,6 +1,7 @@
 """What storing an image does: fewer pixels, fewer levels, JPEG."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -26,11 +27,19 @@ _TO_YCC = torch.tensor(
 )
 
 
-def _fewer(x: Tensor, factor: Tensor, down: str, mode: str) -> Tensor:
+def _sides(x: Tensor, factor: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """Height, width and which images (N,) bool: the sizes to which a factor of its own brings each
+    image.
+    """
     sides = (factor.view(-1, 1) * factor.new_tensor(x.shape[-2:])).int().clamp(min=2).tolist()
-    found = torch.empty_like(x)
     for height, width in sorted({tuple(side) for side in sides}):
-        rows = torch.tensor([tuple(side) == (height, width) for side in sides], device=x.device)
+        rows = [tuple(side) == (height, width) for side in sides]
+        yield height, width, torch.tensor(rows, device=x.device)
+
+
+def _fewer(x: Tensor, factor: Tensor, down: str, mode: str) -> Tensor:
+    found = torch.empty_like(x)
+    for height, width, rows in _sides(x, factor):
         small = F.interpolate(x[rows], size=(height, width), mode=down)
         smooth = {} if mode.startswith("nearest") else {"align_corners": False}
         found[rows] = F.interpolate(small, size=x.shape[-2:], mode=mode, **smooth)
@@ -38,7 +47,19 @@ def _fewer(x: Tensor, factor: Tensor, down: str, mode: str) -> Tensor:
 
 
 def _pixelate(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
-    return _fewer(x, factor, "area", "nearest")
+    found = torch.empty_like(x)
+    for height, width, rows in _sides(x, factor):
+        found[rows] = _cells(x.shape[2], height, x) @ x[rows] @ _cells(x.shape[3], width, x)
+    return found
+
+
+def _cells(old: int, new: int, like: Tensor) -> Tensor:
+    """(old, old): the matrix that gives to each pixel of a line the mean of those in the same one
+    of `new` equal cells. Those whose middle is in a cell belong to it, as for a box filter.
+    """
+    cell = ((torch.arange(old) + 0.5) * new / old).long()
+    same = (cell[:, None] == cell).to(like)
+    return same / same.sum(1, keepdim=True)
 
 
 def _enlarge(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
