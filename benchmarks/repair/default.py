@@ -88,7 +88,9 @@ def rows_for(model: nn.Module) -> dict[str, Row]:
         "default without the pattern": Row("archrepair", data=without_pattern),
         "default on failures alone": Row("archrepair", data=failures_only),
         "default without limits": Row("archrepair", (FREE,)),
-        "default, a third the pattern": Row("archrepair", ({"pattern_share": 1 / 3},)),
+        "default, half the pattern": Row(
+            "archrepair", ({"pattern_share": 2 / 3, "failing_share": 3 / 4},)
+        ),
         "default, searched": Row("archrepair", ({"genotype": "search"},)),
         "default, weights only": Row("archrepair", ({"genotype": "raw"},)),
         "plain, first block": Row("finetune", plain(early[0]), without_pattern),

@@ -60,22 +60,27 @@ MIXTURES = {
     "half of it the pattern": (
         {"retained": 900, "pattern": 900},
         {},
-        {"failing": 12, "retained": 12, "pattern": 24},
+        {"failing": 12, "retained": 24, "pattern": 12},
     ),
     "thirds": (
         {"retained": 900, "pattern": 900},
-        {"pattern_share": 1 / 3},
+        {"failing_share": 2 / 3},
         {"failing": 16, "retained": 16, "pattern": 16},
     ),
     "all four": (
         {"retained": 900, "passing": 60, "pattern": 900},
         {"pattern_share": 0.5, "failing_share": 0.5},
-        {"failing": 6, "passing": 6, "retained": 12, "pattern": 24},
+        {"failing": 6, "passing": 6, "retained": 24, "pattern": 12},
     ),
     "the pattern and no failure": (
         {"retained": 900, "passing": 60, "pattern": 900},
-        {"pattern_share": 0.5, "failing_share": 0.0},
+        {"pattern_share": 1.0},
         {"failing": 0, "passing": 0, "retained": 24, "pattern": 24},
+    ),
+    "retained examples alone": (
+        {"retained": 900, "passing": 60, "pattern": 900},
+        {"failing_share": 0.0},
+        {"failing": 0, "passing": 0, "retained": 48, "pattern": 0},
     ),
     "rounding silences none": (
         {"retained": 900, "passing": 6000},
@@ -107,7 +112,7 @@ def test_the_weight_of_the_wrong_class(populations, given, expected):
 def test_a_pattern_that_explains_half_has_half_of_its_share():
     data = replace(known(retained=900, pattern=900), pattern_explains=0.5)
     mixed = counts(Training(batch_size=48), data)
-    assert mixed == {"failing": 18, "retained": 18, "pattern": 12}
+    assert mixed == {"failing": 18, "retained": 24, "pattern": 6}
 
 
 @pytest.mark.parametrize("name", ["failing_share", "pattern_share", "wrong_class_weight"])

@@ -7,17 +7,15 @@ from timm_repair.training.options import Training
 def counts(training: Training, data: RepairData) -> dict[str, int]:
     """How many examples of each population of `data.train` a batch has, over all processes."""
     mixing, places = training.mixing, training.batch_size
+    population = places if data.retained is None else _share(places, mixing.failing_share)
     wanted = mixing.pattern_share * data.pattern_explains
-    pattern = 0 if data.pattern is None else _share(places, wanted)
-    rest = places - pattern
-    population = rest if data.retained is None else _share(rest, mixing.failing_share)
-    failing = population
-    if data.natural_rate is not None:
-        failing = _share(population, data.natural_rate)
+    pattern = 0 if data.pattern is None else _share(population, wanted)
+    seen = population - pattern
+    failing = seen if data.natural_rate is None else _share(seen, data.natural_rate)
     found = {
         "failing": failing,
-        "passing": population - failing,
-        "retained": rest - population,
+        "passing": seen - failing,
+        "retained": places - population,
         "pattern": pattern,
     }
     return {name: found[name] for name in data.train}

@@ -19,12 +19,12 @@ class Mixing:
     """What a batch is made of, and how failures are learnt from.
 
     Args:
-        failing_share: share, from 0 to 1, of the population that fails; where passing examples of
-            it are known, both in their natural proportion, else failures alone. The rest are
-            retained examples; without these all is of the failing population.
-        pattern_share: share of retained examples that were made to look like the failures, where
-            their pattern is known; of one that explains half of what failures have in common, half
-            of it. What remains is divided by `failing_share`.
+        failing_share: share, from 0 to 1, of the population that fails. The rest are retained
+            examples; without these all is of the failing population.
+        pattern_share: share, of the population that fails, of retained examples that were made to
+            look like it, where its pattern is known; of one that explains half of what failures
+            have in common, half of it. What remains was seen: where passing examples are known,
+            failures and these in their natural proportion, else failures alone.
         wrong_class_weight: weight, in the softmax of a failure, of the class that the original
             predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
             teaches that the class never occurs in their population, and breaks what the model had
