@@ -18,7 +18,7 @@ from timm_repair.architecture.cell import build
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.architecture.normalizing import normalized, undoes_pattern
 from timm_repair.architecture.operations import OPERATIONS, PerImage
-from timm_repair.architecture.sites import Site
+from timm_repair.architecture.sites import Site, slowdown
 from timm_repair.architecture.skeleton import skeleton_of
 from timm_repair.architecture.token_skeleton import skeleton_in
 from timm_repair.data.repair_data import RepairData
@@ -150,6 +150,15 @@ def patterned(model: nn.Module, data: RepairData, change, runtime: Runtime) -> J
     made = as_images([(change(image, rng), label) for image, label in known], model)
     known = as_images(known, model)
     return Job(model, replace(data, retained=known, pattern=made), Training(), runtime)
+
+
+def test_what_else_the_machine_does_makes_no_path_too_slow(data, classifier, runtime, monkeypatch):
+    site = opened(classifier, "layer1")
+    job, raw = Job(classifier, data, Training(), runtime), site.present
+    # of eight turns the second half is disturbed, in "after" more
+    seconds = np.array([[1.0, 1.05]] * 4 + [[3.0, 9.0]] * 4)
+    monkeypatch.setattr("timm_repair.architecture.sites.in_turns", lambda *_, **__: seconds)
+    assert slowdown(job, [site], [raw], [raw], "a path") == pytest.approx(1.05)
 
 
 # at the stem arrive the pixels, of which contrast is an affine function, image by image

@@ -232,6 +232,13 @@ def added_parameters(cell: Cell) -> list[nn.Parameter]:
     return found
 
 
+def added_operations(cell: Cell) -> tuple[str, ...]:
+    """How the names of the added operations' states begin in `cell`; gains are not among them, nor
+    is what belongs to an earlier repair inside it.
+    """
+    return tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
+
+
 @torch.no_grad()
 def strengths(cell: Cell) -> dict[Edge, float]:
     """How strongly each edge enters its node: the norm of its gains."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timm_repair.architecture.cell import Cell, build
+from timm_repair.architecture.cell import Cell, added_operations, build
 from timm_repair.architecture.genotype import Genotype
 from timm_repair.models.block import Block
 from timm_repair.models.copying import copied
@@ -87,7 +87,7 @@ def original_state(sites: Sequence[Site]) -> dict[str, Tensor]:
             .to(next(cell.parameters()).device)
             .state_dict()
         )
-        own = tuple(f"raw.{node.layer}.added.operations." for node in cell.genotype.nodes)
+        own = added_operations(cell)
         present = cell.state_dict().items()
         state |= {
             f"{index}.{k}": own_copy(v) if k.startswith(own) else reference[k] for k, v in present

@@ -58,8 +58,8 @@ class ArchRepair:
         strategy: how the search goes, a name from `STRATEGIES` or an object.
         genotype: "search" (the paper's method); "normalized" adds one path that normalizes images,
             see `normalizing`, and searches nothing; "auto" is that where the failures have a
-            pattern that it undoes, else the search. Or a control: "random" draws every edge's operation, "raw"
-            keeps the raw architecture.
+            pattern that it undoes, else the search. Or a control: "random" draws every edge's
+            operation, "raw" keeps the raw architecture.
         selection: what chooses each edge's operation after the search: the largest "alpha", or
             "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
             `perturbing`.

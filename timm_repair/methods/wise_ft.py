@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 
-from timm_repair.architecture.cell import Cell, build
+from timm_repair.architecture.cell import Cell, added_operations, build
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError
 from timm_repair.methods.method import Method, Outcome
@@ -129,14 +129,14 @@ def _original(before: nn.Module, outcome: Outcome) -> State:
     state = _part(before, outcome).state_dict()
     part = _part(outcome.model, outcome)
     present = part.state_dict()
-    found = [
-        f"{path}.raw.{node.layer}.added.operations."
+    found = tuple(
+        f"{path}.{own}"
         for path, module in part.named_modules()
         if isinstance(module, Cell) and path.count(".") == 1  # not one of an earlier repair
-        for node in module.genotype.nodes
-    ]
+        for own in added_operations(module)
+    )
     return {
-        name: own_copy(value if name.startswith(tuple(found)) else state[name]).to(value.device)
+        name: own_copy(value if name.startswith(found) else state[name]).to(value.device)
         for name, value in present.items()
     }
 
