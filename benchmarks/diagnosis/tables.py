@@ -1,4 +1,4 @@
-"""The table of diagnosis.md, from benchmarks/results/diagnosis.json."""
+"""The tables of diagnosis.md, from benchmarks/results/diagnosis.json and diagnosis_clean.json."""
 
 from statistics import mean, median
 
@@ -15,6 +15,7 @@ HEADER = [
     "seconds",
     "MiB",
 ]
+CLEAN = ["model", "draws", "nothing claimed", "a corruption", "wrong preprocessing", "told apart"]
 
 
 def diagnosis_table(rows: dict) -> tuple[list[str], list[list[str]]]:
@@ -46,8 +47,23 @@ def diagnosis_table(rows: dict) -> tuple[list[str], list[list[str]]]:
     return HEADER, lines
 
 
+def clean_table(rows: dict) -> tuple[list[str], list[list[str]]]:
+    """A line a model: of draws of failures with nothing in common, how many claimed something."""
+    lines = []
+    for model, drawn in rows.items():
+        patterns, mistakes = (sum(bool(each[name]) for each in drawn) for name in
+                              ("patterns", "preprocessing"))  # fmt: skip
+        none = sum(not each["patterns"] and not each["preprocessing"] for each in drawn)
+        told = f"{mean(each['told'] for each in drawn):.0%}"
+        lines.append([model, *map(str, (len(drawn), none, patterns, mistakes)), told])
+    return CLEAN, lines
+
+
 def _known(found: list[dict], name: str) -> list[float]:
     return [row[name] for row in found if row[name] is not None]
 
 
-TABLES = {"diagnosis": ("diagnosis.json", diagnosis_table)}
+TABLES = {
+    "diagnosis": ("diagnosis.json", diagnosis_table),
+    "diagnosis_clean": ("diagnosis_clean.json", clean_table),
+}
