@@ -182,3 +182,17 @@ def test_methods_with_their_papers_as_links(run, tmp_path):
     assert "[arXiv:2006.16971](https://arxiv.org/abs/2006.16971)" in cells[2]
     assert cells[3] == "batch-norm statistics"
     assert row(text, "[archrepair](archrepair.md)")[3].startswith("architecture, weights")
+
+
+def test_draws_of_failures_with_nothing_in_common(run, tmp_path):
+    nothing = {"patterns": [], "preprocessing": None, "told": 0.5}
+    drawn = [
+        nothing,
+        nothing,
+        nothing | {"patterns": [["veil"]], "told": 0.6},
+        nothing | {"preprocessing": "upside down"},
+    ]
+    (tmp_path / "diagnosis_clean.json").write_text(json.dumps({"resnet": drawn}))
+    run()
+    text = (tmp_path / "diagnosis.md").read_text()
+    assert row(text, "resnet") == ["resnet", "4", "2", "1", "1", "52%"]

@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
     pages = {
         "processes.md": ("imagenet_stages", "imagenet_machines"),
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
-        "diagnosis.md": ("diagnosis",),
+        "diagnosis.md": ("diagnosis", "diagnosis_clean"),
         "properties.md": ("properties",),
         "training.md": ("default_targets", "default"),
         "comparing.md": ("every_method",),
