@@ -11,10 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
-import timm
 import torch
 
 import timm_repair
+from benchmarks.diagnosis.corruptions import opened
 from timm_repair.runtime.runtime import Runtime
 
 RESULTS = Path(__file__).parents[1] / "results" / "diagnosis_clean.json"
@@ -30,16 +30,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in given.models:
-        model = timm.create_model(f"local-dir:{given.root / 'models' / name}", pretrained=True)
-        data = given.root / "data" / "cifar10"
-        retain, test = (
-            timm_repair.as_images(data / f"{part}.parquet", model, check_readable=False)
-            for part in ("train", "test")
-        )
+        model, retain, test = opened(given.root, name)
         runtime = Runtime(progress=False)
-        wrong = timm_repair.collect_failures(
-            model.eval(), test, max_failures=len(test), runtime=runtime
-        )
+        wrong = timm_repair.collect_failures(model, test, max_failures=len(test), runtime=runtime)
         drawn = rows.setdefault(name, [])
         while len(drawn) < given.draws:
             seed = len(drawn)

@@ -17,10 +17,12 @@ from pathlib import Path
 import psutil
 import timm
 import torch
+from torch import nn
 
 import timm_repair
 from timm_repair.diagnosis.parts import KINDS
 from timm_repair.images.corruptions.parameters import PARAMETERS
+from timm_repair.images.images import Images
 from timm_repair.runtime.runtime import Runtime
 
 RESULTS = Path(__file__).parents[1] / "results" / "diagnosis.json"
@@ -68,13 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in given.models:
-        model = timm.create_model(f"local-dir:{given.root / 'models' / name}", pretrained=True)
-        model = model.eval()
-        data = given.root / "data" / "cifar10"
-        retain = timm_repair.as_images(
-            data / "train.parquet", model, name="retain", check_readable=False
-        )
-        test = timm_repair.as_images(data / "test.parquet", model, check_readable=False)
+        model, retain, test = opened(given.root, name)
         for severity in given.severities:
             for corruption in given.corruptions:
                 key = f"{name} {corruption} {severity}"
@@ -83,6 +79,16 @@ def main() -> None:
                 rows[key] = row(model, retain, test, corruption, severity)
                 RESULTS.write_text(json.dumps(rows, indent=1))
                 print(key, rows[key], flush=True)
+
+
+def opened(root: Path, name: str) -> tuple[nn.Module, Images, Images]:
+    """A model, and the training and test set as it takes them."""
+    model = timm.create_model(f"local-dir:{root / 'models' / name}", pretrained=True).eval()
+    data = root / "data" / "cifar10"
+    retain = timm_repair.as_images(
+        data / "train.parquet", model, name="retain", check_readable=False
+    )
+    return model, retain, timm_repair.as_images(data / "test.parquet", model, check_readable=False)
 
 
 def row(model, retain, test, corruption: str, severity: int) -> dict:

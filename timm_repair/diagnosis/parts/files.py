@@ -1,7 +1,7 @@
 """What storing an image does: fewer pixels, fewer levels, JPEG."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -27,30 +27,33 @@ _TO_YCC = torch.tensor(
 )
 
 
-def _sides(x: Tensor, factor: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Height, width and which images (N,) bool: the sizes to which a factor of its own brings each
-    image.
+def _by_side(x: Tensor, factor: Tensor, act: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+    """`act` on the images that a factor of its own brings to one height and width, and on those of
+    the next.
     """
     sides = (factor.view(-1, 1) * factor.new_tensor(x.shape[-2:])).int().clamp(min=2).tolist()
+    found = torch.empty_like(x)
     for height, width in sorted({tuple(side) for side in sides}):
-        rows = [tuple(side) == (height, width) for side in sides]
-        yield height, width, torch.tensor(rows, device=x.device)
+        rows = torch.tensor([tuple(side) == (height, width) for side in sides], device=x.device)
+        found[rows] = act(x[rows], height, width)
+    return found
 
 
 def _fewer(x: Tensor, factor: Tensor, down: str, mode: str) -> Tensor:
-    found = torch.empty_like(x)
-    for height, width, rows in _sides(x, factor):
-        small = F.interpolate(x[rows], size=(height, width), mode=down)
-        smooth = {} if mode.startswith("nearest") else {"align_corners": False}
-        found[rows] = F.interpolate(small, size=x.shape[-2:], mode=mode, **smooth)
-    return found
+    smooth = {} if mode.startswith("nearest") else {"align_corners": False}
+
+    def there_and_back(some: Tensor, height: int, width: int) -> Tensor:
+        small = F.interpolate(some, size=(height, width), mode=down)
+        return F.interpolate(small, size=x.shape[-2:], mode=mode, **smooth)
+
+    return _by_side(x, factor, there_and_back)
 
 
 def _pixelate(x: Tensor, draws: Draws, factor: Tensor) -> Tensor:
-    found = torch.empty_like(x)
-    for height, width, rows in _sides(x, factor):
-        found[rows] = _cells(x.shape[2], height, x) @ x[rows] @ _cells(x.shape[3], width, x)
-    return found
+    down, across = x.shape[-2:]
+    return _by_side(
+        x, factor, lambda some, h, w: _cells(down, h, some) @ some @ _cells(across, w, some)
+    )
 
 
 def _cells(old: int, new: int, like: Tensor) -> Tensor:
