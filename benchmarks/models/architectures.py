@@ -20,6 +20,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -126,7 +127,7 @@ def said(error: BaseException | None) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def child(name: str, answer: Connection) -> None:
+def child(name: str, answer: Connection, examine: Callable[[str], dict[str, Any]]) -> None:
     """Examine one model and send its row."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -146,14 +147,19 @@ def child(name: str, answer: Connection) -> None:
     answer.send(row)
 
 
-def watched(name: str, memory: float, seconds: float) -> dict[str, Any]:
+def watched(
+    name: str,
+    memory: float,
+    seconds: float,
+    examine: Callable[[str], dict[str, Any]] = examine,
+) -> dict[str, Any]:
     """The row of one model, examined in a process that may take so many GiB and seconds of
     processor time.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["timm_repair", "benchmarks.models.blocks"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(name, sender))
+    process = context.Process(target=child, args=(name, sender, examine))
     process.start()
     sender.close()
     begun, held = monotonic(), psutil.Process(process.pid)

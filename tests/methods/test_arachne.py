@@ -2,6 +2,8 @@
 weight that was spoilt, which both versions must find and mend.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import planted
 import pytest
@@ -14,7 +16,12 @@ import timm_repair
 from timm_repair.data.preparing import prepare
 from timm_repair.errors import DataError, OptionError
 from timm_repair.gradient_free.evolution import DITHER, Evolution
-from timm_repair.gradient_free.impact import forward_impacts, forward_means, loss_gradients
+from timm_repair.gradient_free.impact import (
+    forward_impacts,
+    forward_means,
+    loss_gradients,
+    weighted_layers,
+)
 from timm_repair.gradient_free.judging import Answers
 from timm_repair.gradient_free.patching import Patch, front
 from timm_repair.gradient_free.swarm import CONSTRICTION, constricted
@@ -101,6 +108,29 @@ def test_forward_impacts_by_a_slow_reference(small):
     found = forward_impacts(job, ["0", "3"], [failing])
     assert torch.allclose(found["0"].flatten(1).float(), impact, rtol=1e-3, atol=1e-7)
     assert torch.allclose(found["3"].float(), last, rtol=1e-3, atol=1e-7)
+
+
+class Shifted(nn.Module):
+    """A classifier whose answers are shifted by what a layer makes of a table: once for
+    all images, as of relative positions.
+    """
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body, self.shift = body, nn.Linear(2, 1)
+        self.table = nn.Buffer(torch.randn(4, 2))
+        self.num_classes, self.pretrained_cfg = 4, body.pretrained_cfg
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) + self.shift(self.table).flatten()
+
+
+def test_a_layer_that_runs_for_no_image_has_no_weights_to_blame(small):
+    job = job_of(small)
+    job = replace(job, model=Shifted(small).eval())
+    paths = weighted_layers(job)
+    assert paths == ["body.0", "body.3"]
+    forward_impacts(job, paths, [job.data.failing])
 
 
 def test_the_pareto_front():

@@ -24,8 +24,8 @@ Sets = Sequence[Images]
 
 def weighted_layers(job: Job, within: Sequence[str] | None = None) -> list[str]:
     """Paths of the convolutions and linear layers, in the order in which they are run: those that
-    are run once, and are linear in a weight of their own (one that standardizes its weights is
-    not).
+    are run once, for every image (one that makes a table of positions is run for none), and are
+    linear in a weight of their own (one that standardizes its weights is not).
 
     Args:
         within: paths of modules; only layers inside them. None takes all.
@@ -46,6 +46,8 @@ def weighted_layers(job: Job, within: Sequence[str] | None = None) -> list[str]:
         and (inside is None or any(f"{path}.".startswith(each) for each in inside))
         and _is_linear(modules[path], made[0].inputs[0])
     ]
+    for_images = _run_for_images(job, found)
+    found = [path for path in found if path in for_images]
     if not found:
         raise PartitionError(
             "the part to repair has no convolution or linear layer that is linear in its weights:"
@@ -65,6 +67,20 @@ def _is_linear(layer: nn.Module, arriving: Tensor) -> bool:
             for k in (1, 2)
         )
     return torch.allclose(2 * once, twice, rtol=1e-3, atol=1e-5 * float(once.abs().max()))
+
+
+def _run_for_images(job: Job, paths: Sequence[str]) -> set[str]:
+    """Those of these layers that have twice as much to compute for two images as for one."""
+    sizes: dict[str, list[int]] = {path: [] for path in paths}
+
+    def listen(path: str) -> Callable:
+        return lambda _, __, output: sizes[path].append(output.numel())
+
+    listeners = {path: listen(path) for path in paths}
+    with evaluating(job.model), torch.no_grad(), capture(job.model, listeners):
+        for count in (1, 2):
+            _logits(job, job.data.failing, torch.zeros(count, dtype=torch.long))
+    return {path for path, seen in sizes.items() if len(seen) == 2 and seen[1] == 2 * seen[0]}
 
 
 def loss_gradients(job: Job, paths: Sequence[str], sets: Sets) -> dict[str, Tensor]:
