@@ -99,6 +99,29 @@ def test_states_are_of_channels_where_channels_are_last_too(name):
             torch.testing.assert_close(layers[block.name], expected.double(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_direction_decides_what_is_selected(classifier, data, monkeypatch):
+    """By default a part of the class, and the other way another part."""
+    method, runtime = named("mode"), quiet()
+    job = Job(classifier, data, method.training, runtime)
+    body = [block for block in blocks(classifier) if block.role == "body"]
+
+    def selected() -> dict[str, list[int]]:
+        rows = method._selected(job, body, 0, 60)["rows"]
+        counts = {name: torch.bincount(each, minlength=1) for name, each in rows.items()}
+        return {name: (each > 1).nonzero().flatten().tolist() for name, each in counts.items()}
+
+    there, direction = selected(), mode.differential
+    monkeypatch.setattr(mode, "differential", lambda *given: -direction(*given))
+    back = selected()
+    for name, rows in there.items():
+        images = data.train[name]
+        own = {int(images.labels[row]) for row in rows}
+        assert len(own) <= 1, "of one class"
+        if len(rows) > 1:
+            assert len(rows) <= (images.labels == own.pop()).sum() / 2
+            assert not set(rows) & set(back[name])
+
+
 def test_the_confused_classes_are_chosen_and_mended(classifier, data):
     options = BUDGET | {"steps": 60, "batch_size": 32, "evaluations": 4, "rounds": 4}
     outcome = named("mode", **options, examples=60).repair(classifier, data, quiet())

@@ -2,22 +2,26 @@
 failures are right.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from timm_repair.data.predicting import predict
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, PartitionError
-from timm_repair.gradient_free.least_change import ROUNDING, Constraints, solve
+from timm_repair.gradient_free.least_change import Constraints, solve
 from timm_repair.images.images import Images
 from timm_repair.methods.method import Outcome
 from timm_repair.models.temporary import capture_inputs, evaluating
 from timm_repair.options import check_types
 from timm_repair.runtime.processes import agreed
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.job import Job
+from timm_repair.training.objective import lost as lost_of
 from timm_repair.training.options import Training
 
 
@@ -25,19 +29,25 @@ from timm_repair.training.options import Training
 class LinearProgram:
     """min ||Δ||_1 / size + ||Δ||_inf subject to: every given failure gets its label, by a margin.
 
+    It is not weighed against what it breaks: what of that the selection split shows beyond the
+    limits on harm is a note.
+
     Args:
         margin: by how much the label's output is to be above every other, in standard deviations of
             the outputs.
         limit: no weight changes by more.
         failures: how many of the failures, drawn at random, are constraints; None takes all.
         keep: how many retained examples must stay right, too.
-        training: nothing of it is used.
+        seconds: that the solver may take, several times where not all constraints can be met; None
+            lets it go on.
+        training: of it only the limits on harm are read, for the note.
     """
 
     margin: float = 0.05
     limit: float = 3.0
     failures: int | None = None
     keep: int = 0
+    seconds: float | None = 600.0
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "linear_program"
     paper: ClassVar[str] = (
@@ -47,39 +57,39 @@ class LinearProgram:
 
     def __post_init__(self):
         check_types(self)
-        if self.margin < 0 or self.limit <= 0 or self.keep < 0 or (self.failures or 1) < 1:
+        positive = self.margin, self.limit, 1 if self.seconds is None else self.seconds
+        if min(positive) <= 0 or self.keep < 0 or (self.failures or 1) < 1:
             raise OptionError(
-                "margin and keep must not be negative, limit and failures must be positive"
+                "margin, limit, failures and seconds must be positive, keep must not be negative"
             )
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         layer, sign = last_layer(model, data, runtime)
         with runtime.stage("linear program"):
-            failing = _some(data.failing, self.failures, runtime)
-            parts = [self._failing(model, layer, sign, failing, data, runtime)]
+            given = [_some(data.failing, self.failures, runtime)]
+            parts = [self._failing(model, layer, sign, given[0], data, runtime)]
             if self.keep and data.retained is not None:
-                kept = _some(data.retained, self.keep, runtime)
-                parts.append(self._kept(model, layer, sign, kept, data, runtime))
+                kept, part = self._kept(model, layer, sign, data.retained, data, runtime)
+                given.append(kept)
+                parts.append(part)
             change, lost = runtime.once(
                 "linear program", lambda: agreed(self._solved(parts), runtime.accelerator)
             )
             with torch.no_grad():
-                delta = change.reshape(len(layer.weight), -1).to(layer.weight)
+                delta = change.to(layer.weight)
                 layer.weight.add_(delta[:, :-1])
                 layer.bias.add_(delta[:, -1])
         notes = (
-            f"{len(failing)} failures were constraints; no weight of the last layer changed by"
+            f"{len(given[0])} failures were constraints; no weight of the last layer changed by"
             f" more than {float(change.abs().max()):.3g}",
+            *_missed(model, given, lost, runtime),
         )
-        if lost:
-            notes += (
-                f"{len(lost)} of the constraints' examples cannot be right together with the"
-                f" others: {_few(lost, failing)}",
-            )
-        return Outcome(model, notes=notes)
+        harm = lost_of(Job(model, data, self.training, runtime).forward(), data)
+        told = None if harm is None else harm.told(self.training.choosing)
+        return Outcome(model, notes=((told, *notes) if told else notes))
 
     def _solved(self, parts: list[Constraints]) -> tuple[Tensor, list[int]]:
-        change, lost = solve(Constraints.joined(parts), self.limit)
+        change, lost = solve(Constraints.joined(parts), self.limit, self.seconds)
         return torch.from_numpy(change), lost
 
     def _failing(
@@ -92,8 +102,8 @@ class LinearProgram:
         runtime: Runtime,
     ) -> Constraints:
         features, outputs = _features(model, layer, images, data, runtime)
-        margin = self.margin * float(outputs.std())
-        return Constraints.of(sign * features, sign * outputs, images.labels.numpy(), margin)
+        margins = np.full(len(features), self.margin * float(outputs.std()))
+        return Constraints(sign * features, sign * outputs, images.labels.numpy(), margins)
 
     def _kept(
         self,
@@ -103,16 +113,46 @@ class LinearProgram:
         images: Images,
         data: RepairData,
         runtime: Runtime,
-    ) -> Constraints:
+    ) -> tuple[Images, Constraints]:
+        """Of some of the images those that are right, which stay so by the margin, or by what they
+        have of it.
+        """
+        images = _some(images, self.keep, runtime)
         features, outputs = (sign * e for e in _features(model, layer, images, data, runtime))
-        labels = images.labels.numpy()
-        right = outputs.argmax(1) == labels
-        return Constraints.of(features[right], outputs[right], labels[right], ROUNDING)
+        labels, margin = images.labels.numpy(), self.margin * float(outputs.std())
+        everyone = Constraints(features, outputs, labels, np.zeros(len(labels)))
+        _, broken = everyone.worst(np.zeros((outputs.shape[1], features.shape[1])))
+        right = np.flatnonzero(broken < 0)
+        part = replace(everyone[right], margins=np.minimum(-broken[right], margin))
+        return images.subset(torch.from_numpy(right)), part
 
 
-def _few(lost: list[int], failing: Images) -> str:
-    names = [repr(failing.ids[i]) if i < len(failing) else "a retained one" for i in lost[:5]]
-    return ", ".join(names) + (", …" if len(lost) > 5 else "")
+def _missed(
+    model: nn.Module, given: list[Images], lost: list[int], runtime: Runtime
+) -> Iterator[str]:
+    """Which of the constraints' examples are not right: all are looked at, since the solver's
+    numbers are rounded for the layer.
+    """
+    wrong, first = [], 0
+    for images in given:
+        right = predict(model, images, images.preprocessing, runtime).right
+        wrong += [(images, i, first + i in lost) for i in (~right).nonzero().flatten().tolist()]
+        first += len(images)
+
+    def named(some: list) -> str:
+        names = [repr(images.ids[i]) for images, i, _ in some[:5]]
+        return ", ".join(names) + (", …" if len(some) > 5 else "")
+
+    if impossible := [each for each in wrong if each[2]]:
+        yield (
+            f"{len(impossible)} of the constraints' examples cannot be right together with the"
+            f" others: {named(impossible)}"
+        )
+    if rounded := [each for each in wrong if not each[2]]:
+        yield (
+            f"{len(rounded)} of the constraints' examples are right by less than the layer's"
+            f" numbers can tell, and come out wrong: {named(rounded)}; a larger margin= helps"
+        )
 
 
 def _some(images: Images, count: int | None, runtime: Runtime) -> Images:

@@ -39,6 +39,8 @@ class Mode:
         rounds: at most one a step; the steps are divided among them.
         selected: share of each population's part of a batch that is of the examples selected; the
             rest is drawn from all.
+        best: share of the examples of the class, in either population, that is selected: those that
+            show best how it should be.
         underfit: a class whose accuracies on training and selection examples are both below is
             under-fit.
         overfit: one whose accuracy on training examples is above that on selection examples by more
@@ -50,6 +52,7 @@ class Mode:
 
     rounds: int = 5
     selected: float = 0.2
+    best: float = 0.25
     underfit: float = 0.9
     overfit: float = 0.1
     gain: float = 0.01
@@ -69,7 +72,7 @@ class Mode:
             raise OptionError(f"unknown granularity {self.granularity!r}{known}")
         if min(self.rounds, self.examples) < 1:
             raise OptionError("rounds and examples must be at least 1")
-        for name in ("selected", "underfit", "overfit", "gain"):
+        for name in ("selected", "best", "underfit", "overfit", "gain"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} lies from 0 to 1, got {getattr(self, name)}")
 
@@ -131,7 +134,8 @@ class Mode:
         wanted = ceil(self.selected * job.training.batch_size * steps)
         rows = {name: torch.arange(len(images)) for name, images in job.data.train.items()}
         for name, states in training.items():
-            best = ranked(states.layers[block], states.labels, direction, label, fault)[:wanted]
+            own = ranked(states.layers[block], states.labels, direction, label, fault)
+            best = own[: min(ceil(self.best * len(own)), wanted)]
             rows[name] = mixture(states.rows[best], len(rows[name]), self.selected)
         told = f"round {number + 1}: class {label} is {fault}-fit, at {block}"
         return {"rows": rows, "told": told}
