@@ -2,6 +2,8 @@
 which it must find and strengthen.
 """
 
+from dataclasses import replace
+
 import planted
 import pytest
 import torch
@@ -92,6 +94,38 @@ def test_a_neuron_that_is_too_weak_is_strengthened(weak, effect):
     expected[:, [0, 3]] = repaired.model[4].weight.detach()[:, [0, 3]]
     assert torch.equal(repaired.model[4].weight, expected)
     assert (planted.margins(repaired.model, planted.pictures(200, seed=7)) > 0).all()
+
+
+def of_classifier() -> Job:
+    model, runtime = planted.classifier(), Runtime(progress=False)
+    wrong = planted.mislabelled(model, planted.pictures(40))
+    data = prepare(model, wrong, retain=planted.pictures(40, 1), holdout=None, runtime=runtime)
+    return Job(model, data, Training(), runtime)
+
+
+class NamedBackwards(torch.nn.Module):
+    """Its layers are named in another order than they are run in."""
+
+    def __init__(self, body: torch.nn.Module):
+        super().__init__()
+        self.pretrained_cfg, self.num_classes = body.pretrained_cfg, body.num_classes
+        self.outputs = torch.nn.Linear(5, 10)
+        self.second, self.first = torch.nn.Conv2d(4, 5, 3), torch.nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outputs(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_the_last_layer_is_the_one_that_is_run_last():
+    job = of_classifier()
+    job = replace(job, model=NamedBackwards(job.model).eval())
+    assert hidden_layer(job, None).tap.layer == "second"
+
+
+def test_negative_factors_are_refused_where_they_come_before_an_activation():
+    job = of_classifier()
+    with pytest.raises(OptionError, match="reach is at most 1"):
+        Care(reach=3.0).repair(job.model, job.data, job.runtime)
 
 
 @pytest.mark.parametrize(

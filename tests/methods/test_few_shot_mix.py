@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import BUDGET
 from changed import wrong_when_washed
-from making import repair_data
+from making import quiet, repair_data
 from PIL import ImageOps
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as pil
@@ -18,9 +18,11 @@ from torchvision.transforms.v2 import functional as pil
 import timm_repair
 from timm_repair import methods
 from timm_repair.errors import OptionError
+from timm_repair.training import consistency
 from timm_repair.training.batches import Batches
 from timm_repair.training.consistency import ConsistencyLoss, divergence
 from timm_repair.training.job import Job
+from timm_repair.training.mixing import counts
 from timm_repair.training.options import Training
 from timm_repair.training.transforming import operations
 from timm_repair.training.transforming.chains import Chains, Mixture
@@ -175,6 +177,26 @@ def test_every_failure_of_a_class_leads():
 def sure():
     """Right on every picture, wrong on many that were washed out."""
     return planted.classifier()
+
+
+@pytest.mark.parametrize("explains", [None, 1.0, 0.5])
+def test_the_pattern_keeps_its_places_and_no_failure_has_any(
+    explains, classifier, data, monkeypatch
+):
+    seen = {}
+
+    def recorded(job, *_, **__):
+        seen.update(counts(job.training, job.data))
+        return [], ()
+
+    monkeypatch.setattr(consistency, "tune", recorded)
+    if explains is not None:
+        data = replace(data, pattern=data.retained, pattern_explains=explains)
+    data = replace(data, passing=data.retained, error_rate=0.5)
+    methods.named("few_shot_mix", batch_size=48).repair(classifier, data, quiet())
+    pattern = {} if explains is None else {"pattern": round(12 * explains)}
+    retained = 48 - sum(pattern.values())
+    assert seen == {"failing": 0, "passing": 0, "retained": retained} | pattern
 
 
 def test_washed_pictures_are_right_afterwards(sure):

@@ -20,6 +20,7 @@ from timm_repair.training import interpolation
 from timm_repair.training.batches import Batches
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
+from timm_repair.training.recalibration import batch_norms
 
 TINY = Training(steps=4, batch_size=8, evaluations=1, hflip=0.0, shift=0.0)
 
@@ -80,6 +81,8 @@ def test_weights_and_statistics_of_a_share_by_hand(deployed, data, monkeypatch):
     with torch.no_grad():
         for number, parameter in enumerate(two.parameters()):
             parameter.mul_(1 + 0.01 * (number % 5))
+        for norm in batch_norms(two):
+            norm.running_mean.add_(0.01)
     job = Job(two, data, TINY, quiet())
     shares = {0.0: 0.0, 0.3: 1.0, 1.0: 0.0}
     asked = iter(sorted(shares))
@@ -103,6 +106,20 @@ def test_weights_and_statistics_of_a_share_by_hand(deployed, data, monkeypatch):
     variances = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in arrived]).mean(0)
     torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.running_var, variances, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_that_the_other_method_left_alone_stay(deployed, data, monkeypatch):
+    """Renewing them would be another repair."""
+    one, two = copied(deployed), copied(deployed)
+    with torch.no_grad():
+        for parameter in two.parameters():
+            parameter.mul_(1.01)
+    job = Job(two, data, TINY, quiet())
+    asked = iter([0.0, 1.0, 0.0])
+    monkeypatch.setattr(interpolation, "objective", lambda *_: next(asked))
+    interpolation.interpolate(job, two, one.state_dict(), shares=[0.3], batches=3)
+    found, expected = dict(two.named_buffers()), dict(one.named_buffers())
+    assert expected and all(torch.equal(found[name], each) for name, each in expected.items())
 
 
 ADDED = {"block": "layer3", "genotype": "random"}

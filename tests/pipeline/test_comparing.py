@@ -24,7 +24,7 @@ from timm_repair.errors import (
 )
 from timm_repair.hub.folder import REPORT
 from timm_repair.hub.loading import from_pretrained
-from timm_repair.methods import bn_recalibration
+from timm_repair.methods import bn_recalibration, named
 from timm_repair.methods.method import Outcome
 from timm_repair.pipeline import comparing, protocols, shared, shelf
 from timm_repair.pipeline.protocols import REST
@@ -154,6 +154,12 @@ def test_a_method_that_fails_is_a_row(classifier, given, caplog):
         ({"protocol": "paper", "passing": []}, OptionError, "leave passing= out"),
         ({"methods": ["finetune", "finetune"]}, OptionError, "two methods are called"),
         ({"methods": ["archrepair", "finetune"], "block": "layer9"}, PartitionError, "'layer9'"),
+        ({"methods": [named("surgical", candidates=["layr1"])]}, PartitionError, "'layer1'"),
+        (
+            {"methods": [named("wise_ft", of="finetune", options={"block": "layr1"})]},
+            PartitionError,
+            "'layr1'",
+        ),
         ({"methods": ["finetune"], "blocks": 9}, OptionError, "the model has 4"),
         ({"methods": ["finetune"], "block": "layer1", "level": "layer"}, PartitionError, "layer1"),
         ({"holdout": {"clean": []}}, DataError, "no examples"),

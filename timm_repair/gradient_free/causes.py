@@ -10,26 +10,32 @@ from timm_repair.gradient_free.judging import Judges
 from timm_repair.gradient_free.neurons import Site, doing, sites, states
 from timm_repair.gradient_free.scaling import scalable
 from timm_repair.models.temporary import evaluating
+from timm_repair.models.tracing import trace
 from timm_repair.runtime.processes import all_processes
 from timm_repair.training.job import Job
 
 
 def hidden_layer(job: Job, paths: Sequence[str] | None) -> Site:
-    """The last layer, as the model names them, of the modules at `paths` (None for all) whose
-    neurons are not the outputs.
+    """The layer that is run last, of the modules at `paths` (None for all) whose neurons are not
+    the outputs.
 
     Raises:
         PartitionError: there is none.
     """
+    calls = trace(job.model, job.data.preprocessing.input_size)
+
+    def begins(site: Site) -> int:
+        return calls[site.tap.layer][0].start
+
     of_all = sites(job.model, job.data.preprocessing.input_size)
-    last = of_all[-1].tap if of_all else None
+    last = max(of_all, key=begins).tap if of_all else None
     outputs = last.layer if last is not None and last.channels == job.data.num_classes else None
     hidden = [site for site in scalable(job, paths) if site.tap.layer != outputs]
     if not hidden:
         raise PartitionError(
             "the part to repair has no hidden neurons, only outputs: name another block"
         )
-    return hidden[-1]
+    return max(hidden, key=begins)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Apricot (Zhang and Chan, ASE 2019): models trained on parts of the data say which way to go."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -221,7 +222,7 @@ class AdjustingDescent(Descent):
         super().__init__(parameters, training, runtime, fresh=fresh, first=first, total=total)
         self.job, self.options, self.guides = job, options, guides
         self.forward = job.forward()
-        self.every = max(self.total // options.adjustments, 1)
+        self.every = math.ceil(self.total / options.adjustments)
 
     def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
         row = super().step(*losses)

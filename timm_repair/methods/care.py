@@ -62,6 +62,12 @@ class Care(Swarming):
         job = Job(model, data, self.training, runtime)
         found, chosen, _, paths = self.target.named_part(model, data, self.training, runtime)
         site = hidden_layer(job, paths)
+        if self.reach > 1 and any(dimension == 0 for _, dimension in site.weights):
+            raise OptionError(
+                f"reach={self.reach:g} makes factors negative, and the factors of"
+                f" {site.tap.layer!r} come before its activation, which would not be multiplied by"
+                " these: reach is at most 1 but in a chain of linear layers"
+            )
         with runtime.stage("localize"):
             # the layer, where its neurons are read, and what multiplies them
             part = owners(model, [f"{site.tap.layer}.weight", *(name for name, _ in site.weights)])

@@ -68,10 +68,7 @@ class Surgical:
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
         job, steps = Job(model, data, self.training, runtime), self.training.steps
-        found = partition.blocks(
-            model, granularity=self.granularity, input_size=data.preprocessing.input_size
-        )
-        sets = self._candidates(found)
+        found, sets = self.candidates_of(model, data.preprocessing.input_size)
         count = len(sets) + len(self.rates) - 1
         each = int(self.trial_share * steps / count)
         if not each:
@@ -103,8 +100,18 @@ class Surgical:
         )
         return Outcome(model, found, chosen, history=history + rows, notes=(said, *notes))
 
+    def candidates_of(
+        self, model: nn.Module, input_size: tuple[int, ...]
+    ) -> tuple[Sequence[Block], dict[str, tuple[Block, ...]]]:
+        """All blocks, and name -> those that are trained together; of the network none.
+
+        Raises:
+            PartitionError: one that is named is none of the model's.
+        """
+        found = partition.blocks(model, granularity=self.granularity, input_size=input_size)
+        return found, self._candidates(found)
+
     def _candidates(self, found: Sequence[Block]) -> dict[str, tuple[Block, ...]]:
-        """Name -> blocks that are trained together; of the network none."""
         by_role = {
             role: [b for b in found if b.role == role and b.parameters]
             for role in ("stem", "body", "head")

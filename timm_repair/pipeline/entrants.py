@@ -9,7 +9,7 @@ from timm_repair import methods
 from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError, RepairError
 from timm_repair.localization.target import Target
-from timm_repair.methods import archrepair, finetune
+from timm_repair.methods import archrepair, finetune, surgical, wise_ft
 from timm_repair.methods.method import Method
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batch_sizes import require_enough
@@ -32,13 +32,22 @@ def require_fit(
     size, processes = data.preprocessing.input_size, runtime.accelerator.num_processes
     for label, method in rows.items():
         require_enough(model, size, method.training, processes)
-        target = getattr(method, "places", getattr(method, "target", None))
-        if isinstance(target, Target) and (target.chosen or target.blocks is not None):
-            try:
-                target.among(model, size)
-            except RepairError as error:
-                error.add_note(f"asked for by {label!r}")
-                raise
+        try:
+            _require_known(model, method, size)
+        except RepairError as error:
+            error.add_note(f"asked for by {label!r}")
+            raise
+
+
+def _require_known(model: nn.Module, method: Method, size: tuple[int, ...]) -> None:
+    """Raise a RepairError where a method, or the one it is about, names what the model lacks."""
+    if isinstance(method, wise_ft.WiseFT):
+        return _require_known(model, method.inner, size)
+    if isinstance(method, surgical.Surgical):
+        method.candidates_of(model, size)
+    target = getattr(method, "places", getattr(method, "target", None))
+    if isinstance(target, Target) and (target.chosen or target.blocks is not None):
+        target.among(model, size)
 
 
 def labelled(

@@ -99,16 +99,24 @@ class ConsistencyLoss:
 def tune_consistently(
     job: Job, part: nn.Module, changing: Changing, asked: Consistency
 ) -> tuple[list[Row], tuple[str, ...]]:
-    """`tune` by `ConsistencyLoss`, on retained examples alone unless failures are to be trained on;
-    without retained ones on the failures.
+    """`tune` by `ConsistencyLoss`, on retained examples, also as the pattern of the failures makes
+    them where it is known, unless failures are to be trained on; without retained ones on these.
     """
     notes = ()
     if job.data.retained is None and not asked.train_failures:
         notes = ("there are no retained examples to change: the failures themselves were",)
     elif not asked.train_failures:
-        training = job.training
-        mixing = replace(training.mixing, failing_share=0.0)
-        job = replace(job, training=replace(training, mixing=mixing))
+        data, training = job.data, job.training
+        mixing = training.mixing
+        # the pattern keeps its places, and those of failures and passing examples are retained ones
+        share = mixing.failing_share * mixing.pattern_share * data.pattern_explains
+        share = 0.0 if data.pattern is None else share
+        mixing = replace(mixing, failing_share=share, pattern_share=1.0)
+        job = replace(
+            job,
+            data=replace(data, pattern_explains=1.0),
+            training=replace(training, mixing=mixing),
+        )
     loss = ConsistencyLoss(job, changing, asked.strength)
     carried = {"changes": loss.carried}
     history, more = tune(job, part, forward=job.forward(), losses=loss, carried=carried)

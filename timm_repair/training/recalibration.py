@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from timm_repair.models.temporary import evaluating
 from timm_repair.runtime.batch_norms import sharded
@@ -10,21 +11,22 @@ from timm_repair.training.batches import Batches
 from timm_repair.training.job import Job
 
 
-def batch_norms(part: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(part: nn.Module) -> list[_BatchNorm]:
     """The batch norms of `part` that keep running statistics."""
-    return [
-        m
-        for m in part.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
+    return [m for m in part.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 @torch.no_grad()
-def recalibrate(job: Job, part: nn.Module, *, batches: int) -> None:
+def recalibrate(
+    job: Job, part: nn.Module, *, batches: int, norms: list[_BatchNorm] | None = None
+) -> None:
     """Renew the running statistics of `part`'s batch norms: plain averages over `batches` batches
     of the repair's own mixture.
+
+    Args:
+        norms: those of `batch_norms(part)` that are renewed; None renews all.
     """
-    norms = batch_norms(part)
+    norms = batch_norms(part) if norms is None else norms
     if not norms:
         return
     supply = Batches(job.data, job.training, job.runtime, "recalibration")
