@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests, as pytest has them
 
 import networks
+import planted
 import timm
 import torch
 from accelerate import Accelerator
@@ -63,6 +64,16 @@ REPAIRS = {
     "deep_repair": {"method": "deep_repair", "hflip": 0.0, "shift": 0.0, "steps": 6},
     "arachne": {"method": "arachne", "population": 5, "examples": 30, "steps": 3},
     "care": {"method": "care", "neurons": 3, "particles": 4, "examples": 30, "steps": 3},
+    "neu_recover": {"method": "neu_recover", "population": 5, "examples": 30, "steps": 3},
+    "random_weights": {"method": "random_weights", "candidates": 4, "examples": 30, "steps": 3},
+    "bn_recalibration": {"method": "bn_recalibration"},
+    **{
+        name: {"method": name, "hflip": 0.0, "shift": 0.0, "steps": 6} | options
+        for name, options in {
+            "few_shot_mix": {}, "random_block": {}, "auto_rgn": {}, "wise_ft": {"grid": 2, "recalibration": 2},
+            "surgical": {"steps": 20}, "mode": {"rounds": 2}, "apricot": {"steps": 12, "reduced": 2, "adjustments": 2},
+        }.items()
+    },
     "cached": SEARCH | {"views": 2, "cache": "always", "cache_memory": 1e-4, "cache_disk": 1e-4},  # GiB: not everything fits
 }  # fmt: skip
 NORMS = {
@@ -193,6 +204,8 @@ def repairs(model, **given) -> dict:
     """The repairs of images, by name: state, history, and what else is told."""
     found = {}
     for name, options in REPAIRS.items():
+        if name == "neu_recover":  # the classes are exchanged back
+            options = options | {"checkpoints": [planted.confused(model()).state_dict()]}
         with warnings.catch_warnings():  # whether few steps change an answer does not matter:
             warnings.simplefilter("ignore", NoEffectWarning)  # every step is compared
             repaired = timm_repair.repair(model(), **given | PLAIN | options)

@@ -134,18 +134,22 @@ class _Drawn:
             raise PartitionError(
                 "the part to repair has no convolution or linear layer: name another block"
             )
-        self.runtime, tensors = runtime, [layer.weight.detach() for layer in layers]
+        self.runtime, tensors = runtime, [layer.weight for layer in layers]
         self.total = sum(tensor.numel() for tensor in tensors)
         seed = runtime.generator("random weights").initial_seed()
         numbers = sorted(random.Random(seed).sample(range(self.total), min(count, self.total)))
         self.places = [_place(number, tensors) for number in numbers]
-        moments = [(float(t.mean()), float(t.std(correction=0))) for t, _ in self.places]
+        # what a parameter holds may be moved, and is asked for each time
+        moments = [
+            (float(t.detach().mean()), float(t.detach().std(correction=0))) for t, _ in self.places
+        ]
         self.mean, self.deviation = torch.tensor(moments, dtype=torch.float64).T
         self.values, self.fitness = self.present(), -torch.inf
 
     def present(self) -> Tensor:
         """What the weights are now, (weights,) float64."""
-        return torch.tensor([float(t.flatten()[i]) for t, i in self.places], dtype=torch.float64)
+        values = [float(t.detach().flatten()[i]) for t, i in self.places]
+        return torch.tensor(values, dtype=torch.float64)
 
     def candidates(self, count: int, number: int) -> Iterator[Tensor]:
         """Values drawn for round `number`, each put in place; the fittest so far are at the end."""
@@ -163,7 +167,7 @@ class _Drawn:
     def _put(self, values: Tensor) -> None:
         for (tensor, index), value in zip(self.places, values.tolist(), strict=True):
             place = torch.unravel_index(torch.tensor(index), tensor.shape)
-            tensor[tuple(int(each) for each in place)] = value
+            tensor.detach()[tuple(int(each) for each in place)] = value
 
     def state_dict(self) -> dict:
         return {"values": self.values, "fitness": self.fitness}

@@ -35,13 +35,15 @@ def evaluating_on(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     homes = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     home = homes.pop() if len(homes) == 1 else None
+    # "cpu" and "cpu:0", as several processes call it, are one place
+    moves = home is not None and home != device and {home.type, device.type} != {"cpu"}
     try:
-        if home is not None and home != device:
+        if moves:
             model.to(device)
         with evaluating(model):
             yield
     finally:
-        if home is not None and home != device:
+        if moves:
             model.to(home)
 
 
