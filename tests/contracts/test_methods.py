@@ -5,6 +5,7 @@ made tiny.
 import dataclasses
 import json
 import pkgutil
+from collections.abc import Mapping
 from copy import deepcopy
 
 import planted
@@ -58,12 +59,32 @@ def carried_out(case: Case, model: nn.Module, given: dict, **options):
     """
     options = case.options | options
     with pytest.MonkeyPatch.context() as patched:
+        closed(patched, methods.METHODS[case.method])
         if case.last:
             keep_the_last(patched)
         if case.changes != NOTHING:
             return repair(model, **given, method=case.method, **options)
     with pytest.warns(NoEffectWarning, match=f"{case.method} changed nothing"):
         return repair(model, **given, method=case.method, **options)
+
+
+class Holdout(Mapping):
+    """What a method must not look at."""
+
+    def _refuse(self, *_):
+        raise AssertionError("the holdout is out of bounds")
+
+    __getitem__ = __iter__ = __len__ = _refuse
+
+
+def closed(patched: pytest.MonkeyPatch, kind: type) -> None:
+    """From now on methods of this kind that look at the holdout raise."""
+    original = kind.repair
+
+    def blind(self, model, data, runtime):
+        return original(self, model, dataclasses.replace(data, holdout=Holdout()), runtime)
+
+    patched.setattr(kind, "repair", blind)
 
 
 def changes(model: nn.Module, original: nn.Module) -> set[str]:
@@ -189,6 +210,30 @@ def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given,
     monkeypatch.setattr(place, fail)
     with unchanged(unusual(classifier)), pytest.raises(KeyboardInterrupt):
         repair(classifier, **given, method=case.method, **case.options)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("label", METHOD_CASES)
+def test_what_was_interrupted_ends_with_the_same_bits(
+    label, classifier, given, monkeypatch, tmp_path
+):
+    case, calls = METHOD_CASES[label], []
+    place, last = case.middle
+    original = pkgutil.resolve_name(place)
+
+    def fail(*given):
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    through = carried_out(case, classifier, given, output_dir=tmp_path / "through")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(place, fail)
+        carried_out(case, classifier, given, output_dir=tmp_path / "interrupted")
+    resumed = carried_out(case, classifier, given, output_dir=tmp_path / "interrupted")
+    assert same(dict(resumed.model.state_dict()), dict(through.model.state_dict()))
+    assert resumed.report.genotypes == through.report.genotypes
 
 
 @pytest.mark.parametrize("label", [label for label, case in METHOD_CASES.items() if case.searches])
