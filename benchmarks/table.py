@@ -23,6 +23,7 @@ from benchmarks.diagnosis import tables as diagnosis_tables
 from benchmarks.imagenet import costs
 from benchmarks.localization.tables import regret_table
 from benchmarks.markdown import MISSING, markdown
+from benchmarks.models import tables as model_tables
 from benchmarks.repair import default_tables
 from benchmarks.repair.cifar_results import read
 from benchmarks.repair.cifar_tables import plain_table, repair_table, targets_table
@@ -31,6 +32,7 @@ from benchmarks.speed.speed_table import speed_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
+    "blocks.md": model_tables.TABLES,
     "processes.md": costs.TABLES,
     "speed.md": prefix_tables.TABLES,
     "diagnosis.md": diagnosis_tables.TABLES,

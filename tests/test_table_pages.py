@@ -196,3 +196,19 @@ def test_draws_of_failures_with_nothing_in_common(run, tmp_path):
     run()
     text = (tmp_path / "diagnosis.md").read_text()
     assert row(text, "resnet") == ["resnet", "4", "2", "1", "1", "52%"]
+
+
+def test_what_each_method_repairs(run, tmp_path):
+    refused = "PartitionError: no block | none"
+    models = {
+        "one": {"methods": {"finetune": "repairs", "mode": refused, "care": "raw: TypeError: no"}},
+        "two": {"methods": {"finetune": "repairs", "mode": "repairs", "care": "repairs"}},
+        "slow": {"outcome": "not run", "why": "more than 600 s"},
+    }
+    found = {"totals": {"methods": dict.fromkeys(("care", "mode", "finetune"))}, "models": models}
+    (tmp_path / "methods_of_models.json").write_text(json.dumps(found))
+    run()
+    text = (tmp_path / "blocks.md").read_text()
+    assert row(text, "finetune")[1:4] == ["2", "0", "0"]
+    assert row(text, "mode")[1:4] == ["1", "1", "0"]
+    assert row(text, "care")[1:4] == ["1", "0", "1"]

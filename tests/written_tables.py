@@ -19,6 +19,7 @@ def run(tmp_path, monkeypatch):
     pages = {
         "processes.md": ("imagenet_stages", "imagenet_machines"),
         "speed.md": ("prefix", "drift", "scaling", "compiled"),
+        "blocks.md": ("methods_of_models",),
         "diagnosis.md": ("diagnosis", "diagnosis_clean"),
         "properties.md": ("properties",),
         "training.md": ("default_targets", "default"),

@@ -80,7 +80,9 @@ def _budget(reports: Mapping[str, Report]) -> str:
         words = f"{training['steps']} steps of {training['batch_size']}" if known else "unknown"
         found.setdefault(words, []).append(clean(label, 40))
     if len(found) == 1:
-        return f"Budget of each: {next(iter(found))}."
+        kinds = len({report.method for report in reports.values()}) > 1
+        own = "; what one takes is the method's own, see the times" if kinds else ""
+        return f"Budget of each: {next(iter(found))}{own}."
     parts = (f"{words} for {listed(labels)}" for words, labels in found.items())
     return f"The budgets differ, so that the rows are not on a par: {'; '.join(parts)}."
 
