@@ -180,6 +180,8 @@ def test_the_best_method_comes_first(run, tmp_path):
     text = (tmp_path / "comparing.md").read_text()
     assert text.index("| mode |") < text.index("| finetune |") < text.index("| noop |")
     assert row(text, "")[1:7] == ["mode", "70.0", "70.0", "-10.0", "3 + 3", "1.50"]
+    assert row(text, "mode")[2:] == ["1", "20.0 → 70.0", "80.0 → 70.0"]
+    assert row(text, "apricot")[2:] == ["0", "not measured", "not measured"]
 
 
 def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):

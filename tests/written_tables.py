@@ -23,7 +23,7 @@ def run(tmp_path, monkeypatch):
         "diagnosis.md": ("diagnosis", "diagnosis_clean"),
         "properties.md": ("properties",),
         "training.md": ("default_targets", "default"),
-        "comparing.md": ("every_method",),
+        "comparing.md": ("every_method", "claims"),
         "methods/README.md": ("methods",),
     }
     (tmp_path / "methods").mkdir()
