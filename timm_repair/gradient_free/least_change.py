@@ -6,6 +6,7 @@ added where they are broken, until none is: what solves those and breaks no othe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import sparse
@@ -125,7 +126,7 @@ def _smallest(
     if not pairs.shape[1]:
         return change
     matrix, bounds, classes = constraints.rows(*pairs)
-    rows, size = matrix.shape
+    rows, size = cast(tuple[int, int], matrix.shape)
     eye, column = sparse.identity(size, format="csr"), sparse.csr_matrix(np.ones((size, 1)))
     nothing = sparse.csr_matrix((rows, 1))
     wide = sparse.bmat([[matrix, -matrix, nothing], [eye, eye, -column]], format="csr")
@@ -145,7 +146,7 @@ def _slack(
     be.
     """
     matrix, bounds, _ = constraints.rows(*pairs)
-    rows, size = matrix.shape
+    rows, size = cast(tuple[int, int], matrix.shape)
     wide = sparse.hstack([matrix, -sparse.identity(rows)], format="csr")
     costs = np.concatenate([np.zeros(size), np.ones(rows)])
     ranges = [(-limit, limit)] * size + [(0, None)] * rows

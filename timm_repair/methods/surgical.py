@@ -102,7 +102,7 @@ class Surgical:
 
     def candidates_of(
         self, model: nn.Module, input_size: tuple[int, ...]
-    ) -> tuple[Sequence[Block], dict[str, tuple[Block, ...]]]:
+    ) -> tuple[tuple[Block, ...], dict[str, tuple[Block, ...]]]:
         """All blocks, and name -> those that are trained together; of the network none.
 
         Raises:
