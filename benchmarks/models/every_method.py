@@ -122,7 +122,11 @@ def totals(rows: dict[str, dict]) -> dict[str, Any]:
         for method, outcome in row.items():
             kind = "raw" if outcome.startswith("raw") else "refuses"
             found[method]["repairs" if outcome == "repairs" else kind] += 1
-    return {"models": len(reached), "methods": {name: dict(each) for name, each in found.items()}}
+    return {
+        "models": len(reached),
+        "raw before any method": sum(row["outcome"] == "raw" for row in rows.values()),
+        "methods": {name: dict(each) for name, each in found.items()},
+    }
 
 
 def smallest(wanted: list[str], parameters: dict[str, int]) -> list[str]:
@@ -151,8 +155,10 @@ def main() -> None:
         found = watched(name, asked.memory, asked.seconds, examine)
         rows[name] = {"parameters": parameters[name], **found}
         write(asked.output, rows)
-    print(json.dumps(totals(rows), indent=1))
-    raise SystemExit(any("raw" in each for each in totals(rows)["methods"].values()))
+    found = totals(rows)
+    print(json.dumps(found, indent=1))
+    raw = any("raw" in each for each in found["methods"].values())
+    raise SystemExit(raw or found["raw before any method"] > 0)
 
 
 def write(path: Path, rows: dict[str, dict]) -> None:

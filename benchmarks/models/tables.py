@@ -1,6 +1,7 @@
 """The table of blocks.md, from benchmarks/results/methods_of_models.json."""
 
 from collections import Counter
+from textwrap import shorten
 
 HEADER = ["method", "repairs", "refuses", "raw errors", "why, most often"]
 WORDS = 90  # of an error
@@ -14,9 +15,11 @@ def methods_of_models(found: dict) -> tuple[list[str], list[list[str]]]:
         outcomes = [row[method] for row in rows if method in row]
         raw = [each for each in outcomes if each.startswith("raw")]
         refused = [each for each in outcomes if each != "repairs" and each not in raw]
-        why = Counter(each.partition(": ")[2][:WORDS] for each in refused or raw).most_common(1)
+        why = Counter(
+            shorten(each.partition(": ")[2], WORDS, placeholder=" …") for each in refused or raw
+        ).most_common(1)
         done = len(outcomes) - len(raw) - len(refused)
-        words = f"{why[0][0]} …" if why else ""
+        words = why[0][0] if why else ""
         lines.append([method, str(done), str(len(refused)), str(len(raw)), words])
     return HEADER, sorted(lines, key=lambda line: -int(line[1]))
 

@@ -12,6 +12,7 @@ import timm_repair
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
 from timm_repair.errors import OptionError
+from timm_repair.gradient_free import least_change
 from timm_repair.gradient_free.least_change import Constraints, solve
 from timm_repair.methods import named
 from timm_repair.runtime.runtime import Runtime
@@ -72,11 +73,21 @@ def test_no_smaller_change_meets_all_constraints():
     assert (wide @ change.reshape(-1) <= np.array(bounds) + 1e-6).all()
 
 
+def test_constraints_that_are_missed_by_less_than_the_solver_tells_end(monkeypatch):
+    """One example is given up for each time that all are called met and impossible at once."""
+    given = constraints([[1.0], [1.0]], [[0.0, 1.0], [0.0, 2.0]], [0, 0])
+    solved = iter([None, None, np.array([[0.5], [-0.5]])])
+    monkeypatch.setattr(least_change, "_smallest", lambda *_: next(solved))
+    monkeypatch.setattr(least_change, "_slack", lambda _, pairs, *__: np.zeros(pairs.shape[1]))
+    change, lost = solve(given, limit=3.0)
+    assert lost == [0, 1] and change.tolist() == [[0.5], [-0.5]]
+
+
 def test_a_program_that_takes_too_long_says_what_to_give():
     random = np.random.default_rng(0)
     features, outputs = random.normal(size=(60, 40)), random.normal(size=(60, 8))
     given = constraints(features, outputs, random.integers(0, 8, 60), 0.1)
-    with pytest.raises(OptionError, match="give fewer failures=, or more seconds="):
+    with pytest.raises(OptionError, match="give fewer failures= or keep="):
         solve(given, limit=9.0, seconds=1e-9)
 
 
@@ -116,7 +127,7 @@ def test_what_it_breaks_beyond_the_limits_is_the_first_note():
 
 
 @pytest.mark.parametrize(
-    "options", [{"margin": 0.0}, {"limit": 0.0}, {"keep": -1}, {"seconds": 0.0}]
+    "options", [{"margin": 0.0}, {"failures": 0}, {"limit": 0.0}, {"keep": -1}, {"seconds": 0.0}]
 )
 def test_what_is_refused(options):
     with pytest.raises(OptionError, match="must be positive"):

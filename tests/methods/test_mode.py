@@ -111,6 +111,7 @@ def test_the_direction_decides_what_is_selected(classifier, data, monkeypatch):
         return {name: (each > 1).nonzero().flatten().tolist() for name, each in counts.items()}
 
     there, direction = selected(), mode.differential
+    assert max(map(len, there.values())) > 1
     monkeypatch.setattr(mode, "differential", lambda *given: -direction(*given))
     back = selected()
     for name, rows in there.items():

@@ -24,11 +24,13 @@ from timm_repair.errors import (
 )
 from timm_repair.hub.folder import REPORT
 from timm_repair.hub.loading import from_pretrained
+from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.methods import bn_recalibration, named
 from timm_repair.methods.method import Outcome
-from timm_repair.pipeline import comparing, protocols, shared, shelf
+from timm_repair.pipeline import comparing, entrants, protocols, shared, shelf
 from timm_repair.pipeline.protocols import REST
 from timm_repair.runtime.journal import FOLDER
+from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.options import Training
 
@@ -106,6 +108,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 # ---- rows
+
+
+def test_surgical_may_fail_as_a_row_where_it_names_nothing(monkeypatch):
+    """It has no block to try in a network of vectors; the others go on."""
+    method = named("surgical")
+    monkeypatch.setattr(
+        type(method), "candidates_of", lambda *_: pytest.fail("asked before any work")
+    )
+    data = type("Data", (), {"preprocessing": Preprocessing((1, 32, 32), (0.5,), (0.5,), {})})()
+    runtime = Runtime(progress=False)
+    entrants.require_fit(planted.classifier(), {"surgical": method}, data, runtime)
 
 
 def test_rows_keep_their_models_and_say_what_they_did(classifier, given, pictures):

@@ -85,7 +85,7 @@ def solve(
 
     Args:
         limit: no entry of Δ is larger.
-        seconds: of each solution; None takes as many as it needs.
+        seconds: of each solution, of which there are several; None takes as many as it needs.
 
     Raises:
         OptionError: the solver gave up, for the time or for numbers that it cannot handle.
@@ -98,8 +98,9 @@ def solve(
         change = _smallest(constraints, pairs, limit, seconds)
         if change is None:  # nor then do all constraints together have a solution
             slack = _slack(constraints, pairs, limit, seconds)
-            # where all are missed by less than the solver can tell, the one that is missed most
-            missed = pairs[0][slack > min(ROUNDING, 0.99 * slack.max())]
+            missed = pairs[0][slack > ROUNDING]
+            if not len(missed):  # by less than the solver can tell: the one that is missed most
+                missed = pairs[0][[slack.argmax()]]
             lost |= set(missed.tolist())
             pairs = pairs[:, ~np.isin(pairs[0], missed)]
             continue
@@ -159,7 +160,8 @@ def _solved(costs, matrix, bounds, ranges, seconds: float | None) -> OptimizeRes
     found = linprog(costs, A_ub=matrix, b_ub=bounds, bounds=ranges, method="highs", options=options)
     if found.status not in (_SOLVED, _IMPOSSIBLE):
         raise OptionError(
-            f"the linear program of {matrix.shape[0]:,} constraints and {matrix.shape[1]:,} numbers"
-            f" was not solved ({found.message}): give fewer failures=, or more seconds="
+            f"a linear program of {matrix.shape[0]:,} rows and {matrix.shape[1]:,} columns was not"
+            f" solved ({found.message}): give fewer failures= or keep=, or more seconds= where it"
+            " was the time"
         )
     return found

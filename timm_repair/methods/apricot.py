@@ -1,6 +1,5 @@
 """Apricot (Zhang and Chan, ASE 2019): models trained on parts of the data say which way to go."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -222,13 +221,16 @@ class AdjustingDescent(Descent):
         super().__init__(parameters, training, runtime, fresh=fresh, first=first, total=total)
         self.job, self.options, self.guides = job, options, guides
         self.forward = job.forward()
-        self.every = math.ceil(self.total / options.adjustments)
 
     def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
-        row = super().step(*losses)
-        if self.done % self.every == 0:
+        before, row = self._due(), super().step(*losses)
+        if self._due() > before:
             self.adjust()
         return row
+
+    def _due(self) -> int:
+        """How many adjustments there are to be by now: as many as asked for at the end."""
+        return self.done * min(self.options.adjustments, self.total) // self.total
 
     def adjust(self) -> None:
         """By some of the failures that the model gets wrong."""

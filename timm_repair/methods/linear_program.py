@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_repair.data.predicting import predict
@@ -38,8 +39,8 @@ class LinearProgram:
         limit: no weight changes by more.
         failures: how many of the failures, drawn at random, are constraints; None takes all.
         keep: how many retained examples must stay right, too.
-        seconds: that the solver may take, several times where not all constraints can be met; None
-            lets it go on.
+        seconds: that each call of the solver may take; there are some, since constraints are added
+            where they are broken. None lets it go on.
         training: of it only the limits on harm are read, for the note.
     """
 
@@ -58,7 +59,8 @@ class LinearProgram:
     def __post_init__(self):
         check_types(self)
         positive = self.margin, self.limit, 1 if self.seconds is None else self.seconds
-        if min(positive) <= 0 or self.keep < 0 or (self.failures or 1) < 1:
+        few = self.failures is not None and self.failures < 1
+        if min(positive) <= 0 or self.keep < 0 or few:
             raise OptionError(
                 "margin, limit, failures and seconds must be positive, keep must not be negative"
             )
@@ -73,7 +75,7 @@ class LinearProgram:
                 given.append(kept)
                 parts.append(part)
             change, lost = runtime.once(
-                "linear program", lambda: agreed(self._solved(parts), runtime.accelerator)
+                "linear program", lambda: self._solved(parts, runtime.accelerator)
             )
             with torch.no_grad():
                 delta = change.to(layer.weight)
@@ -88,9 +90,23 @@ class LinearProgram:
         told = None if harm is None else harm.told(self.training.choosing)
         return Outcome(model, notes=((told, *notes) if told else notes))
 
-    def _solved(self, parts: list[Constraints]) -> tuple[Tensor, list[int]]:
-        change, lost = solve(Constraints.joined(parts), self.limit, self.seconds)
-        return torch.from_numpy(change), lost
+    def _solved(
+        self, parts: list[Constraints], accelerator: Accelerator
+    ) -> tuple[Tensor, list[int]]:
+        """Found by the main process, whose clock is that of all: one that gave up alone would leave
+        the others waiting.
+        """
+        found: tuple[Tensor, list[int]] | str = ""
+        if accelerator.is_main_process:
+            try:
+                change, lost = solve(Constraints.joined(parts), self.limit, self.seconds)
+                found = torch.from_numpy(change), lost
+            except OptionError as error:
+                found = str(error)
+        found = agreed(found, accelerator)
+        if isinstance(found, str):
+            raise OptionError(found)
+        return found
 
     def _failing(
         self,

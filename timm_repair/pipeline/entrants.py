@@ -43,7 +43,7 @@ def _require_known(model: nn.Module, method: Method, size: tuple[int, ...]) -> N
     """Raise a RepairError where a method, or the one it is about, names what the model lacks."""
     if isinstance(method, wise_ft.WiseFT):
         return _require_known(model, method.inner, size)
-    if isinstance(method, surgical.Surgical):
+    if isinstance(method, surgical.Surgical) and method.candidates is not None:
         method.candidates_of(model, size)
     target = getattr(method, "places", getattr(method, "target", None))
     if isinstance(target, Target) and (target.chosen or target.blocks is not None):
