@@ -32,13 +32,13 @@ METHODS = {
     "linear_program": ("linear_program", {}),
 }
 # all others, as in the table of cases; what is named there is no block of a ViT
-METHODS |= {
+OTHERS = {
     name: (name, {k: v for k, v in case.options.items() if k not in ("block", "candidates")})
     for name, case in METHOD_CASES.items()
     if name in methods.METHODS and name not in {method for method, _ in METHODS.values()}
 }
-METHODS["surgical"][1]["candidates"] = ["blocks.0", "head"]
-del METHODS["neu_recover"]  # its checkpoint is of another model
+OTHERS["surgical"][1]["candidates"] = ["blocks.0", "head"]
+del OTHERS["neu_recover"]  # its checkpoint is of another model
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,11 @@ def given() -> dict:
 
 # whether so few steps change an answer is luck
 @pytest.mark.filterwarnings("ignore::timm_repair.errors.NoEffectWarning")
-@pytest.mark.parametrize("label", METHODS)
+@pytest.mark.parametrize(
+    "label", [*METHODS, *(pytest.param(each, marks=pytest.mark.long) for each in OTHERS)]
+)
 def test_a_vit_is_repaired_saved_and_loaded_by(label, vit, given, tmp_path, monkeypatch):
-    method, options = METHODS[label]
+    method, options = (METHODS | OTHERS)[label]
     if method.startswith("birdnn"):  # so few steps need not bring anything
         keep_the_last(monkeypatch)
     with unchanged(vit):
