@@ -157,7 +157,10 @@ def _slack(
 
 def _solved(costs, matrix, bounds, ranges, seconds: float | None) -> OptimizeResult:
     options = {} if seconds is None else {"time_limit": seconds}
-    found = linprog(costs, A_ub=matrix, b_ub=bounds, bounds=ranges, method="highs", options=options)
+    # the interior point method: the same optimum, many times sooner than the simplex here
+    found = linprog(
+        costs, A_ub=matrix, b_ub=bounds, bounds=ranges, method="highs-ipm", options=options
+    )
     if found.status not in (_SOLVED, _IMPOSSIBLE):
         raise OptionError(
             f"a linear program of {matrix.shape[0]:,} rows and {matrix.shape[1]:,} columns was not"
