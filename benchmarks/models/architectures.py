@@ -210,9 +210,14 @@ def write(path: Path, rows: dict[str, dict], parameters: dict[str, int], limits:
     """One line for each model, also those not reached, so that a change of one shows as such."""
     waiting = {"outcome": "not run", "why": "not reached"}
     every = {name: {"parameters": n} | rows.get(name, waiting) for name, n in parameters.items()}
+    write_lines(path, {"limits": limits, "totals": totals(every)}, every)
+
+
+def write_lines(path: Path, head: dict, rows: dict[str, dict]) -> None:
+    """Versions, `head`, and one line for each model."""
     versions = {"timm": timm.__version__, "torch": torch.__version__.partition("+")[0]}
-    head = {"versions": versions, "limits": limits, "totals": totals(every)}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(every[name])}" for name in sorted(every))
+    head = {"versions": versions, **head}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
     new = path.with_suffix(".new")
     new.write_text(json.dumps(head, indent=1)[:-2] + ',\n "models": {\n' + lines + "\n }\n}\n")
     os.replace(new, path)

@@ -4,22 +4,20 @@ every method of the package for two steps.
     python -m benchmarks.models.every_method  # go on where it was left; an hour or two on one core
     python -m benchmarks.models.every_method --only 'vit_*' --again  # the smallest of these anew
 
-Writes benchmarks/results/methods_of_models.json. The models and their failures are those of
-architectures.py: random weights, images of 64 pixels where they are taken. A method repairs a model
-if what it gives answers, and refuses it with a RepairError, whose words are kept; "raw" is any
-other error. Exits with 1 where there is one.
+Writes benchmarks/results/methods_of_models.json. The models are those of architectures.py:
+random weights, images of 64 pixels where they are taken. A method repairs a model if what it gives
+answers, and refuses it with a RepairError, whose words are kept; "raw" is any other error. Exits
+with 1 where there is one.
 """
 
 import argparse
 import json
-import os
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -34,7 +32,9 @@ from benchmarks.models.architectures import (
     made,
     said,
     watched,
+    write_lines,
 )
+from benchmarks.models.architectures import RESULTS as COUNTED
 from benchmarks.models.blocks import module_of, names
 from timm_repair.data.predicting import predict
 from timm_repair.errors import RepairError, UnexpectedError
@@ -147,28 +147,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
     rows = json.loads(asked.output.read_text())["models"] if asked.output.exists() else {}
-    parameters = {name: row["parameters"] for name, row in rows.items()}
+    counted = json.loads(COUNTED.read_text())["models"] if COUNTED.exists() else {}
+    parameters = {name: row["parameters"] for name, row in (counted | rows).items()}
     wanted = list(dict.fromkeys(chain.from_iterable(map(names, asked.only))))
     for name in tqdm(smallest(wanted, parameters), unit="model"):
         if name in rows and not asked.again:
             continue
         found = watched(name, asked.memory, asked.seconds, examine)
         rows[name] = {"parameters": parameters[name], **found}
-        write(asked.output, rows)
+        write_lines(asked.output, {"totals": totals(rows)}, rows)
     found = totals(rows)
     print(json.dumps(found, indent=1))
     raw = any("raw" in each for each in found["methods"].values())
     raise SystemExit(raw or found["raw before any method"] > 0)
-
-
-def write(path: Path, rows: dict[str, dict]) -> None:
-    """One line for each model."""
-    versions = {"timm": timm.__version__, "torch": torch.__version__.partition("+")[0]}
-    head = {"versions": versions, "totals": totals(rows)}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(head, indent=1)[:-2] + ',\n "models": {\n' + lines + "\n }\n}\n")
-    os.replace(new, path)
 
 
 if __name__ == "__main__":

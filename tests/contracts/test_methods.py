@@ -195,11 +195,10 @@ def test_the_contract(label, classifier, given, tmp_path):
     assert same(dict(loaded.state_dict()), dict(model.state_dict()))
 
 
-@pytest.mark.parametrize("label", METHOD_CASES)
-def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given, monkeypatch):
-    case, calls = METHOD_CASES[label], []
+def interrupted(patched: pytest.MonkeyPatch, case: Case) -> None:
+    """From now on the repair of this row is stopped in its middle."""
     place, last = case.middle
-    original = pkgutil.resolve_name(place)
+    original, calls = pkgutil.resolve_name(place), []
 
     def fail(*given):
         calls.append(1)
@@ -207,7 +206,13 @@ def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given,
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(place, fail)
+    patched.setattr(place, fail)
+
+
+@pytest.mark.parametrize("label", METHOD_CASES)
+def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given, monkeypatch):
+    case = METHOD_CASES[label]
+    interrupted(monkeypatch, case)
     with unchanged(unusual(classifier)), pytest.raises(KeyboardInterrupt):
         repair(classifier, **given, method=case.method, **case.options)
 
@@ -217,19 +222,10 @@ def test_an_error_in_the_middle_leaves_the_model_alone(label, classifier, given,
 def test_what_was_interrupted_ends_with_the_same_bits(
     label, classifier, given, monkeypatch, tmp_path
 ):
-    case, calls = METHOD_CASES[label], []
-    place, last = case.middle
-    original = pkgutil.resolve_name(place)
-
-    def fail(*given):
-        calls.append(1)
-        if len(calls) == last:
-            raise KeyboardInterrupt
-        return original(*given)
-
+    case = METHOD_CASES[label]
     through = carried_out(case, classifier, given, output_dir=tmp_path / "through")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(place, fail)
+        interrupted(patched, case)
         carried_out(case, classifier, given, output_dir=tmp_path / "interrupted")
     resumed = carried_out(case, classifier, given, output_dir=tmp_path / "interrupted")
     assert same(dict(resumed.model.state_dict()), dict(through.model.state_dict()))
