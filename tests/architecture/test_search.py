@@ -65,7 +65,7 @@ def watched(monkeypatch, classifier, data, runtime):
         k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")
     }
     modes = {name: m.training for name, m in classifier.named_modules()}
-    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
+    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     return classifier, relaxed, seen, parts, outside, modes, history, trained
 
 
@@ -109,7 +109,7 @@ def test_however_short_a_search_trains_weights_first(classifier, data, runtime, 
     """α has no gradient before they have opened the gates; one step of theirs is enough."""
     relaxed = relaxed_in(classifier, data, strategy)
     start = relaxed.alpha.detach().clone()
-    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
+    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
     purposes = [bool(row.get("architecture")) for row in history]
     together = joint(relaxed.strategy)
     assert purposes == [False, True, together][:steps]
@@ -159,7 +159,7 @@ def test_nothing_outside_the_block_changes(watched):
 def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data, names=("layer1", "layer3"))
     before = {k: v.clone() for k, v in classifier.state_dict().items()}
-    history, trained = search(Job(classifier, data, OPTIONS, runtime), relaxed, steps=STEPS)
+    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), relaxed, steps=STEPS)
     turns = [row.get("architecture", False) for row in history]
     assert len(history) == STEPS and trained == turns.count(False)
     assert history[-1]["edges"] == [len(each.alpha) for each in relaxed]
@@ -201,7 +201,7 @@ def test_same_seed_same_search(deployed, data, strategy):
 
 def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data)
-    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
+    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
         OPTIONS.optimizing.learning_rate

@@ -3,8 +3,12 @@ made tiny.
 """
 
 import dataclasses
+import itertools
 import json
+import math
 import pkgutil
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 
@@ -41,9 +45,11 @@ from timm_repair.methods.finetune import FineTune
 from timm_repair.methods.method import Outcome
 from timm_repair.options import groups_of
 from timm_repair.report.report import Report
+from timm_repair.training import pace
 from timm_repair.training.batches import Batches
 from timm_repair.training.objective import Judged
 from timm_repair.training.options import Training
+from timm_repair.training.pace import Pace
 
 
 @pytest.fixture
@@ -230,6 +236,34 @@ def test_what_was_interrupted_ends_with_the_same_bits(
     resumed = carried_out(case, classifier, given, output_dir=tmp_path / "interrupted")
     assert same(dict(resumed.model.state_dict()), dict(through.model.state_dict()))
     assert resumed.report.genotypes == through.report.genotypes
+
+
+# of these no step is a part of the budget
+WITHOUT_STEPS = {"noop", "wise_ft of nothing", "bn_recalibration", "linear_program"}
+
+
+@pytest.mark.parametrize("label", [label for label in METHOD_CASES if label not in WITHOUT_STEPS])
+def test_a_budget_in_seconds_is_kept(label, classifier, given, monkeypatch):
+    """Where a step takes a second, and there are half as many seconds, half of the steps of every
+    loop are made.
+    """
+    tick, ticks = Pace.tick, Counter()
+
+    def counted(own: Pace) -> None:
+        ticks[own] += 1
+        tick(own)
+
+    monkeypatch.setattr(pace.time, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr(Pace, "tick", counted)
+    case = METHOD_CASES[label]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # with so few steps
+        repaired = repair(
+            classifier, **given, method=case.method, **case.options, seconds=GENTLE["steps"] / 2
+        )
+    assert ticks and all(ticks[each] == math.ceil(each.steps / 2) for each in ticks)
+    notes = [note for note in repaired.report.notes if note.startswith("the time was up")]
+    assert notes, "steps are missing, and nobody is told"
 
 
 @pytest.mark.parametrize("label", [label for label, case in METHOD_CASES.items() if case.searches])

@@ -127,7 +127,7 @@ def test_what_it_breaks_beyond_the_limits_is_the_first_note():
 
 
 @pytest.mark.parametrize(
-    "options", [{"margin": 0.0}, {"failures": 0}, {"limit": 0.0}, {"keep": -1}, {"seconds": 0.0}]
+    "options", [{"margin": 0.0}, {"failures": 0}, {"limit": 0.0}, {"keep": -1}]
 )
 def test_what_is_refused(options):
     with pytest.raises(OptionError, match="must be positive"):

@@ -21,6 +21,13 @@ from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Choosing, Training
+from timm_repair.training.pace import Pace
+
+
+def paced(steps: int) -> Pace:
+    """A loop of so many steps, however long they take."""
+    return Pace(PLAIN, steps, Runtime(progress=False).accelerator)
+
 
 # ---- descent
 
@@ -96,7 +103,7 @@ def test_patience_stops_early_and_counts_from_the_best():
     monitor = Monitor(part, lambda: next(values), steps=8, evaluations=4, patience=2)
     history = fit(
         lambda i: {"loss": 1.0, "lr": 0.1},
-        steps=8,
+        pace=paced(8),
         stage="x",
         runtime=Runtime(progress=False),
         monitor=monitor,
@@ -119,7 +126,7 @@ def test_the_loop_tells_what_it_did(runtime, capsys):
     monitor = Monitor(nn.Linear(1, 1), lambda: 1.0, steps=4, evaluations=2)
     history = fit(
         lambda i: {"loss": float(i), "lr": 0.1},
-        steps=4,
+        pace=paced(4),
         stage="search",
         runtime=runtime,
         monitor=monitor,
@@ -135,7 +142,10 @@ def test_the_loop_tells_what_it_did(runtime, capsys):
 def test_an_exploding_loss_stops_with_the_remedy(runtime, value):
     with pytest.raises(NonFiniteError, match=r"step 2 of finetune: lower learning_rate"):
         fit(
-            lambda i: {"loss": value if i == 2 else 1.0}, steps=5, stage="finetune", runtime=runtime
+            lambda i: {"loss": value if i == 2 else 1.0},
+            pace=paced(5),
+            stage="finetune",
+            runtime=runtime,
         )
 
 

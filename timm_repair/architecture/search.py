@@ -28,6 +28,7 @@ from timm_repair.training.history import Row
 from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
+from timm_repair.training.pace import Pace
 from timm_repair.training.prefix.forward import Forward
 
 ARCHITECTURE_SHARE = 0.2  # of the repair data
@@ -38,7 +39,7 @@ ALPHA_REACH = 2.0
 
 def search(
     job: Job, relaxed: Sequence[RelaxedBlock], *, steps: int, forward: Forward | None = None
-) -> tuple[list[Row], int]:
+) -> tuple[list[Row], int, tuple[str, ...]]:
     """Train the blocks in `relaxed`, which are in place in the job's model, for `steps` steps in
     all; nothing else in the model changes.
 
@@ -47,9 +48,9 @@ def search(
         forward: the model's answers while only these change; None runs it from the images.
 
     Returns:
-        The history, and how many of the steps trained weights. The history's last row has α, the
-        edges of one block after those of the other, and under "edges" how many each block has;
-        None where a block has another's operation not among its own.
+        The history, how many of the steps trained weights, and notes. The history's last row has
+        α, the edges of one block after those of the other, and under "edges" how many each block
+        has; None where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
@@ -68,7 +69,9 @@ def search(
     arch_steps = 0 if together else sum(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
-    descent = Descent(trained, training, runtime, fresh=fresh, total=training.steps - arch_steps)
+    pace = Pace(training, steps, runtime.accelerator)
+    total = training.steps - arch_steps
+    descent = Descent(trained, training, runtime, fresh=fresh, total=total, pace=pace)
 
     anchor = anchor_strength(training, data)
     weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
@@ -76,7 +79,7 @@ def search(
 
     def step(i: int) -> Row:
         for each in relaxed:
-            each.progress = i / max(steps - 1, 1)
+            each.progress = min(pace.reached(i) / max(steps - 1, 1), 1.0)
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
             batches = for_weights if together or not turns[i] else for_architecture
             losses = batch_losses(batches, forward)
@@ -105,9 +108,9 @@ def search(
             "architecture": for_architecture,
         }
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
-        history = fit(step, steps=steps, stage="search", runtime=runtime, state=state | samples)
+        history = fit(step, pace=pace, stage="search", runtime=runtime, state=state | samples)
     _tell_architectures(history, relaxed)
-    return history, descent.done
+    return history, descent.done, pace.told(len(history))
 
 
 def _adam(architecture: list[nn.Parameter], rate: float, runtime: Runtime):

@@ -4,6 +4,8 @@ An example has as many constraints as it has wrong classes, and few of them matt
 added where they are broken, until none is: what solves those and breaks no other solves all.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -85,7 +87,8 @@ def solve(
 
     Args:
         limit: no entry of Δ is larger.
-        seconds: of each solution, of which there are several; None takes as many as it needs.
+        seconds: of all solutions, of which there are several: constraints are added where they are
+            broken. None takes as many as it needs.
 
     Raises:
         OptionError: the solver gave up, for the time or for numbers that it cannot handle.
@@ -94,10 +97,11 @@ def solve(
         [np.arange(len(constraints.labels)), constraints.worst(_nothing(constraints))[0]]
     )
     lost: set[int] = set()
+    end = math.inf if seconds is None else time.monotonic() + seconds
     while True:
-        change = _smallest(constraints, pairs, limit, seconds)
+        change = _smallest(constraints, pairs, limit, end)
         if change is None:  # nor then do all constraints together have a solution
-            slack = _slack(constraints, pairs, limit, seconds)
+            slack = _slack(constraints, pairs, limit, end)
             missed = pairs[0][slack > ROUNDING]
             if not len(missed):  # by less than the solver can tell: the one that is missed most
                 missed = pairs[0][[slack.argmax()]]
@@ -118,7 +122,7 @@ def _nothing(constraints: Constraints) -> np.ndarray:
 
 
 def _smallest(
-    constraints: Constraints, pairs: np.ndarray, limit: float, seconds: float | None
+    constraints: Constraints, pairs: np.ndarray, limit: float, end: float
 ) -> np.ndarray | None:
     """min mean(p + m) + u over Δ = p - m with p + m <= u <= limit; None if no Δ meets the
     constraints. Classes that none of them is about do not change.
@@ -133,16 +137,14 @@ def _smallest(
     wide = sparse.bmat([[matrix, -matrix, nothing], [eye, eye, -column]], format="csr")
     costs = np.concatenate([np.full(2 * size, 1 / change.size), [1.0]])
     bounds = np.concatenate([bounds, np.zeros(size)])
-    found = _solved(costs, wide, bounds, (0, limit), seconds)
+    found = _solved(costs, wide, bounds, (0, limit), end)
     if found.status == _IMPOSSIBLE:
         return None
     change[classes] = (found.x[:size] - found.x[size : 2 * size]).reshape(len(classes), -1)
     return change
 
 
-def _slack(
-    constraints: Constraints, pairs: np.ndarray, limit: float, seconds: float | None
-) -> np.ndarray:
+def _slack(constraints: Constraints, pairs: np.ndarray, limit: float, end: float) -> np.ndarray:
     """(pairs,) by how much each constraint is missed, where the sum of that is as small as can
     be.
     """
@@ -151,12 +153,13 @@ def _slack(
     wide = sparse.hstack([matrix, -sparse.identity(rows)], format="csr")
     costs = np.concatenate([np.zeros(size), np.ones(rows)])
     ranges = [(-limit, limit)] * size + [(0, None)] * rows
-    found = _solved(costs, wide, bounds, ranges, seconds)
+    found = _solved(costs, wide, bounds, ranges, end)
     return found.x[size:] if found.status == _SOLVED else np.full(rows, np.inf)
 
 
-def _solved(costs, matrix, bounds, ranges, seconds: float | None) -> OptimizeResult:
-    options = {} if seconds is None else {"time_limit": seconds}
+def _solved(costs, matrix, bounds, ranges, end: float) -> OptimizeResult:
+    """Raises OptionError where there is no answer before `end`, of `time.monotonic`."""
+    options = {} if math.isinf(end) else {"time_limit": max(end - time.monotonic(), 1e-9)}
     # the interior point method: the same optimum, many times sooner than the simplex here
     found = linprog(
         costs, A_ub=matrix, b_ub=bounds, bounds=ranges, method="highs-ipm", options=options

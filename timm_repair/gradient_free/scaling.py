@@ -183,6 +183,7 @@ def scaled(
     return history, (
         "no factors of the swarm were better than before it on the selection split: those weights"
         " were kept",
+        *notes,
     )
 
 

@@ -12,6 +12,7 @@ from timm_repair.models.temporary import evaluating
 from timm_repair.training.history import Row
 from timm_repair.training.loop import Monitor, Resumable, fit
 from timm_repair.training.objective import lost, objective
+from timm_repair.training.pace import Pace
 
 PATIENCE = 10  # rounds without a better place, after which Arachne and NeuRecover end
 
@@ -56,6 +57,7 @@ def search(
     """
     job, forward = judges.job, judges.forward
     choosing = job.training.choosing
+    pace = Pace(job.training, rounds, job.runtime.accelerator)
 
     def step(_: int) -> Row:
         optimizer.tell(judges.costs(optimizer.ask(), apply, cost))
@@ -73,7 +75,7 @@ def search(
         start = monitor.best
         history = fit(
             step,
-            steps=rounds,
+            pace=pace,
             stage="finetune",
             runtime=job.runtime,
             monitor=monitor,
@@ -83,4 +85,5 @@ def search(
         best = monitor.restore()
         loss = lost(forward, job.data)
     broken = None if loss is None else loss.told(choosing)
-    return history, (broken,) if broken else (), best > start
+    notes = pace.told(len(history))
+    return history, ((broken, *notes) if broken else notes), best > start

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from timm_repair.training.loop import fit
 from timm_repair.training.losses import batch_losses
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
+from timm_repair.training.pace import Pace
 from timm_repair.training.recalibration import recalibrate
 from timm_repair.training.tuning import tune
 
@@ -103,7 +104,7 @@ class Apricot:
                 states.append(state)
                 right.append(ones)
         rest = self.training.steps - self.reduced * self._each
-        final = replace(job, training=replace(self.training, steps=rest))
+        final = replace(job, training=self.training.within(rest))
         guides = Guides(states, torch.stack(right))
         adjusting = partial(AdjustingDescent, job=final, options=self, guides=guides)
         with runtime.stage("finetune"):
@@ -120,19 +121,20 @@ class Apricot:
         model; the job's is as it was.
         """
         model, runtime, stage = job.model, job.runtime, f"reduced {number}"
-        original, training = snapshot(model), replace(self.training, steps=self._each)
+        original, training = snapshot(model), self.training.within(self._each)
         few = {
             name: _part_of_each_class(images.labels, self.subset, runtime, f"{stage}, {name}")
             for name, images in job.data.train.items()
         }
         batches = Batches(job.data, training, runtime, stage, few)
-        descent = Descent(model.parameters(), training, runtime)
+        pace = Pace(training, self._each, runtime.accelerator)
+        descent = Descent(model.parameters(), training, runtime, pace=pace)
         forward = job.forward()
         modes = training_mode(model, model, batch_norm=training.batch_norm)
         with only_trainable(model, names_in(model, model)), modes, sharded(model, runtime, stage):
             history = fit(
                 lambda _: descent.step(batch_losses(batches, forward)),
-                steps=self._each,
+                pace=pace,
                 stage=stage,
                 runtime=runtime,
                 state={"model": model, "descent": descent, "batches": batches},
@@ -214,11 +216,9 @@ class AdjustingDescent(Descent):
         job: Job,
         options: Apricot,
         guides: Guides,
-        fresh: Iterable[nn.Parameter] = (),
-        first: int = 0,
-        total: int | None = None,
+        **schedule: Any,
     ):
-        super().__init__(parameters, training, runtime, fresh=fresh, first=first, total=total)
+        super().__init__(parameters, training, runtime, **schedule)
         self.job, self.options, self.guides = job, options, guides
         self.forward = job.forward()
 
@@ -230,7 +230,7 @@ class AdjustingDescent(Descent):
 
     def _due(self) -> int:
         """How many adjustments there are to be by now: as many as asked for at the end."""
-        return self.done * min(self.options.adjustments, self.total) // self.total
+        return self.place * min(self.options.adjustments, self.total) // self.total
 
     def adjust(self) -> None:
         """By some of the failures that the model gets wrong."""

@@ -140,7 +140,7 @@ class ArchRepair:
                 job,
                 nn.ModuleList(built),
                 first=trained,
-                total=training.steps - (len(history) - trained),
+                total=trained + training.steps - (self._searching if history else 0),
                 # of a cell without its raw layers no state computes the original function
                 original=None if replaced else original_state(sites),
                 origin="discretized" if replaced else "original",
@@ -159,6 +159,11 @@ class ArchRepair:
                 restore(model, site.block, cell.unwrapped())
         notes = (*fixed, *notes, *more)
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes)
+
+    @property
+    def _searching(self) -> int:
+        """Steps of a search."""
+        return round(self.search_share * self.training.steps)
 
     def _normalizes(self, job: Job, sites: list[Site]) -> bool:
         """Whether images are normalized on their way, and nothing is searched."""
@@ -230,8 +235,8 @@ class ArchRepair:
         ]
         place(sites, relaxed)
         with runtime.stage("search"):
-            steps = round(self.search_share * self.training.steps)
-            history, trained = search(job, relaxed, steps=steps, forward=forward)
+            steps = self._searching
+            history, trained, told = search(job, relaxed, steps=steps, forward=forward)
             keeping = Keeping(
                 job,
                 sites,
@@ -241,7 +246,7 @@ class ArchRepair:
                 self.recalibration,
                 self.selection,
             )
-            return history, trained, notes + keeping.install()
+            return history, trained, notes + told + keeping.install()
 
     def _open(
         self, model: nn.Module, block: Block, strategy: Strategy, input_size: tuple[int, ...]

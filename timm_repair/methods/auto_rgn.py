@@ -5,7 +5,7 @@ relative to its size.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,11 +98,9 @@ class RelativeDescent(Descent):
         *,
         options: AutoRgn,
         still: set[int],
-        fresh: Iterable[nn.Parameter] = (),
-        first: int = 0,
-        total: int | None = None,
+        **schedule: Any,
     ):
-        super().__init__(parameters, training, runtime, fresh=fresh, first=first, total=total)
+        super().__init__(parameters, training, runtime, **schedule)
         self.options, self.still = options, [id(p) in still for p in self.parameters]
         self.batches = min(options.batches, self.total - 1)
         rounds = max(min(options.rounds, self.total // (2 * self.batches)), 1)

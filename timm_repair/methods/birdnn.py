@@ -1,6 +1,6 @@
 """BIRDNN: retraining by imitation, then the most responsible neurons are scaled."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
@@ -51,7 +51,7 @@ class Birdnn:
         found, chosen, part, paths = self.target.named_part(model, data, self.training, runtime)
         steps = self.training.steps
         first = min(max(round(self.retrain_share * steps), 1), steps - 1)
-        job = Job(model, data, replace(self.training, steps=first), runtime)
+        job = Job(model, data, self.training.within(first), runtime)
         with runtime.stage("imitate"):
             imitation = Imitation(job, self.imitating)
             history, notes = tune(

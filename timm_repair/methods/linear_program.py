@@ -25,6 +25,8 @@ from timm_repair.training.job import Job
 from timm_repair.training.objective import lost as lost_of
 from timm_repair.training.options import Training
 
+SECONDS = 600.0  # of the solver, where no budget is given
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProgram:
@@ -39,16 +41,14 @@ class LinearProgram:
         limit: no weight changes by more.
         failures: how many of the failures, drawn at random, are constraints; None takes all.
         keep: how many retained examples must stay right, too.
-        seconds: that each call of the solver may take; there are some, since constraints are added
-            where they are broken. None lets it go on.
-        training: of it only the limits on harm are read, for the note.
+        training: of it only `seconds`, without which the solver has ten minutes, and the limits on
+            harm are read, for the note.
     """
 
     margin: float = 0.05
     limit: float = 3.0
     failures: int | None = None
     keep: int = 0
-    seconds: float | None = 600.0
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "linear_program"
     paper: ClassVar[str] = (
@@ -58,11 +58,10 @@ class LinearProgram:
 
     def __post_init__(self):
         check_types(self)
-        positive = self.margin, self.limit, 1 if self.seconds is None else self.seconds
         few = self.failures is not None and self.failures < 1
-        if min(positive) <= 0 or self.keep < 0 or few:
+        if min(self.margin, self.limit) <= 0 or self.keep < 0 or few:
             raise OptionError(
-                "margin, limit, failures and seconds must be positive, keep must not be negative"
+                "margin, limit and failures must be positive, keep must not be negative"
             )
 
     def repair(self, model: nn.Module, data: RepairData, runtime: Runtime) -> Outcome:
@@ -99,7 +98,8 @@ class LinearProgram:
         found: tuple[Tensor, list[int]] | str = ""
         if accelerator.is_main_process:
             try:
-                change, lost = solve(Constraints.joined(parts), self.limit, self.seconds)
+                seconds = self.training.seconds or SECONDS
+                change, lost = solve(Constraints.joined(parts), self.limit, seconds)
                 found = torch.from_numpy(change), lost
             except OptionError as error:
                 found = str(error)

@@ -98,7 +98,7 @@ class Mode:
 
             with runtime.stage("select"):
                 found = runtime.once(f"selected in round {number}", chosen)
-            training = replace(self.training, steps=count, evaluations=evaluations)
+            training = replace(self.training.within(count), evaluations=evaluations)
             with runtime.stage("finetune"):
                 rows, told = tune(
                     replace(job, training=training),

@@ -24,6 +24,7 @@ from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
+from timm_repair.training.pace import Pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class RandomWeights:
             return {"loss": 1 - drawn.fitness / most}
 
         forward, choosing = job.forward(part), self.training.choosing
+        pace = Pace(self.training, self.training.steps, runtime.accelerator)
         with runtime.stage("finetune"):
             drawn.consider(drawn.present(), fitness(job, judges))
             monitor = Monitor(
@@ -87,7 +89,7 @@ class RandomWeights:
             start = monitor.best
             history = fit(
                 step,
-                steps=self.training.steps,
+                pace=pace,
                 stage="finetune",
                 runtime=runtime,
                 monitor=monitor,
@@ -100,7 +102,9 @@ class RandomWeights:
             else "no values that were drawn were better than the original ones on the selection"
             " split: those were kept"
         )
-        return Outcome(model, found, chosen, history=history, notes=(told,))
+        return Outcome(
+            model, found, chosen, history=history, notes=(told, *pace.told(len(history)))
+        )
 
 
 def _some(images: Images, most: int, runtime: Runtime) -> Images:

@@ -150,7 +150,7 @@ def _best(trials: Sequence[_Candidate]) -> _Candidate:
 
 def _training(job: Job, rate: float, steps: int) -> Training:
     peak = rate * job.training.optimizing.learning_rate
-    return replace(job.training, steps=steps, learning_rate=peak)
+    return replace(job.training.within(steps), learning_rate=peak)
 
 
 def _joined(blocks: Sequence[Block]) -> str:

@@ -3,6 +3,7 @@ of the time that it takes. Data and model are read as `repair` reads them, so wh
 is refused here.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -151,12 +152,13 @@ class _Trial:
             lambda: predict(self.model, asked, self.data.preprocessing, self.runtime)
         ) / len(asked)
         held_out = sum(map(len, self.data.holdout.values()))
-        return steps * step + looks * look, 2 * held_out * asking + SECONDS
+        seconds = min(steps * step + looks * look, training.seconds or math.inf)
+        return seconds, 2 * held_out * asking + SECONDS
 
     def _trained(self, blocks: tuple[Block, ...], steps: int) -> float:
         training = self.method.training
         choosing = replace(training.choosing, evaluations=1, patience=None)
-        short = replace(training, steps=steps, choosing=choosing)
+        short = replace(training, steps=steps, seconds=None, choosing=choosing)
         own = replace(self.runtime, stages=[], journal=None)
         part = part_of(self.model, *blocks) if blocks else self.model
         return _timed(lambda: tune(Job(self.model, self.data, short, own), part, stage="timing"))

@@ -78,6 +78,8 @@ def _budget(reports: Mapping[str, Report]) -> str:
         training = report.options.get("training") or {}
         known = "steps" in training and "batch_size" in training
         words = f"{training['steps']} steps of {training['batch_size']}" if known else "unknown"
+        if training.get("seconds") is not None:
+            words += f", at most {training['seconds']:g} s"
         found.setdefault(words, []).append(clean(label, 40))
     if len(found) == 1:
         kinds = len({report.method for report in reports.values()}) > 1

@@ -13,6 +13,7 @@ from timm_repair.runtime.processes import average
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.history import Row
 from timm_repair.training.options import Training
+from timm_repair.training.pace import Pace
 
 
 class Descent:
@@ -27,6 +28,7 @@ class Descent:
         parameters: those to train.
         fresh: those of them that start from nothing (added paths); they learn `fresh_rate`
             times as fast.
+        pace: the clock of the loop that it makes steps in; None where nobody looks at one.
         first, total: the schedule is that of steps `first` … of `total`, so that stages can share
             one.
     """
@@ -38,11 +40,12 @@ class Descent:
         runtime: Runtime,
         *,
         fresh: Iterable[nn.Parameter] = (),
+        pace: Pace | None = None,
         first: int = 0,
         total: int | None = None,
     ):
         self.parameters, self.training, self.runtime = list(parameters), training, runtime
-        self.done, self.total = first, total or training.steps
+        self.done, self.first, self.total, self.pace = first, first, total or training.steps, pace
         new = {id(p) for p in fresh}
         groups = [
             {
@@ -65,10 +68,17 @@ class Descent:
         self.optimizer = runtime.accelerator.prepare_optimizer(optimizer)
 
     @property
+    def place(self) -> int:
+        """In the schedule: where its steps are, or its time."""
+        if self.pace is None:
+            return self.done
+        return min(max(self.done, self.first + self.pace.reached(0)), self.total)
+
+    @property
     def learning_rate(self) -> float:
         warm = max(round(self.training.optimizing.warmup * self.total), 1)
-        rise = min((self.done + 1) / warm, 1.0)
-        fall = 0.5 * (1 + math.cos(math.pi * max(self.done - warm, 0) / max(self.total - warm, 1)))
+        rise = min((self.place + 1) / warm, 1.0)
+        fall = 0.5 * (1 + math.cos(math.pi * max(self.place - warm, 0) / max(self.total - warm, 1)))
         return self.training.optimizing.learning_rate * rise * fall
 
     def state_dict(self) -> dict:

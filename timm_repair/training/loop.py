@@ -18,6 +18,7 @@ from timm_repair.runtime.journal import CHECKPOINTS
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batch_sizes import REMEDY
 from timm_repair.training.history import Row
+from timm_repair.training.pace import Pace
 
 
 class Resumable(Protocol):
@@ -42,13 +43,17 @@ class Monitor:
         patience: int | None = None,
     ):
         self.part, self.objective, self.patience, self.stale = part, objective, patience, 0
-        self.every = max(math.ceil(steps / evaluations), 1)
+        self.every, self.at = max(math.ceil(steps / evaluations), 1), 0
         self.steps, self.best, self.state = steps, -math.inf, None
         self.check(0)
 
-    def check(self, done: int) -> float | None:
-        """Measure if it is time to; remember the state if it is better than all before."""
-        if done % self.every and done != self.steps:
+    def check(self, at: int) -> float | None:
+        """Measure if it is time to after `at` steps, or as much of the time; remember the state if
+        it is better than all before.
+        """
+        due = not at or at == self.steps or at // self.every > self.at // self.every
+        self.at = at
+        if not due:
             return None
         value = self.objective()
         self.stale = 0 if value > self.best else self.stale + 1
@@ -58,11 +63,13 @@ class Monitor:
 
     def state_dict(self) -> dict:
         """The best so far, for `load_state_dict`."""
-        return {"best": self.best, "state": self.state, "stale": self.stale}
+        own = {"best": self.best, "state": self.state, "stale": self.stale}
+        return own | {"at": self.at}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go on from there."""
         self.best, self.state, self.stale = state["best"], state["state"], state["stale"]
+        self.at = state["at"]
 
     def restore(self) -> float:
         """Bring the best state back; returns its objective."""
@@ -74,7 +81,7 @@ class Monitor:
 def fit(
     step: Callable[[int], Row],
     *,
-    steps: int,
+    pace: Pace,
     stage: str,
     runtime: Runtime,
     monitor: Monitor | None = None,
@@ -85,6 +92,7 @@ def fit(
     step.
 
     Args:
+        pace: how many steps, and when their time is up.
         state: all that `step` changes. With it, and with a journal, the loop starts where an
             earlier run of the same was killed.
         enough: asked after each step; the loop ends there, and the monitor measures, if it is.
@@ -94,13 +102,14 @@ def fit(
         OutputError: a checkpoint cannot be written.
     """
     state = (
-        (dict(state) | ({"monitor": monitor} if monitor else {}))
+        (dict(state) | {"pace": pace} | ({"monitor": monitor} if monitor else {}))
         if state and runtime.journal
         else None
     )
     history, ended = _resumed(stage, state, runtime)
     runtime.skip_logged(len(history))
-    every = math.ceil(steps / CHECKPOINTS)
+    steps, every = pace.steps, math.ceil(pace.steps / CHECKPOINTS)
+    pace.begin()
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
         for i in range(len(history), 0 if ended else steps):
@@ -110,8 +119,10 @@ def fit(
                 raise NonFiniteError(
                     f"the loss became {row['loss']} at step {i} of {stage}: lower learning_rate"
                 )
-            last = i + 1 == steps or enough()
-            if monitor and (value := monitor.check(steps if last else i + 1)) is not None:
+            pace.tick()
+            last = i + 1 == steps or pace.over or enough()
+            at = steps if last else pace.reached(i + 1)
+            if monitor and (value := monitor.check(at)) is not None:
                 row["objective"] = value
             history.append(row)
             runtime.log(row)

@@ -1,6 +1,6 @@
 """Training: the options that every method shares, in groups; users give all of them flat."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from timm_repair.errors import OptionError
@@ -173,6 +173,10 @@ class Training:
 
     Args:
         steps: optimizer steps in all; an architecture step counts as one.
+        seconds: that these steps may take, with what is measured on the way; where time is up
+            before, they end, their schedule having followed the clock. What is chosen before and
+            measured afterwards is not counted. None takes as long as it takes: the budget of a
+            result that comes out the same again.
         batch_size: examples a step, of all populations together, over all processes.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original;
             None is 0 with retained data and 0.1 without, where nothing else does.
@@ -182,6 +186,7 @@ class Training:
     """
 
     steps: int = 300
+    seconds: float | None = None
     batch_size: int = 128
     anchor: float | None = None
     batch_norm: str = "train"
@@ -199,6 +204,15 @@ class Training:
         _require_one_of(self, "batch_norm", ("train", "frozen"))
         if (self.anchor or 0) < 0:
             raise OptionError("anchor must not be negative")
+        if self.seconds is not None and not self.seconds > 0:
+            raise OptionError(f"seconds must be positive, got {self.seconds}")
+
+    def within(self, steps: int) -> "Training":
+        """These options for a part of the repair, with as large a share of its seconds as `steps`
+        are of its steps.
+        """
+        seconds = self.seconds and self.seconds * steps / self.steps
+        return replace(self, steps=steps, seconds=seconds)
 
 
 def _require_at_least_one(options: Any, *names: str) -> None:

@@ -16,6 +16,7 @@ from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, Resumable, fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
 from timm_repair.training.objective import lost, objective
+from timm_repair.training.pace import Pace
 from timm_repair.training.prefix.forward import Forward
 
 
@@ -63,7 +64,9 @@ def tune(
     forward = forward or job.forward(part)
     anchor = anchor_strength(training, data)
     parameters = dict(part.named_parameters())
-    descent = descend(parameters.values(), training, runtime, fresh=fresh, first=first, total=total)
+    pace = Pace(training, total - first, runtime.accelerator)
+    schedule = {"first": first, "total": total, "pace": pace}
+    descent = descend(parameters.values(), training, runtime, fresh=fresh, **schedule)
 
     def step(_: int) -> Row:
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
@@ -83,7 +86,7 @@ def tune(
         own: dict[str, Resumable] = {"part": part, "descent": descent, "batches": batches}
         history = fit(
             step,
-            steps=total - first,
+            pace=pace,
             stage=stage,
             runtime=runtime,
             monitor=monitor,
@@ -92,7 +95,8 @@ def tune(
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)
     broken = None if loss is None else loss.told(training.choosing)
-    return history, ((broken,) if broken else ()) + _notes(share, origin)
+    notes = _notes(share, origin) + pace.told(len(history))
+    return history, ((broken,) if broken else ()) + notes
 
 
 def _notes(share: float, origin: str) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ def probe(job: Job, blocks: Sequence[Block]) -> BlockScores:
     steps = min(
         max(round(EPOCHS * len(examples.rows["training failing"]) / (BATCH // 2)), 5), STEPS
     )
-    training = replace(training, steps=steps, batch_size=BATCH)
+    training = replace(training, steps=steps, seconds=None, batch_size=BATCH)
     working = copied(model).to(runtime.device)
     for module in working.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
