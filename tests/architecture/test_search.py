@@ -206,4 +206,4 @@ def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
         OPTIONS.optimizing.learning_rate
     )
-    assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0)
+    assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0, ())

@@ -68,14 +68,16 @@ def test_names_are_shortened_so_that_they_still_differ():
 
 
 def test_budgets_that_differ_are_told():
-    def budget(steps):
-        return quick(options={"training": {"steps": steps, "batch_size": 128}})
+    def budget(steps, **more):
+        return quick(options={"training": {"steps": steps, "batch_size": 128} | more})
 
     assert "Budget of each: 300 steps of 128." in str(
         Comparison.of({"a": budget(300), "b": budget(300)})
     )
     told = " ".join(lines(Comparison.of({"a": budget(300), "b": budget(50)})))
     assert "The budgets differ" in told and "50 steps of 128 for b" in told
+    told = str(Comparison.of({"a": budget(300, seconds=60.0), "b": budget(300, seconds=60.0)}))
+    assert "Budget of each: 300 steps of 128, at most 60 s." in told
 
 
 # ---- rows against each other
