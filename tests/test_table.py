@@ -199,7 +199,7 @@ def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
     text = (tmp_path / "training.md").read_text()
     gain = row(text, "points above the best plain row on corruptions, on average: 2.5")
     assert gain[1:] == ["1", "+3.0 (+3.0 to +3.0)", "met"] * 2
-    drift = row(text, "points above the best plain row on drift: 0")
+    drift = row(text, "points above the best plain row on drift and on failures by class: 0")
     assert drift[3:] == ["missed", "0", "", ""]
     lost = row(text, "points of clean accuracy lost, at most: 0.5, in every cell")
     assert lost[1:4] == ["2", "1 of 2 cells; 2.0 at worst", "missed"]

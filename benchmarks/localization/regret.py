@@ -49,6 +49,7 @@ from timm_repair.training.history import Row
 from timm_repair.training.loop import fit
 from timm_repair.training.losses import repair_loss
 from timm_repair.training.options import Training
+from timm_repair.training.pace import Pace
 
 RESULTS = Path(__file__).parents[1] / "results" / "localization"
 TIMED = "contrast_s5"  # the task on which the cost of scorers is measured
@@ -114,7 +115,8 @@ def _train(
         return descent.step(repair_loss(model(maps[rows]), labels[rows], answers[rows], 0.0))
 
     with only_trainable(model, block.parameters), training_mode(model, part):
-        fit(step, steps=BUDGET.steps, stage=block.name, runtime=runtime)
+        pace = Pace(BUDGET, BUDGET.steps, runtime.accelerator)
+        fit(step, pace=pace, stage=block.name, runtime=runtime)
 
 
 @torch.no_grad()

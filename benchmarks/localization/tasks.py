@@ -97,7 +97,7 @@ def make_task(name: str, model: nn.Module, train: Labelled, test: Labelled, seed
     clean = test[held[HELD : HELD + CLEAN]]
     if name == "confused_pair":
         answers = predict(model, test[pool[:POOL]].pixels)
-        pair = _most_confused(test.labels[pool[:POOL]], answers)
+        pair = most_confused(test.labels[pool[:POOL]], answers)
         pool, held = (
             rows[torch.isin(test.labels[rows], torch.tensor(pair))] for rows in (pool, held)
         )
@@ -129,7 +129,8 @@ def make_task(name: str, model: nn.Module, train: Labelled, test: Labelled, seed
     )
 
 
-def _most_confused(labels: Tensor, answers: Tensor) -> tuple[int, int]:
+def most_confused(labels: Tensor, answers: Tensor) -> tuple[int, int]:
+    """The pair of classes that are taken for each other most often."""
     counts = torch.bincount(10 * labels + answers, minlength=100).view(10, 10).fill_diagonal_(0)
     a, b = divmod(int((counts + counts.T).argmax()), 10)
     return a, b

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-UNCORRUPTED = "drift"  # the population that is no corruption
+UNCORRUPTED = "drift"  # the population of everyday
+MEANINGS = "confused_pair", "forgotten_group"  # see meanings.py
 UNIT = "finetune network"  # the row whose time is 1
 CHOSEN = "finetune chosen block (derived)"
 

@@ -6,9 +6,10 @@ r"""The default repair against what everyone has for free, and without each of i
 One JSON a cell (model, population, seed) in benchmarks/results/default/, written row by row; a row
 that is there already is not run again. Half of the (corrupted) test set is production, where
 failures and what passes are collected; the other half is measured on, with the same photographs
-uncorrupted as "clean". All rows start from the same data, have 300 steps of batch 128, and choose
-on the same selection split. Seconds are processor time, of the repair and, where its row uses it,
-of the diagnosis; they are comparable within a cell only.
+uncorrupted as "clean"; where classes fail (meanings.py), "clean" are the others. All rows start
+from the same data, have 300 steps of batch 128, and choose on the same selection split. Seconds are
+processor time, of the repair and, where its row uses it, of the diagnosis; they are comparable
+within a cell only.
 
 The plain rows are what fifteen lines of PyTorch do that keep the right images: cross-entropy on
 production as it is and on retained images, each at two learning rates, of which the one is reported
@@ -26,6 +27,8 @@ from accelerate import Accelerator
 from torch import nn
 
 import timm_repair
+from benchmarks.repair.cifar_results import MEANINGS
+from benchmarks.repair.meanings import load_meaning
 from benchmarks.repair.populations import load_population
 from timm_repair.data.predicting import predict
 from timm_repair.data.preparing import prepare
@@ -113,7 +116,10 @@ def cell(models: Path, place: Path, net: str, corruption: str, seed: int, failur
     """What all rows start from."""
     runtime = Runtime(Accelerator(cpu=True), seed, progress=False)
     _, model = load(f"local-dir:{models / f'{net}_cifar10'}")
-    population, train = load_population(place, corruption, seed)
+    if corruption in MEANINGS:
+        model, population, train = load_meaning(model, place, corruption, seed)
+    else:
+        population, train = load_population(place, corruption, seed)
     found = timm_repair.collect_failures(
         model, population.pool, max_failures=failures, seed=seed, runtime=runtime
     )

@@ -5,7 +5,7 @@ of docs/comparing.md, from results/every_method/*.json; table.py writes them.
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from benchmarks.repair.cifar_results import UNCORRUPTED
+from benchmarks.repair.cifar_results import MEANINGS, UNCORRUPTED
 
 PLAIN = ("plain, whole network", "plain, first two blocks", "plain, first block", "retained only")
 DEFAULT = "default"
@@ -32,9 +32,7 @@ def summary_table(cells: Sequence[Mapping]) -> Table:
     """The README's: means over the cells of corruptions, the original first; time relative to one
     run of the whole network.
     """
-    found = [
-        c for c in cells if c["population"] != UNCORRUPTED and not SUMMARY.keys() - c["rows"].keys()
-    ]
+    found = [c for c in cells if _corrupted(c) and not SUMMARY.keys() - c["rows"].keys()]
     models = {c["model"] for c in found}
     what = f"{len(found)} corrupted populations, {len(models)} models"
     header = [what, "corrupted", "the same, clean", "fixed", "broken", "time"]
@@ -128,8 +126,8 @@ def _reached(cells: Sequence[Mapping]) -> dict[str, tuple[str, str, str]]:
     whole = [c for c in cells if DEFAULT in c["rows"] and any(p in c["rows"] for p in PLAIN)]
     found = {}
     for what, least, these in (
-        ("corruptions, on average", GAIN, [c for c in whole if c["population"] != UNCORRUPTED]),
-        ("drift", 0, [c for c in whole if c["population"] == UNCORRUPTED]),
+        ("corruptions, on average", GAIN, [c for c in whole if _corrupted(c)]),
+        ("drift and on failures by class", 0, [c for c in whole if not _corrupted(c)]),
     ):
         if gains := [_gain(c) for c in these]:
             told = f"{mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
@@ -149,6 +147,10 @@ def _reached(cells: Sequence[Mapping]) -> dict[str, tuple[str, str, str]]:
         target = "seconds, of those of one run of the whole network: 1"
         found[target] = (str(len(times)), told, _verdict(mean(times) <= 1))
     return found
+
+
+def _corrupted(cell: Mapping) -> bool:
+    return cell["population"] not in (UNCORRUPTED, *MEANINGS)
 
 
 def _gain(cell: Mapping) -> float:
