@@ -2,6 +2,7 @@
 failures have a pattern, and kept where it is missed.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -155,8 +156,9 @@ def patterned(model: nn.Module, data: RepairData, change, runtime: Runtime) -> J
 def test_what_else_the_machine_does_makes_no_path_too_slow(data, classifier, runtime, monkeypatch):
     site = opened(classifier, "layer1")
     job, raw = Job(classifier, data, Training(), runtime), site.present
-    # of eight turns the second half is disturbed, in "after" more
-    seconds = np.array([[1.0, 1.05]] * 4 + [[3.0, 9.0]] * 4)
+    # of eight turns five are disturbed: some in both, some in one of them
+    still, both = [1.0, 1.05], [3.0, 3.15]
+    seconds = np.array([still] * 3 + [both] * 3 + [[1.0, 9.0], [9.0, 1.05]])
     monkeypatch.setattr("timm_repair.architecture.sites.in_turns", lambda *_, **__: seconds)
     assert slowdown(job, [site], [raw], [raw], "a path") == pytest.approx(1.05)
 
@@ -191,3 +193,23 @@ def test_by_default_it_is_added_where_it_undoes_the_pattern(
     assert not named("archrepair")._normalizes(unknown, sites)
     sites[0].skeleton = replace(sites[0].skeleton, edges=())
     assert not named("archrepair", genotype="normalized")._normalizes(known, sites)
+
+
+def test_only_the_forward_pass_is_timed(data, classifier, runtime, monkeypatch):
+    """What exchanges the blocks takes time as well, of both alike, and would hide a slow one."""
+    site = opened(classifier, "layer1")
+    job, raw, seen = Job(classifier, data, Training(), runtime), site.present, []
+    other = deepcopy(raw).train()
+
+    def turns(first, second, *, ready):
+        for compute, prepare in zip((first, second), ready, strict=True):
+            prepare()
+            seen.append((site.present, site.present.training))
+            compute()
+            assert site.present is seen[-1][0], "exchanged while it was timed"
+        return np.array([[1.0, 2.0]])
+
+    monkeypatch.setattr("timm_repair.architecture.sites.in_turns", turns)
+    assert slowdown(job, [site], [raw], [other], "another") == 2.0
+    assert seen == [(raw, False), (other, False)]
+    assert other.training, "its mode is its own again"

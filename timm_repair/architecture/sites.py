@@ -1,7 +1,9 @@
 """Sites: where blocks under repair stand in a model, and what stands there at the moment."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -15,7 +17,7 @@ from timm_repair.models.copying import copied
 from timm_repair.models.temporary import evaluating
 from timm_repair.models.weights import own_copy
 from timm_repair.runtime.processes import agreed
-from timm_repair.runtime.timing import in_turns
+from timm_repair.runtime.timing import in_turns, ratios
 from timm_repair.training.job import Job
 
 
@@ -56,21 +58,22 @@ def slowdown(
     after: Sequence[nn.Module],
     label: str,
 ) -> float:
-    """How many times as long one image takes with `after` in the sites as with `before`, in the
-    fastest quarter of their turns: what else the machine does only ever adds time. The main process
-    measures, and once: a run that is resumed decides as before.
+    """How many times as long one image takes with `after` in the sites as with `before`: the median
+    of their turns. The main process measures, and once: a run that is resumed decides as before.
     """
     image = torch.zeros(1, *job.data.preprocessing.input_size, device=job.runtime.device)
 
-    def run(modules: Sequence[nn.Module]) -> None:
-        place(sites, modules)
-        with evaluating(job.model):
-            job.model(image).sum().item()  # item() waits for the accelerator
+    def run() -> None:
+        job.model(image).sum().item()  # waits for the accelerator
 
     def measured() -> float:
-        seconds = in_turns(lambda: run(before), lambda: run(after), seconds=1.0)
-        was, now = np.percentile(seconds, 25, axis=0)
-        return agreed(float(now / was), job.runtime.accelerator)
+        with ExitStack() as stack:
+            for modules in (before, after):
+                place(sites, modules)
+                stack.enter_context(evaluating(job.model))
+            turns = partial(place, sites, before), partial(place, sites, after)
+            seconds = in_turns(run, run, ready=turns)
+        return agreed(float(np.median(ratios(seconds))), job.runtime.accelerator)
 
     return job.runtime.once(f"latency {label}", measured)
 

@@ -21,7 +21,7 @@ from timm_repair.methods.method import Outcome
 from timm_repair.models.temporary import evaluating
 from timm_repair.report.examples import Examples
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.runtime.timing import in_turns
+from timm_repair.runtime.timing import in_turns, ratios
 
 _RANGE = (0.1, 0.5, 0.9)  # quantiles: the middle, and what most are between
 
@@ -100,7 +100,7 @@ def latency(
     for name, values in (("before", 1000 * seconds[:, 0]), ("after", 1000 * seconds[:, 1])):
         low, middle, high = np.quantile(values, _RANGE).tolist()
         found[name] = {"latency_ms": middle, "latency_range_ms": [low, high]}
-    low, middle, high = np.quantile(seconds[:, 1] / seconds[:, 0] - 1, _RANGE).tolist()
+    low, middle, high = np.quantile(ratios(seconds) - 1, _RANGE).tolist()
     return found | {"change": {"latency": middle, "latency_range": [low, high]}}, ()
 
 
