@@ -25,7 +25,7 @@ from timm_repair.training.job import Job
 from timm_repair.training.objective import lost as lost_of
 from timm_repair.training.options import Training
 
-SECONDS = 600.0  # of the solver, where no budget is given
+SECONDS = 3600.0  # of the solver, where no budget is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class LinearProgram:
         limit: no weight changes by more.
         failures: how many of the failures, drawn at random, are constraints; None takes all.
         keep: how many retained examples must stay right, too.
-        training: of it only `seconds`, without which the solver has ten minutes, and the limits on
+        training: of it only `seconds`, without which the solver has an hour, and the limits on
             harm are read, for the note.
     """
 
