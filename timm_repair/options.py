@@ -158,6 +158,10 @@ def by_name(
     return make(ours, options, f"{kind} {given!r}") if isinstance(ours, type) else ours
 
 
+_CALLED = {type(None): "None", int: "a whole number", float: "a number", str: "a string"}
+_CALLED |= {bool: "True or False"}
+
+
 def check_types(options: Any) -> None:
     """Check the fields annotated as plain numbers, strings, booleans, or these or None; called in
     `__post_init__`.
@@ -180,7 +184,7 @@ def check_types(options: Any) -> None:
             object.__setattr__(options, option.name, value)
         allowed = (*kinds, int) if float in kinds else kinds
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+            names = " or ".join(_CALLED.get(k, k.__name__) for k in kinds)
             raise OptionError(f"{option.name}={value!r} must be {names}")
         if isinstance(value, float) and not math.isfinite(value):
             raise OptionError(f"{option.name}={value!r} must be finite")

@@ -172,10 +172,10 @@ def test_every_row_may_fail(given, capsys, monkeypatch):
         (["--failures=/no/such/place"], "does not exist"),
         (["--data=max_right=7"], "between 0 and 1"),
         (["--data=slection_share=.1"], "did you mean 'selection_share'"),
-        (["--set=steps=abc"], "must be int"),
+        (["--set=steps=abc"], "must be a whole number"),
         (["--set=seed=3"], "--seed"),
         (["--model=resnet99"], "timm has no model 'resnet99'"),
-        (["--model=local-dir:/no/such/place"], "no config.json"),
+        (["--model=local-dir:/no/such/place"], "there is no folder"),
     ],
 )
 def test_errors_are_one_message(command, message, given, tmp_path, capsys):
@@ -275,7 +275,7 @@ def test_a_repair_that_harms_is_said_first_and_by_the_exit_status(
         (["--data=on_unknown=stopp"], "--data on_unknown='stopp'", "timm_repair."),
         (["--data=slection_share=.1"], "--data has no option", "DataOptions"),
         (["--set=block=layer9"], "layer9", "Traceback"),
-        (["--set=steps={[]: 1}"], "must be int", "Traceback"),
+        (["--set=steps={[]: 1}"], "must be a whole number", "Traceback"),
         (["--model=/tmp"], "local-dir:/tmp", "Traceback"),
     ],
 )

@@ -73,6 +73,7 @@ def test_the_version_is_that_of_the_package_and_of_what_it_stands_on(capsys):
         (["--learning-rate=3"], "did you mean --set learning_rate=VALUE?"),
         (["--label-column=digit"], "did you mean --data label_column=VALUE?"),
         (["--output-dir=x"], "did you mean --output?"),
+        (["--failure=x"], "did you mean --failures?"),  # a method has an option of that name too
         (["--device=cuda"], "accelerate chooses the device: CUDA_VISIBLE_DEVICES=1"),
         (["--qqqq"], "unknown option --qqqq\n"),
         (["--model=x"], "required: --output"),

@@ -162,7 +162,7 @@ def test_any_argument_is_taken_or_refused_by_name(name, calls, offline):
         ("repair", {"seed": None}, "seed=None: must be an integer from 0 on"),
         ("repair", {"seed": -1}, "seed=-1"),
         ("repair", {"accelerator": "cpu"}, "must be an accelerate.Accelerator"),
-        ("repair", {"steps": "10"}, "steps='10' must be int"),
+        ("repair", {"steps": "10"}, "steps='10' must be a whole number"),
         ("repair", {"block": 3, "level": "block"}, "block"),
         ("repair", {"level": "blok"}, "did you mean 'block'"),
         ("repair", {"retian": []}, "did you mean 'retain'|has no option 'retian'"),

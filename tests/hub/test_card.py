@@ -140,9 +140,7 @@ def test_card_says_what_is_missing():
         and "what the repair made worse elsewhere is unknown" in text
     )
     assert "mermaid" not in text and "weights only" in text
-    assert "ended at the raw architecture" in card.render(
-        report(genotypes={"layer3": genotype(())})
-    )
+    assert "No path was added" in card.render(report(genotypes={"layer3": genotype(())}))
     failures_only = scores(kept=0, broken=0, fixed=5, missed=5)
     assert "could only rise" in card.render(report(scores=(failures_only,)))
 

@@ -28,6 +28,7 @@ from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.methods import bn_recalibration, named
 from timm_repair.methods.method import Outcome
 from timm_repair.pipeline import comparing, entrants, protocols, shared, shelf
+from timm_repair.pipeline.evidence import Evidence
 from timm_repair.pipeline.protocols import REST
 from timm_repair.runtime.journal import FOLDER
 from timm_repair.runtime.runtime import Runtime
@@ -118,7 +119,7 @@ def test_surgical_may_fail_as_a_row_where_it_names_nothing(monkeypatch):
     )
     data = type("Data", (), {"preprocessing": Preprocessing((1, 32, 32), (0.5,), (0.5,), {})})()
     runtime = Runtime(progress=False)
-    entrants.require_fit(planted.classifier(), {"surgical": method}, data, runtime)
+    entrants.require_all_fit(planted.classifier(), {"surgical": method}, data, runtime)
 
 
 def test_rows_keep_their_models_and_say_what_they_did(classifier, given, pictures):
@@ -386,3 +387,11 @@ def test_a_test_set_without_failures_is_refused(classifier, given, pictures):
     right = [pair for pair in pictures["pool"][:100] if pair[1] > 1]
     with pytest.raises(RepairError, match="gets all 80 examples of the test set right"):
         compare(classifier, methods=BOTH, **given | {"failures": right, "protocol": "paper"})
+
+
+def test_a_diagnosis_that_all_rows_share_is_in_none_of_their_times(classifier, given, monkeypatch):
+    monkeypatch.setattr(shared, "looked_at", lambda model, data, *_, **__: (data, Evidence({})))
+    made = compare(classifier, methods=BOTH, **given | {"diagnose": True})
+    notes = [report.notes for row in made.rows.values() for report in row.reports.values()]
+    assert len(notes) == 2 and all("diagnosed once" in " ".join(each) for each in notes)
+    assert str(made).count("diagnosed once") == 1, "told once"

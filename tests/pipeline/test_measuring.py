@@ -10,6 +10,7 @@ from torch import nn
 
 from timm_repair import repair
 from timm_repair.pipeline import measuring
+from timm_repair.report.tables import cost_rows
 from timm_repair.runtime import timing
 
 TUNE = {"method": "finetune", "progress": False, "diagnose": False, **GENTLE, "steps": 2}
@@ -45,7 +46,7 @@ def test_a_latency_that_cannot_be_measured_is_unknown(data, runtime):
 
 
 def test_latencies_are_measured_in_turns_and_have_a_range(data, runtime, monkeypatch):
-    before, after = planted.network(), planted.network()
+    before, after = planted.network(), nn.Sequential(planted.network())
     asked, clock = [], iter(range(10**6))
     monkeypatch.setattr(timing, "perf_counter", lambda: 0.0)  # as many pairs as there may be
     for model in (before, after):
@@ -68,6 +69,13 @@ def test_latencies_are_measured_in_turns_and_have_a_range(data, runtime, monkeyp
     low, high = found["change"]["latency_range"]
     assert low <= found["change"]["latency"] <= high and low < high
     assert found["before"]["latency_range_ms"] == pytest.approx([1000, 2000])
+
+
+def test_the_same_architecture_takes_as_long(data, runtime):
+    found, _ = measuring.latency(planted.network(), planted.network(), data, runtime)
+    assert found["before"] == found["after"] and found["before"]["latency_ms"] > 0
+    assert found["change"] == {"latency": 0.0, "latency_range": [0.0, 0.0]}
+    assert cost_rows(found)[-1][-1] == "none"
 
 
 def test_a_slow_model_is_timed_a_few_times_only(data, runtime, monkeypatch):

@@ -17,6 +17,7 @@ from timm_repair.data.collected import Collected
 from timm_repair.errors import (
     DataError,
     LabelError,
+    ModelError,
     NoFailuresError,
     NonFiniteError,
     PartitionError,
@@ -327,6 +328,20 @@ def test_weights_that_are_no_numbers(value, classifier, failures, no_work):
         repair(classifier, failures, progress=False)
 
 
+@pytest.mark.parametrize("method", ["archrepair", "finetune", "wise_ft"])
+def test_a_block_that_the_model_lacks_is_told_before_any_work(
+    method, classifier, failures, pictures, monkeypatch
+):
+    for work in ("measure", "looked_at", "run_method"):
+        monkeypatch.setattr(
+            f"timm_repair.pipeline.repairing.{work}", lambda *_, **__: pytest.fail()
+        )
+    given = {"retain": pictures["train"], "method": method, "progress": False}
+    block = {"options": {"block": "layer9"}} if method == "wise_ft" else {"block": "layer9"}
+    with pytest.raises(PartitionError, match="no block 'layer9'"):
+        repair(classifier, failures, **given, **block)
+
+
 def test_no_repairable_block(pictures, no_work):
     model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
     model.num_classes, model.pretrained_cfg = (
@@ -352,3 +367,14 @@ def test_load(classifier):
     assert load(classifier) == ("test_resnet", classifier) and load(nn.Linear(1, 1))[0] == "Linear"
     name, model = load("test_resnet", pretrained=False)
     assert name == "test_resnet" and not model.training
+
+
+def test_a_folder_that_is_not_there_is_told_with_what_was_meant(tmp_path):
+    (tmp_path / "resnet18_cifar10").mkdir()
+    for name, said in (
+        ("resnet18_cifar", "there is no folder .*; did you mean '.*resnet18_cifar10'"),
+        ("qqq/model", "there is no folder '.*model'$"),
+        ("resnet18_cifar10", "not a folder saved by timm: it has no config.json"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            repair(f"local-dir:{tmp_path / name}", [])

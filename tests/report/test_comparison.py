@@ -77,7 +77,7 @@ def test_budgets_that_differ_are_told():
     told = " ".join(lines(Comparison.of({"a": budget(300), "b": budget(50)})))
     assert "The budgets differ" in told and "50 steps of 128 for b" in told
     told = str(Comparison.of({"a": budget(300, seconds=60.0), "b": budget(300, seconds=60.0)}))
-    assert "Budget of each: 300 steps of 128, at most 60 s." in told
+    assert "Budget of each: 300 steps of 128 in 60 s, or as many as were made by then." in told
 
 
 # ---- rows against each other

@@ -211,8 +211,8 @@ def test_print_tells_errors_gains_ties_and_neurons():
 def test_print_names_every_repaired_block():
     shown = " ".join(str(two_blocks()).split())
     assert "Repaired blocks: layer1, layer2" in shown and "both were repaired" in shown
-    assert "Architecture found in layer1" in shown and "Architecture found in layer2" in shown
-    assert "Architecture found (unit level)" in str(report()), "no name where there is one"
+    assert "Architecture in layer1" in shown and "Architecture in layer2" in shown
+    assert "Architecture (unit level)" in str(report()), "no name where there is one"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_score_is_shown_to_the_decimal_of_its_error(value, error, expected):
 def test_print_says_what_was_not_done():
     assert "forgetting could not be measured" in str(weights_only())
     assert "changes weights only" in str(weights_only())
-    assert "raw architecture was kept" in str(report(genotypes={"layer3": genotype(())}))
+    assert "no path was added" in str(report(genotypes={"layer3": genotype(())}))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from timm_repair.training.loop import Monitor, fit
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Choosing, Training
 from timm_repair.training.pace import Pace
+from timm_repair.training.tuning import tune
 
 
 def paced(steps: int) -> Pace:
@@ -109,6 +110,18 @@ def test_patience_stops_early_and_counts_from_the_best():
         monitor=monitor,
     )
     assert len(history) == 6 and monitor.restore() == 0.6
+
+
+@pytest.mark.parametrize(("best", "told"), [(2, "the state after 4 of 8 steps"), (4, None)])
+def test_which_state_was_kept_is_told(best, told, classifier, data, runtime, monkeypatch):
+    values = iter([0.9 if i == best else 0.1 for i in range(5)] + [0.0] * 9)
+    monkeypatch.setattr("timm_repair.training.tuning.objective", lambda *_: next(values))
+    monkeypatch.setattr("timm_repair.training.interpolation.objective", lambda *_: next(values))
+    options = replace(PLAIN, steps=8, evaluations=4)
+    _, notes = tune(Job(classifier, data, options, runtime), classifier.layer4)
+    assert [note for note in notes if "of 8 steps" in note] == (
+        [f"{told} was best on the selection split, and was kept"] if told else []
+    )
 
 
 def test_the_start_is_a_candidate_and_the_end_is_measured():
@@ -214,8 +227,8 @@ def test_modes_are_given_back_also_after_an_error(classifier):
         ({"batch_norm": "eval"}, "'train' or 'frozen'"),
         ({"learning_rate": 0.0}, "positive"),
         ({"learning_rate": math.nan}, "finite"),
-        ({"steps": 2.5}, "int"),
-        ({"steps": True}, "int"),
+        ({"steps": 2.5}, "whole number"),
+        ({"steps": True}, "whole number"),
         ({"shift": 0.5}, "reflection"),
         ({"momentum": 1.0}, "momentum"),
         ({"wrong_class_weight": 2}, "wrong_class_weight"),

@@ -48,9 +48,9 @@ def search(
         forward: the model's answers while only these change; None runs it from the images.
 
     Returns:
-        The history, how many of the steps trained weights, and notes. The history's last row has
-        α, the edges of one block after those of the other, and under "edges" how many each block
-        has; None where a block has another's operation not among its own.
+        The history, how many steps trained weights, and notes. The history's last row has α, the
+        edges of one block after those of the other, and under "edges" how many each block has; None
+        where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
@@ -69,8 +69,7 @@ def search(
     arch_steps = 0 if together else sum(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
-    pace = Pace(training, steps, runtime.accelerator)
-    total = training.steps - arch_steps
+    pace, total = Pace(training, steps, runtime.accelerator), training.steps - arch_steps
     descent = Descent(trained, training, runtime, fresh=fresh, total=total, pace=pace)
 
     anchor = anchor_strength(training, data)
@@ -100,13 +99,8 @@ def search(
     part = nn.ModuleList(relaxed)
     trains = training_mode(model, part, batch_norm=training.batch_norm)
     with only_trainable(model, names_in(model, part)), trains, sharded(part, runtime, "search"):
-        state = {
-            "part": part,
-            "adam": adam,
-            "descent": descent,
-            "weights": for_weights,
-            "architecture": for_architecture,
-        }
+        state = {"part": part, "adam": adam, "descent": descent}
+        state |= {"weights": for_weights, "architecture": for_architecture}
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, pace=pace, stage="search", runtime=runtime, state=state | samples)
     _tell_architectures(history, relaxed)

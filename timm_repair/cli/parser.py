@@ -104,7 +104,7 @@ class Parser(argparse.ArgumentParser):
         if given in DEVICES:
             return f": {DEVICE}"
         own = [o.lstrip("-") for o in self._option_string_actions if o.startswith("--")]
-        known = dict.fromkeys((o.replace("-", "_") for o in own), "") | self.names()
+        known = self.names() | dict.fromkeys((o.replace("-", "_") for o in own), "")
         name = given if given in known else meant(given, known)
         if name is None:
             return ""

@@ -18,7 +18,14 @@ import timm
 import torch
 from torch import nn
 
-from timm_repair.errors import AssumptionWarning, ConfigError, HubError, ModelError, RepairError
+from timm_repair.errors import (
+    AssumptionWarning,
+    ConfigError,
+    HubError,
+    ModelError,
+    RepairError,
+    meant,
+)
 from timm_repair.hub.entry_point import created
 from timm_repair.hub.fetching import fetch
 from timm_repair.hub.folder import CONFIG, PATCH, REPORT, WEIGHTS, Snapshot
@@ -67,7 +74,7 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     if not scheme and not timm.is_model(name):
         raise ModelError(_unknown(name))
     if scheme == "local-dir" and not Path(place, "config.json").is_file():
-        raise ModelError(f"{place!r} is not a folder saved by timm: it has no config.json")
+        raise ModelError(_no_folder(Path(place)))
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are among these
@@ -77,6 +84,16 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             except RepairError:
                 pass
         raise ModelError(f"cannot load {name!r} ({type(error).__name__}: {error})") from error
+
+
+def _no_folder(place: Path) -> str:
+    """Why no model lies there, and what was meant perhaps."""
+    if place.is_dir():
+        return f"{str(place)!r} is not a folder saved by timm: it has no config.json"
+    beside = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+    close = meant(place.name, beside)
+    hint = f"; did you mean {str(place.with_name(close))!r}?" if close else ""
+    return f"there is no folder {str(place)!r}{hint}"
 
 
 def _unknown(name: str) -> str:

@@ -296,7 +296,7 @@ def _unknown_message(
     listed = ", ".join(map(closest, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
     return (
         f"{what}: {len(unknown)} of {len(used)} labels are not in {where}: {listed}. Give"
-        " label_map={name: index}, or on_unknown='skip' to leave them out"
+        " label_map={name: index or class name}, or on_unknown='skip' to leave them out"
     )
 
 

@@ -119,11 +119,12 @@ def run_of(report: Report) -> dict[str, Any]:
 
 def _compared(options: dict[str, Any]) -> dict[str, Any]:
     training = options.get("training")
-    if isinstance(training, dict) and training.get("augmentation") == "flips":
-        # runs from before it was an option go on
-        without = {name: value for name, value in training.items() if name != "augmentation"}
-        return options | {"training": without}
-    return options
+    if not isinstance(training, dict):
+        return options
+    # runs from before these were options go on
+    absent = {"augmentation": "flips", "seconds": None}
+    known = {k: v for k, v in training.items() if k not in absent or v != absent[k]}
+    return options | {"training": known}
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def compare(
                 prepared = data_of(protocol, copy, *given, runtime, passing)
                 prepared.provenance["diagnose"] = diagnose
                 if index == 0:
-                    entrants.require_fit(copy, rows, prepared, runtime)
+                    entrants.require_all_fit(copy, rows, prepared, runtime)
                 if index == 0 and overwrite:
                     comparing.clear(runtimes)
                 comparing.under(copy, prepared, runtime, diagnose)

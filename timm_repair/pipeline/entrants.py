@@ -23,20 +23,25 @@ def different(seeds: Sequence[int] | None, seed: int) -> tuple[int, ...]:
     return chosen
 
 
-def require_fit(
+def require_all_fit(
     model: nn.Module, rows: Mapping[str, Method], data: RepairData, runtime: Runtime
 ) -> None:
+    """`require_fit` of every row; the error says of which."""
+    for label, method in rows.items():
+        try:
+            require_fit(model, method, data, runtime)
+        except RepairError as error:
+            error.add_note(f"asked for by {label!r}")
+            raise
+
+
+def require_fit(model: nn.Module, method: Method, data: RepairData, runtime: Runtime) -> None:
     """Raise a RepairError where it is known before any work that a method cannot be carried out:
     too small a batch, or a block that the model does not have.
     """
     size, processes = data.preprocessing.input_size, runtime.accelerator.num_processes
-    for label, method in rows.items():
-        require_enough(model, size, method.training, processes)
-        try:
-            _require_known(model, method, size)
-        except RepairError as error:
-            error.add_note(f"asked for by {label!r}")
-            raise
+    require_enough(model, size, method.training, processes)
+    _require_known(model, method, size)
 
 
 def _require_known(model: nn.Module, method: Method, size: tuple[int, ...]) -> None:

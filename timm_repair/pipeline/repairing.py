@@ -28,6 +28,7 @@ from timm_repair.pipeline.case import (
     run_method,
     working_copy,
 )
+from timm_repair.pipeline.entrants import require_fit
 from timm_repair.pipeline.evidence import looked_at
 from timm_repair.pipeline.finished import answered, finished, refuse_another
 from timm_repair.pipeline.keeping import kept
@@ -40,7 +41,6 @@ from timm_repair.runtime.journal import Journal
 from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
-from timm_repair.training.batch_sizes import require_enough
 
 
 @public
@@ -123,7 +123,6 @@ def repair(
     base = Base.of(name, model, loaded=named)
     run = identity(base, chosen, runtime)
     done = None if target is None or overwrite else finished(target)
-    processes = runtime.accelerator.num_processes
     with context(name, chosen), own_randomness(seed):
         if target is not None and done is not None:
             refuse_another(done, target, run)
@@ -133,7 +132,7 @@ def repair(
         run |= {"data": plain(prepared.provenance)}
         if target is not None and done is not None:
             return answered(target, done, run, base, original, runtime)
-        require_enough(model, prepared.preprocessing.input_size, chosen.training, processes)
+        require_fit(model, chosen, prepared, runtime)
         if target is not None:
             runtime.keep(Journal(target, run, runtime.accelerator))
         with runtime.stage("evaluate"):

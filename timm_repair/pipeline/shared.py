@@ -47,4 +47,7 @@ class Shared:
         with own.stage("evaluate"):
             before = Measured(**own.once("before", lambda: vars(measure(model, data, own))))
         data, evidence = looked_at(model, data, own, asked=diagnose)
+        if evidence.told is not None:
+            once = "the failures were diagnosed once, for all rows: that is in none of their times"
+            evidence = replace(evidence, notes=(*evidence.notes, once))
         return cls(model, data, before, evidence, runtime, about, journal)

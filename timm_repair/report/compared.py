@@ -10,6 +10,7 @@ from timm_repair.report.rows import FAILED, Row, Rows
 from timm_repair.report.verdict import HARMFUL
 from timm_repair.report.wording import (
     clean,
+    latency_words,
     listed,
     middle,
     p_text,
@@ -79,7 +80,7 @@ def _budget(reports: Mapping[str, Report]) -> str:
         known = "steps" in training and "batch_size" in training
         words = f"{training['steps']} steps of {training['batch_size']}" if known else "unknown"
         if training.get("seconds") is not None:
-            words += f", at most {training['seconds']:g} s"
+            words += f" in {training['seconds']:g} s, or as many as were made by then"
         found.setdefault(words, []).append(clean(label, 40))
     if len(found) == 1:
         kinds = len({report.method for report in reports.values()}) > 1
@@ -211,11 +212,12 @@ def latency_change(report: Report) -> float | None:
 
 def _latency(row: Row) -> str:
     value, _ = row.mean(latency_change)
-    ranges = [r.cost["change"]["latency_range"] for r in row.reports.values() if latency_change(r)]
+    timed = [r.cost["change"] for r in row.reports.values() if latency_change(r) is not None]
+    ranges = [each["latency_range"] for each in timed if "latency_range" in each]
     if value is None or not ranges:
         return _relative(value)
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    return f"{points(value, (low, high))} %"
+    return latency_words(value, (low, high))
 
 
 def _relative(value: float | None) -> str:

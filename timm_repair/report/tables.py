@@ -6,6 +6,7 @@ from timm_repair.report.scores import Scores
 from timm_repair.report.wording import (
     clean,
     escape,
+    latency_words,
     listed,
     markdown_table,
     p_text,
@@ -115,7 +116,7 @@ def cost_rows(cost: Mapping[str, Mapping]) -> list[list[str]]:
         change = f"{signed(new / old - 1)} %" if old and new is not None else "-"
         rows.append([name, quantity(old), quantity(new), change])
     if "latency" in (timed := cost.get("change", {})):  # in turns: the change has a range
-        rows[-1][-1] = f"{points(timed['latency'], timed['latency_range'])} %"
+        rows[-1][-1] = latency_words(timed["latency"], timed["latency_range"])
     return rows
 
 
@@ -150,12 +151,12 @@ def _architecture(genotype: Mapping, where: str) -> list[str]:
     replaced = replaced_layers(genotype)
     kept = "raw layers" if replaced else "raw layers, kept"
     lines = [
-        f"Architecture found{where} ({genotype['level']} level)",
+        f"Architecture{where} ({genotype['level']} level)",
         *wrap(f"{kept}: {' -> '.join(layers)}", "  "),
         *(wrap(f"replaced: {', '.join(replaced)}", "  ") if replaced else []),
     ]
     if not genotype["edges"]:
-        return lines if replaced else [*lines, "  nothing added: the raw architecture was kept"]
+        return lines if replaced else [*lines, "  no path was added, only weights differ"]
     added = [
         f"    input of {layers[edge['source']]} --{clean(edge['operation'], 16)}--> input of"
         f" {layers[edge['target']]}"

@@ -87,6 +87,13 @@ def points(change: float, bounds: tuple[float, float]) -> str:
     return f"{signed(change)} [{signed(bounds[0])}, {signed(bounds[1])}]"
 
 
+def latency_words(change: float, bounds: tuple[float, float]) -> str:
+    """A relative change of the latency, which is none by definition where the architecture is the
+    same.
+    """
+    return "none" if change == bounds[0] == bounds[1] == 0 else f"{points(change, bounds)} %"
+
+
 def replaced_layers(genotype: Mapping) -> list[str]:
     """Of each raw layer that an operation stands in the place of: "layer1.0 by sep_conv"."""
     return [

@@ -43,7 +43,7 @@ class Monitor:
         patience: int | None = None,
     ):
         self.part, self.objective, self.patience, self.stale = part, objective, patience, 0
-        self.every, self.at = max(math.ceil(steps / evaluations), 1), 0
+        self.every, self.at, self.best_at = max(math.ceil(steps / evaluations), 1), 0, 0
         self.steps, self.best, self.state = steps, -math.inf, None
         self.check(0)
 
@@ -58,18 +58,18 @@ class Monitor:
         value = self.objective()
         self.stale = 0 if value > self.best else self.stale + 1
         if value > self.best:
-            self.best, self.state = value, snapshot(self.part)
+            self.best, self.state, self.best_at = value, snapshot(self.part), at
         return value
 
     def state_dict(self) -> dict:
         """The best so far, for `load_state_dict`."""
         own = {"best": self.best, "state": self.state, "stale": self.stale}
-        return own | {"at": self.at}
+        return own | {"at": self.at, "best at": self.best_at}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go on from there."""
         self.best, self.state, self.stale = state["best"], state["state"], state["stale"]
-        self.at = state["at"]
+        self.at, self.best_at = state["at"], state["best at"]
 
     def restore(self) -> float:
         """Bring the best state back; returns its objective."""

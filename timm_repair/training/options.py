@@ -174,9 +174,9 @@ class Training:
     Args:
         steps: optimizer steps in all; an architecture step counts as one.
         seconds: that these steps may take, with what is measured on the way; where time is up
-            before, they end, their schedule having followed the clock. What is chosen before and
-            measured afterwards is not counted. None takes as long as it takes: the budget of a
-            result that comes out the same again.
+            before, they end, their schedule having followed the clock. What else a repair does,
+            before and after, is not counted: finding blocks, choosing how far to go, the report.
+            None takes as long as it takes: the budget of a result that comes out the same again.
         batch_size: examples a step, of all populations together, over all processes.
         anchor: λ of λ/2 · ||θ - θ_original||² (L2-SP), which holds a repair close to the original;
             None is 0 with retained data and 0.1 without, where nothing else does.

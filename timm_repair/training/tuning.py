@@ -95,18 +95,22 @@ def tune(
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)
     broken = None if loss is None else loss.told(training.choosing)
-    notes = _notes(share, origin) + pace.told(len(history))
+    notes = _notes(share, origin, monitor) + pace.told(len(history))
     return history, ((broken,) if broken else ()) + notes
 
 
-def _notes(share: float, origin: str) -> tuple[str, ...]:
-    """What to tell the user of how far the repair went from the original weights."""
+def _notes(share: float, origin: str, monitor: Monitor) -> tuple[str, ...]:
+    """What to tell the user of which state was chosen, and of how far it went from the original
+    weights.
+    """
     if share == 0:
         kept = f"the {origin} weights were kept"
         return (
             f"no state of the repair was better than the {origin} on the selection split: {kept}",
         )
+    best, steps, told = "was best on the selection split", monitor.steps, ()
+    if 0 < monitor.best_at < steps:
+        told = (f"the state after {monitor.best_at:,} of {steps:,} steps {best}, and was kept",)
     if share < 1:
-        best = "was best on the selection split"
-        return (f"{share:.0%} of the way from the {origin} weights to the repaired ones {best}",)
-    return ()
+        told += (f"{share:.0%} of the way from the {origin} weights to the repaired ones {best}",)
+    return told

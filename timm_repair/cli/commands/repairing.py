@@ -137,5 +137,5 @@ def _where(report: Any, output: str) -> str:
     return (
         f"Saved to {output}: look at {Path(output) / PAGE}, load it with\n"
         "  import timm, timm_repair\n"
-        f"  model = timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
+        f"  model = timm.create_model({f'local-dir:{output}'!r}, pretrained=True).eval()"
     )

@@ -75,6 +75,8 @@ def _latency(cost: Mapping[str, Mapping]) -> Number:
     if "latency" not in timed:
         return Number("Latency", f"{signed(after / before - 1)} %", about)
     low, high = timed["latency_range"]
+    if low == high == timed["latency"] == 0:
+        return Number("Latency", "as before", f"{quantity(before)} ms an image, same architecture")
     kind = "bad" if low > 0 else "good" if high < 0 else ""
     spread = points(timed["latency"], (low, high)).partition(" ")[2]
     return Number("Latency", f"{signed(timed['latency'])} %", f"{spread} %; {about}", kind)
