@@ -12,6 +12,7 @@ from scipy import stats
 from timm_repair.errors import ConfigError, DataError, OptionError, RepairError
 from timm_repair.report.comparison import Comparison
 from timm_repair.report.repeats import Repeats, holm
+from timm_repair.report.report import Report
 from timm_repair.report.rows import Row, Run
 from timm_repair.report.scores import Scores
 
@@ -78,6 +79,31 @@ def test_budgets_that_differ_are_told():
     assert "The budgets differ" in told and "50 steps of 128 for b" in told
     told = str(Comparison.of({"a": budget(300, seconds=60.0), "b": budget(300, seconds=60.0)}))
     assert "Budget of each: 300 steps of 128 in 60 s, or as many as were made by then." in told
+
+
+def test_the_class_that_lost_most_is_told_of_each_row():
+    labels = torch.tensor([0] * 20 + [1] * 20)
+    before = labels.clone()  # all right, but for the first
+    before[0] = 1
+
+    def losing(*rows: int) -> Report:
+        after = before.clone()
+        after[list(rows)] = 1 - labels[list(rows)]
+        seen = Scores("clean", labels, before, after), answering([0] * 9)
+        return quick(scores=seen, label_names=("cat", "dog"))
+
+    shown = lines(Comparison.of({"a": losing(20, 21, 22), "b": losing(1)}))
+    head = next(i for i, line in enumerate(shown) if line.startswith("Class that lost most"))
+    assert [line.split()[:5] for line in shown[head + 2 : head + 4]] == [
+        ["a", "dog", "clean", "100.0", "85.0"],
+        ["b", "cat", "clean", "95.0", "90.0"],
+    ]
+    assert "Class that lost most" not in str(Comparison.of({"a": quick(scores=seen_failing())}))
+
+
+def seen_failing() -> tuple[Scores]:
+    """Of what was wrong throughout no class can lose anything."""
+    return (answering([0] * 9),)
 
 
 # ---- rows against each other

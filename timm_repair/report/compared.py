@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from timm_repair.report import pairs
+from timm_repair.report.facts import name_of
 from timm_repair.report.properties import LEGEND, compared_rows
 from timm_repair.report.repeats import Repeats
 from timm_repair.report.report import Report
@@ -35,7 +36,7 @@ def text(rows: Rows, protocol: str) -> str:
         sections += [_between(rows, name) for name in pairs.populations(rows)]
         sections.append(wrap(_pairs_legend(rows)))
     if reports:
-        sections.append(_costs(rows))
+        sections += [_worst_classes(rows), _costs(rows)]
     properties = {label: report.properties for label, report in reports.items()}
     if any(properties.values()):
         sections.append([*table(compared_rows(properties)), "", *wrap(LEGEND)])
@@ -164,6 +165,38 @@ def _pairs_legend(rows: Rows) -> str:
         " percentage points. p against the original: McNemar's exact test. p against each other:"
         f" the same, corrected for the number of pairs (Holm).{seeds}{more}"
     )
+
+
+def _worst_classes(rows: Rows) -> list[str]:
+    """Of each row the class that lost most of its right answers, of all populations that could get
+    worse and under all seeds.
+    """
+    body = [["method", "class", "on", "before", "after", "change [95 %]"]]
+    for label, row in rows.items():
+        found = [
+            (of_class.change, of_class, report, number, 1 - 0.05 / len(classes))
+            for report in row.reports.values()
+            for scores in report.scores
+            if scores.accuracy_before > 0 and len(classes := scores.by_class()) > 1
+            for number, of_class in classes.items()
+        ]
+        if not found:
+            continue
+        change, worst, report, number, level = min(found, key=lambda each: each[0])
+        body.append(
+            [
+                middle(label, LABEL),
+                middle(name_of(report, number), 14),
+                middle(worst.population, 12),
+                f"{100 * worst.accuracy_before:.1f}",
+                f"{100 * worst.accuracy_after:.1f}",
+                points(change, worst.intervals(seed=report.seed, level=level).change),
+            ]
+        )
+    if len(body) == 1:
+        return []
+    about = "Intervals are wide: each is of the worst of all classes of its population."
+    return ["Class that lost most, recall in %", *table(body, indent="", gap=" "), *wrap(about)]
 
 
 def _costs(rows: Rows) -> list[str]:

@@ -14,7 +14,7 @@ from timm_repair.options import plain
 from timm_repair.report.scores import Scores
 from timm_repair.report.verdict import Verdict
 from timm_repair.report.versions import VERSION, check_version, upgraded
-from timm_repair.report.wording import UNHELD
+from timm_repair.report.wording import UNHELD, clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,3 +175,9 @@ def _require_kinds(kind: type, data: Mapping) -> None:
             raise ConfigError(
                 f"{name!r} of this report is damaged, {value!r:.40}; save the report again"
             )
+
+
+def name_of(report: Facts, label: int) -> str:
+    """What a class is called."""
+    names = report.label_names
+    return clean(str(names[label]), 60) if 0 <= label < len(names) else f"class {label}"

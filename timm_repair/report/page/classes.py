@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from timm_repair.report.facts import Facts
-from timm_repair.report.page.galleries import name_of
+from timm_repair.report.facts import Facts, name_of
 from timm_repair.report.scores import Scores
 from timm_repair.report.wording import clean, points
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from timm_repair.report.facts import Facts
+from timm_repair.report.facts import Facts, name_of
 from timm_repair.report.gallery import BROKEN, FIXED, KINDS, LINES, MOST, WRONG, Gallery, chosen
 from timm_repair.report.page.templates import data_uri
 from timm_repair.report.wording import clean
@@ -66,12 +66,6 @@ class Shelf:
     says: str
     cards: tuple[Card, ...]
     total: int
-
-
-def name_of(report: Facts, label: int) -> str:
-    """What a class is called."""
-    names = report.label_names
-    return clean(str(names[label]), 60) if 0 <= label < len(names) else f"class {label}"
 
 
 def shelves(report: Facts, gallery: Gallery, most: int = MOST) -> list[Shelf]:
