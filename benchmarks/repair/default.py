@@ -130,7 +130,11 @@ def cell(models: Path, place: Path, net: str, corruption: str, seed: int, failur
         start = time.process_time()
         data, evidence = looked_at(model, data, runtime, asked=True)
         spent = time.process_time() - start
-    told = {"error_rate": found.error_rate, "failures": len(found), "passing": len(found.passing)}
+    told = {
+        "error_rate": found.error_rate,
+        "failures": len(found),
+        "passing": len(found.passing or ()),
+    }
     told |= {"diagnosis": (evidence.told or {}).get("headline")}
     return Cell(model, data, runtime, told, spent)
 

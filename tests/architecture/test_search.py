@@ -2,7 +2,10 @@
 outside its block.
 """
 
+import itertools
 from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from timm_repair.architecture.strategies.strategy import joint
 from timm_repair.models.partition import blocks
 from timm_repair.models.surgery import extract, swap
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training import pace
 from timm_repair.training.batches import Batches
 from timm_repair.training.job import Job
 from timm_repair.training.options import Training
@@ -65,7 +69,7 @@ def watched(monkeypatch, classifier, data, runtime):
         k: v.clone() for k, v in classifier.state_dict().items() if not k.startswith("layer2.")
     }
     modes = {name: m.training for name, m in classifier.named_modules()}
-    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     return classifier, relaxed, seen, parts, outside, modes, history, trained
 
 
@@ -109,7 +113,7 @@ def test_however_short_a_search_trains_weights_first(classifier, data, runtime, 
     """α has no gradient before they have opened the gates; one step of theirs is enough."""
     relaxed = relaxed_in(classifier, data, strategy)
     start = relaxed.alpha.detach().clone()
-    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=steps)
     purposes = [bool(row.get("architecture")) for row in history]
     together = joint(relaxed.strategy)
     assert purposes == [False, True, together][:steps]
@@ -159,7 +163,7 @@ def test_nothing_outside_the_block_changes(watched):
 def test_two_blocks_are_searched_in_the_steps_of_one(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data, names=("layer1", "layer3"))
     before = {k: v.clone() for k, v in classifier.state_dict().items()}
-    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), relaxed, steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), relaxed, steps=STEPS)
     turns = [row.get("architecture", False) for row in history]
     assert len(history) == STEPS and trained == turns.count(False)
     assert history[-1]["edges"] == [len(each.alpha) for each in relaxed]
@@ -201,9 +205,28 @@ def test_same_seed_same_search(deployed, data, strategy):
 
 def test_the_schedule_goes_on_where_the_search_ends(classifier, data, runtime):
     relaxed = relaxed_in(classifier, data)
-    history, trained, _ = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
+    history, trained = search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=STEPS)
     rates = [row["lr"] for row in history if not row.get("architecture")]
     assert len(rates) == trained and 0 < rates[-1] < max(rates) == pytest.approx(
         OPTIONS.optimizing.learning_rate
     )
-    assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0, ())
+    assert search(Job(classifier, data, OPTIONS, runtime), [relaxed], steps=0) == ([], 0)
+
+
+def test_a_search_that_time_cuts_short_still_searches(classifier, data, runtime, monkeypatch):
+    """Of 40 steps there is time for ten: the warm-up is a share of these, α moves, and the schedule
+    of the weights ends where it would have.
+    """
+    ticks = itertools.count()
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    options = replace(OPTIONS, steps=80, seconds=20.0)
+    relaxed = relaxed_in(classifier, data)
+    history, place = search(Job(classifier, data, options, runtime), [relaxed], steps=40)
+    turns = [bool(row.get("architecture")) for row in history]
+    assert len(history) == 10 and sum(turns) >= 3 and not turns[0]
+    whole = replace(options, seconds=None)
+    ticks = itertools.count()
+    other = relaxed_in(classifier, data)
+    _, expected = search(Job(classifier, data, whole, runtime), [other], steps=40)
+    assert place == expected
+    assert runtime.shortened == {"search": (10, 40)}

@@ -269,7 +269,7 @@ def test_the_operation_that_is_needed_is_found_where_it_is_needed(name):
     assert [(e.source, e.target) for e in skeleton.edges] == [(0, 0), (0, 1), (1, 1)]
     model.block = relaxed = relax(raw, skeleton, chosen, generator())
     options = Training(**BUDGET | {"batch_size": 32, "steps": 200, "wrong_class_weight": 1.0})
-    history, *_ = search(Job(model, data, options, quiet()), [relaxed], steps=200)
+    history, _ = search(Job(model, data, options, quiet()), [relaxed], steps=200)
     assert len(history) == 200
     assert discretize(relaxed).edges == (Edge(0, 1, NEEDED),), relaxed.alpha
 

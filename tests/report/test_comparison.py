@@ -92,11 +92,12 @@ def test_the_class_that_lost_most_is_told_of_each_row():
         seen = Scores("clean", labels, before, after), answering([0] * 9)
         return quick(scores=seen, label_names=("cat", "dog"))
 
-    shown = lines(Comparison.of({"a": losing(20, 21, 22), "b": losing(1)}))
+    shown = lines(Comparison.of({"a": losing(20, 21, 22), "b": losing(1), "c": losing()}))
     head = next(i for i, line in enumerate(shown) if line.startswith("Class that lost most"))
-    assert [line.split()[:5] for line in shown[head + 2 : head + 4]] == [
-        ["a", "dog", "clean", "100.0", "85.0"],
-        ["b", "cat", "clean", "95.0", "90.0"],
+    assert [line.split()[:7] for line in shown[head + 2 : head + 5]] == [
+        ["a", "dog", "clean", "20", "100.0", "->", "85.0"],
+        ["b", "cat", "clean", "20", "95.0", "->", "90.0"],
+        ["c", "none", "-", "-", "-", "-"],
     ]
     assert "Class that lost most" not in str(Comparison.of({"a": quick(scores=seen_failing())}))
 

@@ -94,7 +94,7 @@ def test_the_best_state_is_kept_buffers_included():
     for done in range(1, 9):
         part.running_mean.fill_(done)
         part.weight.data.fill_(10 * done)
-        assert (monitor.check(done) is None) == bool(done % 2)
+        assert (monitor.check(done, done) is None) == bool(done % 2)
     assert seen == [0, 2, 4, 6, 8]
     assert monitor.restore() == 0.9 and part.running_mean.item() == 4 and part.weight.item() == 40
 
@@ -131,7 +131,7 @@ def test_the_start_is_a_candidate_and_the_end_is_measured():
     monitor = Monitor(part, lambda: next(values), steps=7, evaluations=3)
     for done in range(1, 8):
         part.weight.data.fill_(99.0)
-        assert (monitor.check(done) is None) == (done not in (3, 6, 7))
+        assert (monitor.check(done, done) is None) == (done not in (3, 6, 7))
     assert monitor.restore() == 0.5 and part.weight.item() == start
 
 

@@ -39,7 +39,7 @@ ALPHA_REACH = 2.0
 
 def search(
     job: Job, relaxed: Sequence[RelaxedBlock], *, steps: int, forward: Forward | None = None
-) -> tuple[list[Row], int, tuple[str, ...]]:
+) -> tuple[list[Row], int]:
     """Train the blocks in `relaxed`, which are in place in the job's model, for `steps` steps in
     all; nothing else in the model changes.
 
@@ -48,9 +48,9 @@ def search(
         forward: the model's answers while only these change; None runs it from the images.
 
     Returns:
-        The history, how many steps trained weights, and notes. The history's last row has α, the
-        edges of one block after those of the other, and under "edges" how many each block has; None
-        where a block has another's operation not among its own.
+        The history, and where the schedule of the weights has come to. The history's last row has
+        α, the edges of one block after those of the other, and under "edges" how many each block
+        has; None where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
     forward = forward or job.forward()
@@ -63,26 +63,32 @@ def search(
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
     # gates start shut, where α has no gradient: one step of weights first, however short the search
     warm = max(round(strategy.warmup * steps), 1) if strategy.warmup else 0
-    turns = [i >= warm and (together or (i - warm) % 2 == 0) for i in range(steps)]
-    rate = strategy.learning_rate or ALPHA_REACH / max(sum(turns), 1)
+    turns = [i for i in range(warm, steps) if together or (i - warm) % 2 == 0]
+    rate = strategy.learning_rate or ALPHA_REACH / max(len(turns), 1)
     adam = _adam(architecture, rate, runtime)
-    arch_steps = 0 if together else sum(turns)  # those that move no weights
+    arch_steps = 0 if together else len(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
     pace, total = Pace(training, steps, runtime.accelerator), training.steps - arch_steps
-    descent = Descent(trained, training, runtime, fresh=fresh, total=total, pace=pace)
+    descent = Descent(
+        trained, training, runtime, fresh=fresh, total=total, pace=pace, span=steps - arch_steps
+    )
 
     anchor = anchor_strength(training, data)
     weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
     origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
 
     def step(i: int) -> Row:
+        at = pace.reached(i)
+        turn = at >= warm and (together or (i - warm) % 2 == 0)
         for each in relaxed:
-            each.progress = min(pace.reached(i) / max(steps - 1, 1), 1.0)
+            each.progress = min(at / max(steps - 1, 1), 1.0)
+        # where the clock leads, a step stands for several
+        adam.param_groups[0]["lr"] = rate * max(at, 1) / max(i, 1)
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
-            batches = for_weights if together or not turns[i] else for_architecture
+            batches = for_weights if together or not turn else for_architecture
             losses = batch_losses(batches, forward)
-            if not turns[i]:
+            if not turn:
                 return descent.step(losses, anchor_penalty(weights, origin, anchor))
             own = [term for each in relaxed for term in each.penalty()]
             if together:
@@ -104,7 +110,7 @@ def search(
         samples = {f"samples {i}": Drawn(each.generator) for i, each in enumerate(relaxed)}
         history = fit(step, pace=pace, stage="search", runtime=runtime, state=state | samples)
     _tell_architectures(history, relaxed)
-    return history, descent.done, pace.told(len(history))
+    return history, descent.place
 
 
 def _adam(architecture: list[nn.Parameter], rate: float, runtime: Runtime):

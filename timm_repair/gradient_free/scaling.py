@@ -183,7 +183,6 @@ def scaled(
     return history, (
         "no factors of the swarm were better than before it on the selection split: those weights"
         " were kept",
-        *notes,
     )
 
 

@@ -85,5 +85,4 @@ def search(
         best = monitor.restore()
         loss = lost(forward, job.data)
     broken = None if loss is None else loss.told(choosing)
-    notes = pace.told(len(history))
-    return history, ((broken, *notes) if broken else notes), best > start
+    return history, (broken,) if broken else (), best > start

@@ -220,11 +220,19 @@ class AdjustingDescent(Descent):
     ):
         super().__init__(parameters, training, runtime, **schedule)
         self.job, self.options, self.guides = job, options, guides
-        self.forward = job.forward()
+        self.forward, self.adjusted = job.forward(), 0
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"adjusted": self.adjusted}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        super().load_state_dict(state)
+        self.adjusted = state["adjusted"]
 
     def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
-        before, row = self._due(), super().step(*losses)
-        if self._due() > before:
+        row = super().step(*losses)
+        if self._due() > self.adjusted:
+            self.adjusted += 1
             self.adjust()
         return row
 

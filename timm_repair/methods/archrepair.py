@@ -236,7 +236,7 @@ class ArchRepair:
         place(sites, relaxed)
         with runtime.stage("search"):
             steps = self._searching
-            history, trained, told = search(job, relaxed, steps=steps, forward=forward)
+            history, trained = search(job, relaxed, steps=steps, forward=forward)
             keeping = Keeping(
                 job,
                 sites,
@@ -246,7 +246,7 @@ class ArchRepair:
                 self.recalibration,
                 self.selection,
             )
-            return history, trained, notes + told + keeping.install()
+            return history, trained, notes + keeping.install()
 
     def _open(
         self, model: nn.Module, block: Block, strategy: Strategy, input_size: tuple[int, ...]

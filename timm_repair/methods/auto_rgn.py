@@ -104,10 +104,11 @@ class RelativeDescent(Descent):
         self.options, self.still = options, [id(p) in still for p in self.parameters]
         self.batches = min(options.batches, self.total - 1)
         rounds = max(min(options.rounds, self.total // (2 * self.batches)), 1)
-        self.length = -(-self.total // rounds)
+        self.length, self.round = -(-self.total // rounds), 0
         self._begin()
 
     def _begin(self) -> None:
+        self.measured, self.trained = 0, False
         decay = self.training.optimizing.weight_decay
         groups = [
             {"params": [p], "weight_decay": decay if p.ndim > 1 else 0.0} for p in self.parameters
@@ -117,30 +118,38 @@ class RelativeDescent(Descent):
         self.sums = torch.zeros(len(self.parameters), dtype=torch.float64)
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"sums": self.sums}
+        own = {name: getattr(self, name) for name in ("sums", "round", "measured", "trained")}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping) -> None:
         super().load_state_dict(state)
         self.sums = state["sums"].clone()
+        self.round, self.measured = state["round"], state["measured"]
+        self.trained = state["trained"]
 
     @property
     def factors(self) -> Tensor:
         """Of each parameter's learning rate, (parameters,), by what was measured in this round."""
         if self.options.criterion == "eb":
-            return (self.sums / self.batches >= EVIDENCE).double()
+            return (self.sums / max(self.measured, 1) >= EVIDENCE).double()
         most = self.sums.max()
         return self.sums / most if most > 0 else self.sums
 
     def step(self, *losses: Tensor | Iterable[Tensor]) -> Row:
         """As that of `Descent`; in the first steps of a round nothing moves but statistics."""
-        place = self.done % self.length
-        if not place:
+        # none ends before it has trained
+        if self.place // self.length > self.round and self.trained:
+            self.round = self.place // self.length
             self._begin()
-        rate = self.learning_rate if place >= self.batches else 0.0
-        if place < self.batches:
+        # where the clock leads, at most half of the steps that a round has left measure
+        lead = max(self.place, 1) / max(self.done, 1)
+        measures = self.measured < min(self.batches, max(int(self.length / lead / 2), 1))
+        rate, self.trained = 0.0 if measures else self.learning_rate, not measures
+        if measures:
             self.optimizer.zero_grad()
             value = gradients(self.parameters, losses, self.runtime)
             self.sums += self._measured()
+            self.measured += 1
         else:
             factors = self.factors.tolist()
             for group, factor in zip(self.optimizer.param_groups, factors, strict=True):

@@ -102,9 +102,7 @@ class RandomWeights:
             else "no values that were drawn were better than the original ones on the selection"
             " split: those were kept"
         )
-        return Outcome(
-            model, found, chosen, history=history, notes=(told, *pace.told(len(history)))
-        )
+        return Outcome(model, found, chosen, history=history, notes=(told,))
 
 
 def _some(images: Images, most: int, runtime: Runtime) -> Images:

@@ -35,7 +35,10 @@ from timm_repair.pipeline.repaired import Repaired
 from timm_repair.properties import answers, checking, networks, preparing
 from timm_repair.report.report import Report
 from timm_repair.report.scores import Scores
+from timm_repair.report.wording import listed
 from timm_repair.runtime.runtime import Runtime
+
+SHOWN = 3  # loops that a note names
 
 
 def load_model(model: Any) -> tuple[str, nn.Module]:
@@ -285,11 +288,26 @@ class _Done:
         main = runtime.accelerator.is_main_process
         return Repaired(self.model, report, tuple(outcome.edits), main)
 
+    def _shortened(self) -> str:
+        """What the budget in seconds left out."""
+        loops = [
+            f"{made:,} of {steps:,} steps of {name!r}"
+            for name, (made, steps) in self.runtime.shortened.items()
+        ]
+        more = f", and so on in {len(loops) - SHOWN} more" if len(loops) > SHOWN else ""
+        return (
+            f"the time was up (seconds={self.method.training.seconds:g}) after"
+            f" {listed(loops[:SHOWN])}{more}: schedules followed the clock, and another run may"
+            " come out otherwise"
+        )
+
     def _notes(
         self, after: Measured | None, untimed: Sequence[str], checked: Sequence[dict[str, Any]]
     ) -> list[str]:
         measured = self.before.notes if after is None else (*self.before.notes, *after.notes)
         notes = list(dict.fromkeys((*measured, *untimed)))
+        if self.runtime.shortened:
+            notes.insert(0, self._shortened())
         kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
         if kinds - {torch.float32}:
             names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))

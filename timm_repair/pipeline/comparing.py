@@ -239,7 +239,7 @@ class _Comparing:
 
     def _run(self, label: str, method: Method, started: Shared) -> Run:
         """One repair, or the error that it ended with."""
-        runtime, folder = replace(started.runtime, stages=[]), None
+        runtime, folder = replace(started.runtime, stages=[], shortened={}), None
         if self.target is not None:
             folder = shelf.place(self.target, label, runtime.seed)
             if not isinstance(started.data, preparing.PropertyData):

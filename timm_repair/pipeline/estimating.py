@@ -24,6 +24,7 @@ from timm_repair.methods.method import Method
 from timm_repair.models.block import Block
 from timm_repair.models.weights import part_of
 from timm_repair.pipeline.case import context, load_model, read_data, working_copy
+from timm_repair.pipeline.entrants import require_fit
 from timm_repair.properties.preparing import is_property
 from timm_repair.properties.sampling import Sampling
 from timm_repair.report.estimate import Estimate
@@ -33,7 +34,6 @@ from timm_repair.runtime.processes import require_shares
 from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.runtime.timing import SECONDS
-from timm_repair.training.batch_sizes import require_enough
 from timm_repair.training.job import Job
 from timm_repair.training.options import INTERPOLATIONS
 from timm_repair.training.tuning import tune
@@ -82,8 +82,7 @@ def estimate(
     with context(name, chosen), own_randomness(seed):
         model = working_copy(model, runtime)
         prepared = read_data(model, failures, retain, holdout, data, runtime, passing)
-        size, processes = prepared.preprocessing.input_size, runtime.accelerator.num_processes
-        require_enough(model, size, chosen.training, processes)
+        require_fit(model, chosen, prepared, runtime)
         trial = _Trial(chosen, model, prepared, runtime)
         with runtime.stage("localize"):
             blocks, found = trial.place()
@@ -144,7 +143,7 @@ class _Trial:
         step = max(more - few, 0) / (TIMED[1] - TIMED[0])
         # measured at start and end, and between the original and what was trained
         look = max(few - TIMED[0] * step, 0) / (2 + len(INTERPOLATIONS))
-        looks = training.choosing.evaluations + 1 + len(INTERPOLATIONS)
+        within, looks = training.choosing.evaluations, 1 + len(INTERPOLATIONS)
         steps = training.steps * (1 + (SEARCHING - 1) * getattr(self.method, "search_share", 0))
         images = max(self.data.holdout.values(), key=len)
         asked = images.subset(range(min(len(images), ASKED)))
@@ -152,8 +151,8 @@ class _Trial:
             lambda: predict(self.model, asked, self.data.preprocessing, self.runtime)
         ) / len(asked)
         held_out = sum(map(len, self.data.holdout.values()))
-        seconds = min(steps * step + looks * look, training.seconds or math.inf)
-        return seconds, 2 * held_out * asking + SECONDS
+        seconds = min(steps * step + within * look, training.seconds or math.inf)
+        return seconds + looks * look, 2 * held_out * asking + SECONDS
 
     def _trained(self, blocks: tuple[Block, ...], steps: int) -> float:
         training = self.method.training

@@ -8,7 +8,7 @@ from timm_repair.report.properties import LEGEND, compared_rows
 from timm_repair.report.repeats import Repeats
 from timm_repair.report.report import Report
 from timm_repair.report.rows import FAILED, Row, Rows
-from timm_repair.report.verdict import HARMFUL
+from timm_repair.report.verdict import HARMFUL, open_to_harm
 from timm_repair.report.wording import (
     clean,
     latency_words,
@@ -168,35 +168,37 @@ def _pairs_legend(rows: Rows) -> str:
 
 
 def _worst_classes(rows: Rows) -> list[str]:
-    """Of each row the class that lost most of its right answers, of all populations that could get
+    """Of each row the class that lost most of its right answers, on all populations that could get
     worse and under all seeds.
     """
-    body = [["method", "class", "on", "before", "after", "change [95 %]"]]
+    body = [["method", "class", "on", "n", "recall", "change [95 %]"]]
     for label, row in rows.items():
         found = [
-            (of_class.change, of_class, report, number, 1 - 0.05 / len(classes))
+            (classed.change, classed, report, number)
             for report in row.reports.values()
-            for scores in report.scores
-            if scores.accuracy_before > 0 and len(classes := scores.by_class()) > 1
-            for number, of_class in classes.items()
+            for scores in open_to_harm(report.scores, report.provenance.get("error_rate"))
+            for number, classed in scores.by_class().items()
         ]
         if not found:
             continue
-        change, worst, report, number, level = min(found, key=lambda each: each[0])
+        change, worst, report, number = min(found, key=lambda each: each[0])
+        if change >= 0:
+            body.append([middle(label, 18), "none", *["-"] * 4])
+            continue
+        bounds = worst.intervals(seed=report.seed, level=1 - 0.05 / len(found)).change
         body.append(
             [
-                middle(label, LABEL),
-                middle(name_of(report, number), 14),
-                middle(worst.population, 12),
-                f"{100 * worst.accuracy_before:.1f}",
-                f"{100 * worst.accuracy_after:.1f}",
-                points(change, worst.intervals(seed=report.seed, level=level).change),
+                middle(label, 18),
+                middle(name_of(report, number), 10),
+                middle(worst.population, 8),
+                str(worst.n),
+                f"{100 * worst.accuracy_before:.1f} -> {100 * worst.accuracy_after:.1f}",
+                points(change, bounds),
             ]
         )
-    if len(body) == 1:
-        return []
-    about = "Intervals are wide: each is of the worst of all classes of its population."
-    return ["Class that lost most, recall in %", *table(body, indent="", gap=" "), *wrap(about)]
+    about = "Intervals are wide: each is of the worst of all classes, populations and seeds."
+    shown = ["Class that lost most", *table(body, indent="", gap=" "), *wrap(about)]
+    return shown if len(body) > 1 else []
 
 
 def _costs(rows: Rows) -> list[str]:

@@ -69,10 +69,7 @@ class Verdict:
         changes = {each.population: each.intervals(seed=seed).change for each in scores}
         # examples that the original had wrong, all of them: nothing could get worse there
         failing = [each for each in scores if each.accuracy_before == 0]
-        others = [each for each in scores if each.accuracy_before > 0]
-        if (natural := Natural.of(scores, error_rate)) is not None:
-            # it can only get worse, as the other half can only get better: both together tell
-            others = [each for each in others if each is not natural.passing]
+        natural, others = Natural.of(scores, error_rate), open_to_harm(scores, error_rate)
         worse = [each for each in others if changes[each.population][1] < 0]
         better = [each for each in others if changes[each.population][0] > 0]
         same = [each for each in others if each not in (*worse, *better)]
@@ -106,6 +103,15 @@ class Verdict:
         if failing and not others and natural is None:
             rest.append("What it broke is not known: only failures were measured.")
         return cls(kind, (*contradicted, *first, *filter(None, rest)))
+
+
+def open_to_harm(scores: Sequence[Scores], error_rate: float | None) -> list[Scores]:
+    """The holdouts that a repair may make better or worse: not what was wrong throughout; nor what
+    was right throughout where it is the other half of that, since both together tell.
+    """
+    natural = Natural.of(scores, error_rate)
+    known = [each for each in scores if each.accuracy_before > 0]
+    return known if natural is None else [each for each in known if each is not natural.passing]
 
 
 def _sentence(text: str) -> str:

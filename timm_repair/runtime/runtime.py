@@ -46,6 +46,8 @@ class Runtime:
         logged: counts the rows of the histories, for the accelerator's trackers.
         fitting: how many images were found to fit in memory, without gradients and with; empty
             until some did not.
+        shortened: loops whose time was up before their steps were done: name to how many of how
+            many were made.
         running: the stage that is at work, and since when.
 
     Raises:
@@ -61,6 +63,7 @@ class Runtime:
     journal: Journal | None = None
     logged: Iterator[int] = field(default_factory=itertools.count)
     fitting: dict[bool, int] = field(default_factory=dict)
+    shortened: dict[str, tuple[int, int]] = field(default_factory=dict)
     running: tuple[str, float] | None = None
 
     def __post_init__(self):

@@ -29,6 +29,7 @@ class Descent:
         fresh: those of them that start from nothing (added paths); they learn `fresh_rate`
             times as fast.
         pace: the clock of the loop that it makes steps in; None where nobody looks at one.
+        span: how many of its own steps that loop has; None takes all of the loop's.
         first, total: the schedule is that of steps `first` … of `total`, so that stages can share
             one.
     """
@@ -41,11 +42,13 @@ class Descent:
         *,
         fresh: Iterable[nn.Parameter] = (),
         pace: Pace | None = None,
+        span: int | None = None,
         first: int = 0,
         total: int | None = None,
     ):
         self.parameters, self.training, self.runtime = list(parameters), training, runtime
         self.done, self.first, self.total, self.pace = first, first, total or training.steps, pace
+        self.span = span if span is not None or pace is None else pace.steps
         new = {id(p) for p in fresh}
         groups = [
             {
@@ -70,9 +73,8 @@ class Descent:
     @property
     def place(self) -> int:
         """In the schedule: where its steps are, or its time."""
-        if self.pace is None:
-            return self.done
-        return min(max(self.done, self.first + self.pace.reached(0)), self.total)
+        led = 0 if self.pace is None else int(self.pace.share * (self.span or 0))
+        return min(max(self.done, self.first + led), self.total)
 
     @property
     def learning_rate(self) -> float:

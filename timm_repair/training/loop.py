@@ -43,13 +43,16 @@ class Monitor:
         patience: int | None = None,
     ):
         self.part, self.objective, self.patience, self.stale = part, objective, patience, 0
-        self.every, self.at, self.best_at = max(math.ceil(steps / evaluations), 1), 0, 0
+        self.every, self.at, self.best_after = max(math.ceil(steps / evaluations), 1), 0, 0
         self.steps, self.best, self.state = steps, -math.inf, None
-        self.check(0)
+        self.check(0, 0)
 
-    def check(self, at: int) -> float | None:
-        """Measure if it is time to after `at` steps, or as much of the time; remember the state if
-        it is better than all before.
+    def check(self, at: int, made: int) -> float | None:
+        """Measure if it is time to; remember the state if it is better than all before.
+
+        Args:
+            at: where in its schedule the loop is, in steps.
+            made: how many of them were made.
         """
         due = not at or at == self.steps or at // self.every > self.at // self.every
         self.at = at
@@ -58,18 +61,18 @@ class Monitor:
         value = self.objective()
         self.stale = 0 if value > self.best else self.stale + 1
         if value > self.best:
-            self.best, self.state, self.best_at = value, snapshot(self.part), at
+            self.best, self.state, self.best_after = value, snapshot(self.part), made
         return value
 
     def state_dict(self) -> dict:
         """The best so far, for `load_state_dict`."""
         own = {"best": self.best, "state": self.state, "stale": self.stale}
-        return own | {"at": self.at, "best at": self.best_at}
+        return own | {"at": self.at, "best after": self.best_after}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go on from there."""
         self.best, self.state, self.stale = state["best"], state["state"], state["stale"]
-        self.at, self.best_at = state["at"], state["best at"]
+        self.at, self.best_after = state["at"], state["best after"]
 
     def restore(self) -> float:
         """Bring the best state back; returns its objective."""
@@ -108,7 +111,7 @@ def fit(
     )
     history, ended = _resumed(stage, state, runtime)
     runtime.skip_logged(len(history))
-    steps, every = pace.steps, math.ceil(pace.steps / CHECKPOINTS)
+    steps, every, at = pace.steps, math.ceil(pace.steps / CHECKPOINTS), len(history)
     pace.begin()
     with runtime.bar(steps, stage) as bar:
         bar.update(len(history))
@@ -121,8 +124,8 @@ def fit(
                 )
             pace.tick()
             last = i + 1 == steps or pace.over or enough()
-            at = steps if last else pace.reached(i + 1)
-            if monitor and (value := monitor.check(at)) is not None:
+            before, at = at, steps if last else pace.reached(i + 1)
+            if monitor and (value := monitor.check(at, i + 1)) is not None:
                 row["objective"] = value
             history.append(row)
             runtime.log(row)
@@ -131,12 +134,14 @@ def fit(
             ended = last or bool(
                 monitor and monitor.patience is not None and monitor.stale >= monitor.patience
             )
-            due = ended or (i + 1) % every == 0
+            due = ended or at // every > before // every
             if state is not None and runtime.journal is not None and due:
                 parts = {name: part.state_dict() for name, part in state.items()}
                 runtime.checkpoint(stage, {"history": history, "ended": ended, "parts": parts})
             if ended:
                 break
+    if pace.over and len(history) < steps:
+        runtime.shortened[stage] = len(history), steps
     return history
 
 
@@ -161,6 +166,8 @@ def _resumed(
     """
     if state is None or runtime.journal is None or (kept := runtime.journal.state(stage)) is None:
         return [], False
+    if state.keys() - kept["parts"].keys():
+        return [], False  # written before there was one of these: the loop starts anew
     for name, part in state.items():
         part.load_state_dict(kept["parts"][name])
     return list(kept["history"]), kept["ended"]

@@ -46,15 +46,6 @@ class Pace:
         """Where in its schedule the loop is after `done` of its steps."""
         return max(done, int(self.share * self.steps))
 
-    def told(self, done: int) -> tuple[str, ...]:
-        """A note for the user where the time ended the loop."""
-        if not self.over or done >= self.steps:
-            return ()
-        return (
-            f"the time was up ({self.seconds:.3g} s) after {done:,} of {self.steps:,} steps: the"
-            " schedule was followed by the clock, and another run may come out otherwise",
-        )
-
     def state_dict(self) -> dict:
         """What is spent, for `load_state_dict`."""
         return {"spent": self.spent}

@@ -49,6 +49,6 @@ def brings(job: Job, blocks: Sequence[Block]) -> float:
     """
     steps = min(max(round(SHARE * job.training.steps), STEPS[0]), STEPS[1], job.training.steps)
     # it is done anew in a run that is resumed, or not at all
-    runtime = replace(job.runtime, stages=[], journal=None)
+    runtime = replace(job.runtime, stages=[], shortened={}, journal=None)
     short = replace(job, training=job.training.within(steps), runtime=runtime)
     return tried(short, part_of(job.model, *blocks)).value

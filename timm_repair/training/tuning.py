@@ -95,22 +95,22 @@ def tune(
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)
     broken = None if loss is None else loss.told(training.choosing)
-    notes = _notes(share, origin, monitor) + pace.told(len(history))
+    notes = _notes(share, origin, monitor.best_after, len(history))
     return history, ((broken,) if broken else ()) + notes
 
 
-def _notes(share: float, origin: str, monitor: Monitor) -> tuple[str, ...]:
-    """What to tell the user of which state was chosen, and of how far it went from the original
-    weights.
+def _notes(share: float, origin: str, best: int, made: int) -> tuple[str, ...]:
+    """What to tell the user of which state was chosen, the one after `best` of the steps that were
+    `made`, and of how far it went from the original weights.
     """
     if share == 0:
         kept = f"the {origin} weights were kept"
         return (
             f"no state of the repair was better than the {origin} on the selection split: {kept}",
         )
-    best, steps, told = "was best on the selection split", monitor.steps, ()
-    if 0 < monitor.best_at < steps:
-        told = (f"the state after {monitor.best_at:,} of {steps:,} steps {best}, and was kept",)
+    early, so = 0 < best < made, "was best on the selection split"
+    told = f"the state after {best:,} of {made:,} steps"
     if share < 1:
-        told += (f"{share:.0%} of the way from the {origin} weights to the repaired ones {best}",)
-    return told
+        to = f"{told}, the best of those on the way," if early else "the repaired ones"
+        return (f"{share:.0%} of the way from the {origin} weights to {to} {so}",)
+    return (f"{told} {so}, and was kept",) if early else ()
