@@ -49,6 +49,7 @@ from timm_repair.training.prefix.forward import Forward
 RESULTS = Path(__file__).parents[1] / "results" / "default"
 RATES = 0.02, 0.005
 FREE = {"max_clean_loss": None, "max_class_loss": None}  # nobody limits plain training
+PLAIN = FREE | {"max_repeats": None}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def failures_only(data: RepairData) -> RepairData:
 
 def plain(*blocks: str, **options) -> tuple[dict, ...]:
     part = {"level": "block", "block": blocks} if blocks else {}
-    return tuple(FREE | part | options | {"learning_rate": rate} for rate in RATES)
+    return tuple(PLAIN | part | options | {"learning_rate": rate} for rate in RATES)
 
 
 def rows_for(model: nn.Module) -> dict[str, Row]:

@@ -11,7 +11,7 @@ from timm_repair.data.repair_data import RepairData
 from timm_repair.errors import OptionError
 from timm_repair.images.preprocessing import Preprocessing
 from timm_repair.training.batches import Batches
-from timm_repair.training.mixing import counts, wrong_class_weight
+from timm_repair.training.mixing import counts, rarer, wrong_class_weight
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Choosing, Mixing, Training
 
@@ -93,7 +93,32 @@ MIXTURES = {
 @pytest.mark.parametrize("name", MIXTURES)
 def test_the_places_of_a_batch(name):
     populations, options, expected = MIXTURES[name]
-    assert counts(Training(batch_size=48, **options), known(**populations)) == expected
+    training = Training(batch_size=48, max_repeats=None, **options)
+    assert counts(training, known(**populations)) == expected
+
+
+# 60 failures, in 100 steps of 48: 24 of each batch would repeat them 40 times
+@pytest.mark.parametrize(
+    ("populations", "repeats", "expected"),
+    [
+        ({"retained": 900}, 20.0, {"failing": 12, "retained": 36}),
+        ({"retained": 900}, 50.0, {"failing": 24, "retained": 24}),
+        ({"retained": 900, "passing": 60}, 10.0, {"failing": 6, "passing": 6, "retained": 36}),
+        ({"retained": 900, "pattern": 900}, 10.0, {"failing": 6, "retained": 30, "pattern": 12}),
+        ({"retained": 900, "passing": 60}, 0.01, {"failing": 1, "passing": 1, "retained": 46}),
+        ({}, 10.0, {"failing": 48}),  # nothing else is there to take the places
+    ],
+)
+def test_few_failures_are_not_repeated_too_often(populations, repeats, expected):
+    training, data = Training(steps=100, batch_size=48, max_repeats=repeats), known(**populations)
+    assert counts(training, data) == expected
+    asked = counts(replace(training, max_repeats=None), data)
+    assert bool(rarer(training, data)) == (asked != expected)
+
+
+def test_points_of_a_property_are_as_many_as_one_likes():
+    data = replace(known(retained=900), violation_rate=0.1)
+    assert rarer(Training(max_repeats=0.1), data) == ()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +136,7 @@ def test_the_weight_of_the_wrong_class(populations, given, expected):
 
 def test_a_pattern_that_explains_half_has_half_of_its_share():
     data = replace(known(retained=900, pattern=900), pattern_explains=0.5)
-    mixed = counts(Training(batch_size=48), data)
+    mixed = counts(Training(batch_size=48, max_repeats=None), data)
     assert mixed == {"failing": 18, "retained": 24, "pattern": 6}
 
 

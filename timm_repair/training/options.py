@@ -25,6 +25,10 @@ class Mixing:
             look like it, where its pattern is known; of one that explains half of what failures
             have in common, half of it. What remains was seen: where passing examples are known,
             failures and these in their natural proportion, else failures alone.
+        max_repeats: how often one of these that were seen is drawn, at most, on average over all
+            steps; where they are so few that their share asks for more, retained examples take the
+            places. What is repeated more often is learnt by heart, and at the expense of all other
+            classes where these are of few. None repeats them as often as their share asks for.
         wrong_class_weight: weight, in the softmax of a failure, of the class that the original
             predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
             teaches that the class never occurs in their population, and breaks what the model had
@@ -35,11 +39,14 @@ class Mixing:
 
     failing_share: float = 0.5
     pattern_share: float = 0.5
+    max_repeats: float | None = 16.0
     wrong_class_weight: float | None = None
 
     def __post_init__(self):
         check_types(self)
         _require_shares(self, "failing_share", "pattern_share", "wrong_class_weight")
+        if self.max_repeats is not None and not self.max_repeats > 0:
+            raise OptionError(f"max_repeats must be positive, got {self.max_repeats}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from timm_repair.training.interpolation import interpolate
 from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, Resumable, fit
 from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
+from timm_repair.training.mixing import rarer
 from timm_repair.training.objective import lost, objective
 from timm_repair.training.pace import Pace
 from timm_repair.training.prefix.forward import Forward
@@ -95,7 +96,7 @@ def tune(
         share = interpolate(job, part, original, reached=monitor.restore(), forward=forward)
         loss = lost(forward, data)
     broken = None if loss is None else loss.told(training.choosing)
-    notes = _notes(share, origin, monitor.best_after, len(history))
+    notes = rarer(training, data) + _notes(share, origin, monitor.best_after, len(history))
     return history, ((broken,) if broken else ()) + notes
 
 
