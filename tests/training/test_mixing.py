@@ -104,8 +104,9 @@ def test_the_places_of_a_batch(name):
         ({"retained": 900}, 20.0, {"failing": 12, "retained": 36}),
         ({"retained": 900}, 50.0, {"failing": 24, "retained": 24}),
         ({"retained": 900, "passing": 60}, 10.0, {"failing": 6, "passing": 6, "retained": 36}),
+        ({"retained": 900}, 1.0, {"failing": 10, "retained": 38}),  # a fifth in any case
         ({"retained": 900, "pattern": 900}, 10.0, {"failing": 6, "retained": 30, "pattern": 12}),
-        ({"retained": 900, "passing": 60}, 0.01, {"failing": 1, "passing": 1, "retained": 46}),
+        ({"retained": 900, "pattern": 900}, 0.01, {"failing": 2, "retained": 34, "pattern": 12}),
         ({}, 10.0, {"failing": 48}),  # nothing else is there to take the places
     ],
 )

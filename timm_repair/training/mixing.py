@@ -5,6 +5,8 @@ from dataclasses import replace
 from timm_repair.data.repair_data import RepairData
 from timm_repair.training.options import Training
 
+FEWEST = 0.2  # of a batch is of the population that fails, however few examples it has
+
 
 def counts(training: Training, data: RepairData) -> dict[str, int]:
     """How many examples of each population of `data.train` a batch has, over all processes."""
@@ -12,7 +14,8 @@ def counts(training: Training, data: RepairData) -> dict[str, int]:
     population = places if data.retained is None else _share(places, mixing.failing_share)
     wanted = mixing.pattern_share * data.pattern_explains
     pattern = 0 if data.pattern is None else _share(population, wanted)
-    seen = min(population - pattern, _most(training, data))
+    least = round(FEWEST * places) - pattern
+    seen = min(population - pattern, max(_most(training, data), least))
     failing = seen if data.natural_rate is None else _share(seen, data.natural_rate)
     found = {
         "failing": failing,

@@ -27,8 +27,9 @@ class Mixing:
             failures and these in their natural proportion, else failures alone.
         max_repeats: how often one of these that were seen is drawn, at most, on average over all
             steps; where they are so few that their share asks for more, retained examples take the
-            places. What is repeated more often is learnt by heart, and at the expense of all other
-            classes where these are of few. None repeats them as often as their share asks for.
+            places, but for a fifth of the batch. What is repeated more often is learnt by heart,
+            and at the expense of all other classes where these are of few. None repeats them as
+            often as their share asks for.
         wrong_class_weight: weight, in the softmax of a failure, of the class that the original
             predicts for it. Failures are chosen by not being that class, so plain cross-entropy (1)
             teaches that the class never occurs in their population, and breaks what the model had
