@@ -87,7 +87,7 @@ def cell(population: str, after: dict[str, float]) -> dict:
         }
         for label, value in after.items()
     }
-    return {"model": "net", "population": population, "seed": 1, "rows": rows}
+    return {"model": "net", "population": population, "seed": 1, "failures": 1000, "rows": rows}
 
 
 def test_the_summary_has_means_of_the_corruptions_that_have_all_its_rows(run, tmp_path):
@@ -174,7 +174,7 @@ def of(after: float, clean: float, seconds: float, latency: float = 0.0) -> dict
 def test_the_best_method_comes_first(run, tmp_path):
     (folder := tmp_path / "every_method").mkdir()
     rows = {"noop": of(0.2, 0.8, 1), "finetune": of(0.6, 0.79, 100), "mode": of(0.7, 0.7, 150)}
-    cell = {"model": "net", "population": "fog_s4", "seed": 1, "rows": rows}
+    cell = {"model": "net", "population": "fog_s4", "seed": 1, "failures": 1000, "rows": rows}
     (folder / "net-fog_s4.json").write_text(json.dumps(cell))
     run()
     text = (tmp_path / "comparing.md").read_text()
@@ -194,18 +194,25 @@ def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
     # of the two seeds one was looked at
     for (population, rows), seed in zip(cells.items(), (2, 1), strict=True):
         cell = {"model": "net", "population": population, "seed": seed, "rows": rows}
+        cell["failures"] = 400 if population == "drift" else 1000
         (folder / f"net-{population}.json").write_text(json.dumps(cell))
+    few = {"default": of(0.70, 0.798, 50), "plain, whole network": of(0.66, 0.79, 100)}
+    cell = {"model": "net", "population": "fog_s4", "seed": 2, "failures": 200, "rows": few}
+    (folder / "net-fog_s4-200.json").write_text(json.dumps(cell))
     run()
     text = (tmp_path / "training.md").read_text()
+    fewer = row(text, "the same with 200 failures, at least as with 1,000: +3.0")
+    assert fewer[1:] == ["1", "+4.0 (+4.0 to +4.0)", "met"] * 2
+    assert "| net, fog s4, 2, 200 failures |" in text
     gain = row(text, "points above the best plain row on corruptions, on average: 2.5")
     assert gain[1:] == ["1", "+3.0 (+3.0 to +3.0)", "met"] * 2
     drift = row(text, "points above the best plain row on drift and on failures by class: 0")
     assert drift[3:] == ["missed", "0", "", ""]
     lost = row(text, "points of clean accuracy lost, at most: 0.5, in every cell")
-    assert lost[1:4] == ["2", "1 of 2 cells; 2.0 at worst", "missed"]
-    assert lost[4:] == ["1", "1 of 1 cells; 0.2 at worst", "met"]
+    assert lost[1:4] == ["3", "2 of 3 cells; 2.0 at worst", "missed"]
+    assert lost[4:] == ["2", "2 of 2 cells; 0.2 at worst", "met"]
     seconds = row(text, "seconds, of those of one run of the whole network: 1")
-    assert seconds[2:4] == ["1.00 (0.50 to 1.50)", "met"]
+    assert seconds[2:4] == ["0.83 (0.50 to 1.50)", "met"]
 
 
 def test_regret_is_against_the_best_block_by_the_mean_over_seeds(run, tmp_path):
