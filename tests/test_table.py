@@ -201,7 +201,7 @@ def test_the_default_repair_is_set_against_the_best_plain_row(run, tmp_path):
     (folder / "net-fog_s4-200.json").write_text(json.dumps(cell))
     run()
     text = (tmp_path / "training.md").read_text()
-    fewer = row(text, "the same with 200 failures, at least as with 1,000: +3.0")
+    fewer = row(text, "points above it with 200 failures, at least as with 1,000: +3.0")
     assert fewer[1:] == ["1", "+4.0 (+4.0 to +4.0)", "met"] * 2
     assert "| net, fog s4, 2, 200 failures |" in text
     gain = row(text, "points above the best plain row on corruptions, on average: 2.5")

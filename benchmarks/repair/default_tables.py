@@ -141,14 +141,16 @@ def _reached(cells: Sequence[Mapping]) -> dict[str, tuple[str, str, str]]:
     if few and same:
         gains, more = [_gain(c) for c in few], mean(_gain(c) for c in same)
         told = f"{mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
-        target = f"the same with {few[0]['failures']} failures, at least as with 1,000: {more:+.1f}"
+        count = few[0]["failures"]
+        target = f"points above it with {count} failures, at least as with 1,000: {more:+.1f}"
         found[target] = (str(len(few)), told, _verdict(mean(gains) >= more))
     if losses := [_clean_loss(c["rows"][DEFAULT]) for c in whole]:
         held = sum(loss <= CLEAN for loss in losses)
         told = f"{held} of {len(losses)} cells; {max(losses):.1f} at worst"
         target = f"points of clean accuracy lost, at most: {CLEAN}, in every cell"
         found[target] = (str(len(losses)), told, _verdict(held == len(losses)))
-    if slow := [1 + c["rows"][DEFAULT]["latency"] for c in whole if c["rows"][DEFAULT]["latency"]]:
+    measured = [c["rows"][DEFAULT]["latency"] for c in whole]
+    if slow := [1 + latency for latency in measured if latency is not None]:
         target = f"latency, at most: {SLOWER} times the original's"
         told = f"{max(slow):.2f} at worst"
         found[target] = (str(len(slow)), told, _verdict(max(slow) <= SLOWER))
