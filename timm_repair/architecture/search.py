@@ -53,8 +53,7 @@ def search(
         has; None where a block has another's operation not among its own.
     """
     model, data, training, runtime = job.model, job.data, job.training, job.runtime
-    forward = forward or job.forward()
-    strategy = relaxed[0].strategy
+    forward, strategy = forward or job.forward(), relaxed[0].strategy
     together = joint(strategy)
     for_weights, for_architecture = (
         Batches(data, training, runtime, f"search {purpose}", None if together else rows)
@@ -69,10 +68,9 @@ def search(
     arch_steps = 0 if together else len(turns)  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
-    pace, total = Pace(training, steps, runtime.accelerator), training.steps - arch_steps
-    descent = Descent(
-        trained, training, runtime, fresh=fresh, total=total, pace=pace, span=steps - arch_steps
-    )
+    pace = Pace(training, steps, runtime.accelerator)
+    schedule = {"total": training.steps - arch_steps, "span": steps - arch_steps}
+    descent = Descent(trained, training, runtime, fresh=fresh, pace=pace, **schedule)
 
     anchor = anchor_strength(training, data)
     weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
@@ -83,20 +81,20 @@ def search(
         turn = at >= warm and (together or (i - warm) % 2 == 0)
         for each in relaxed:
             each.progress = min(at / max(steps - 1, 1), 1.0)
-        # where the clock leads, a step stands for several
-        adam.param_groups[0]["lr"] = rate * max(at, 1) / max(i, 1)
+        alpha_rate = rate * max(at, 1) / max(i, 1)  # a step may stand for several
+        adam.param_groups[0]["lr"] = alpha_rate
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
             batches = for_weights if together or not turn else for_architecture
             losses = batch_losses(batches, forward)
+            near = anchor_penalty(weights, origin, anchor)
             if not turn:
-                return descent.step(losses, anchor_penalty(weights, origin, anchor))
+                return descent.step(losses, near)
             own = [term for each in relaxed for term in each.penalty()]
             if together:
-                near = anchor_penalty(weights, origin, anchor)
                 row = descent.step(losses, near, own, beside=(adam, architecture))
             else:
                 loss = gradient_step(adam, architecture, [losses, own], runtime)
-                row = Row(loss=loss, lr=rate)
+                row = Row(loss=loss, lr=alpha_rate)
             for each in relaxed:
                 each.observe(training.batch_size)
             row["architecture"] = True

@@ -112,7 +112,11 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
     kinds = [
         [(name, type(module)) for name, module in model.named_modules()] for model in (one, other)
     ]
-    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (one, other)]
+    # a state may hold what is no tensor
+    shapes = [
+        {name: getattr(value, "shape", None) for name, value in model.state_dict().items()}
+        for model in (one, other)
+    ]
     return kinds[0] == kinds[1] and shapes[0] == shapes[1]
 
 
