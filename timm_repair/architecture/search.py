@@ -62,10 +62,10 @@ def search(
     architecture = [p for each in relaxed for p in each.architecture_parameters()]
     # gates start shut, where α has no gradient: one step of weights first, however short the search
     warm = max(round(strategy.warmup * steps), 1) if strategy.warmup else 0
-    turns = [i for i in range(warm, steps) if together or (i - warm) % 2 == 0]
-    rate = strategy.learning_rate or ALPHA_REACH / max(len(turns), 1)
+    turns = sum(_is_turn(i, i, warm, together) for i in range(steps))
+    rate = strategy.learning_rate or ALPHA_REACH / max(turns, 1)
     adam = _adam(architecture, rate, runtime)
-    arch_steps = 0 if together else len(turns)  # those that move no weights
+    arch_steps = 0 if together else turns  # those that move no weights
     fresh = [p for each in relaxed for p in added_parameters(each.cell)]
     trained = (p for each in relaxed for p in each.weight_parameters())
     pace = Pace(training, steps, runtime.accelerator)
@@ -78,7 +78,7 @@ def search(
 
     def step(i: int) -> Row:
         at = pace.reached(i)
-        turn = at >= warm and (together or (i - warm) % 2 == 0)
+        turn = _is_turn(i, at, warm, together)
         for each in relaxed:
             each.progress = min(at / max(steps - 1, 1), 1.0)
         alpha_rate = rate * max(at, 1) / max(i, 1)  # a step may stand for several
@@ -86,11 +86,11 @@ def search(
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
             batches = for_weights if together or not turn else for_architecture
             losses = batch_losses(batches, forward)
-            near = anchor_penalty(weights, origin, anchor)
             if not turn:
-                return descent.step(losses, near)
+                return descent.step(losses, anchor_penalty(weights, origin, anchor))
             own = [term for each in relaxed for term in each.penalty()]
             if together:
+                near = anchor_penalty(weights, origin, anchor)
                 row = descent.step(losses, near, own, beside=(adam, architecture))
             else:
                 loss = gradient_step(adam, architecture, [losses, own], runtime)
@@ -109,6 +109,11 @@ def search(
         history = fit(step, pace=pace, stage="search", runtime=runtime, state=state | samples)
     _tell_architectures(history, relaxed)
     return history, descent.place
+
+
+def _is_turn(i: int, at: int, warm: int, together: bool) -> bool:
+    """Whether step `i` moves the architecture, where the schedule has come to `at`."""
+    return at >= warm and (together or (i - warm) % 2 == 0)
 
 
 def _adam(architecture: list[nn.Parameter], rate: float, runtime: Runtime):

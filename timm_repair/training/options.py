@@ -219,8 +219,11 @@ class Training:
         """These options for a part of the repair, with as large a share of its seconds as `steps`
         are of its steps.
         """
-        seconds = self.seconds and self.seconds * steps / self.steps
-        return replace(self, steps=steps, seconds=seconds)
+        return replace(self, steps=steps, seconds=self.seconds_of(steps))
+
+    def seconds_of(self, steps: int) -> float | None:
+        """What so many of the steps may take; None where no time is given."""
+        return self.seconds and self.seconds * steps / self.steps
 
 
 def _require_at_least_one(options: Any, *names: str) -> None:

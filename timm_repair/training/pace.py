@@ -21,7 +21,7 @@ class Pace:
 
     def __init__(self, training: Training, steps: int, accelerator: Accelerator):
         self.steps, self.accelerator, self.spent = steps, accelerator, 0.0
-        self.seconds = training.seconds and training.seconds * steps / training.steps
+        self.seconds = training.seconds_of(steps)
         self._begun = time.perf_counter()
 
     def begin(self) -> None:
