@@ -91,6 +91,7 @@ def rows_for(model: nn.Module) -> dict[str, Row]:
         "retained only": Row("finetune", plain(failing_share=0.0), without_pattern),
         "default without the pattern": Row("archrepair", data=without_pattern),
         "default on failures alone": Row("archrepair", data=failures_only),
+        "default, nothing distilled": Row("archrepair", ({"feature_distillation": 0.0},)),
         "default without limits": Row("archrepair", (FREE,)),
         "default, half the pattern": Row(
             "archrepair", ({"pattern_share": 2 / 3, "failing_share": 3 / 4},)

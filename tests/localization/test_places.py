@@ -52,6 +52,7 @@ def tried(monkeypatch) -> list:
         (True, "layer1", []),
         (True, "layer4", [["layer1", "layer2"], ["layer4"]]),
         (False, "layer3", [["layer3"], ["layer1", "layer2"], ["layer4"]]),
+        (False, "layer2", [["layer1", "layer2"], ["layer4"]]),
         (False, "layer4", [["layer4"], ["layer1", "layer2"]]),
     ],
 )

@@ -7,7 +7,7 @@ step counts as a step. Several blocks are searched at once: a step moves the wei
 architectures, of all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from timm_repair.training.descent import Descent, gradient_step
 from timm_repair.training.history import Row
 from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
-from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
+from timm_repair.training.losses import Losses, anchor_penalty, anchor_strength, batch_losses
 from timm_repair.training.pace import Pace
 from timm_repair.training.prefix.forward import Forward
 
@@ -38,7 +38,12 @@ ALPHA_REACH = 2.0
 
 
 def search(
-    job: Job, relaxed: Sequence[RelaxedBlock], *, steps: int, forward: Forward | None = None
+    job: Job,
+    relaxed: Sequence[RelaxedBlock],
+    *,
+    steps: int,
+    forward: Forward | None = None,
+    losses: Losses = batch_losses,
 ) -> tuple[list[Row], int]:
     """Train the blocks in `relaxed`, which are in place in the job's model, for `steps` steps in
     all; nothing else in the model changes.
@@ -46,6 +51,7 @@ def search(
     Args:
         relaxed: blocks of one strategy.
         forward: the model's answers while only these change; None runs it from the images.
+        losses: what both kinds of steps minimize on their batches, see `losses.batch_losses`.
 
     Returns:
         The history, and where the schedule of the weights has come to. The history's last row has
@@ -71,10 +77,7 @@ def search(
     pace = Pace(training, steps, runtime.accelerator)
     schedule = {"total": training.steps - arch_steps, "span": steps - arch_steps}
     descent = Descent(trained, training, runtime, fresh=fresh, pace=pace, **schedule)
-
-    anchor = anchor_strength(training, data)
-    weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
-    origin = {name: p.detach().clone() for name, p in weights.items()} if anchor else {}
+    near = _anchor(relaxed, anchor_strength(training, data))
 
     def step(i: int) -> Row:
         at = pace.reached(i)
@@ -84,16 +87,14 @@ def search(
         alpha_rate = rate * max(at, 1) / max(i, 1)  # a step may stand for several
         adam.param_groups[0]["lr"] = alpha_rate
         with out_of_memory_explained(f"batch_size={training.batch_size}"):
-            batches = for_weights if together or not turn else for_architecture
-            losses = batch_losses(batches, forward)
+            those = losses(for_weights if together or not turn else for_architecture, forward)
             if not turn:
-                return descent.step(losses, anchor_penalty(weights, origin, anchor))
+                return descent.step(those, near())
             own = [term for each in relaxed for term in each.penalty()]
             if together:
-                near = anchor_penalty(weights, origin, anchor)
-                row = descent.step(losses, near, own, beside=(adam, architecture))
+                row = descent.step(those, near(), own, beside=(adam, architecture))
             else:
-                loss = gradient_step(adam, architecture, [losses, own], runtime)
+                loss = gradient_step(adam, architecture, [those, own], runtime)
                 row = Row(loss=loss, lr=alpha_rate)
             for each in relaxed:
                 each.observe(training.batch_size)
@@ -109,6 +110,13 @@ def search(
         history = fit(step, pace=pace, stage="search", runtime=runtime, state=state | samples)
     _tell_architectures(history, relaxed)
     return history, descent.place
+
+
+def _anchor(relaxed: Sequence[RelaxedBlock], strength: float) -> Callable[[], list[Tensor]]:
+    """What gives `anchor_penalty` of the blocks' weights towards what they are now."""
+    weights = dict(nn.ModuleList(each.cell for each in relaxed).named_parameters())
+    origin = {name: p.detach().clone() for name, p in weights.items()} if strength else {}
+    return lambda: anchor_penalty(weights, origin, strength)
 
 
 def _is_turn(i: int, at: int, warm: int, together: bool) -> bool:

@@ -38,11 +38,14 @@ def placed(job: Job, blocks: Sequence[Block], found: Localization) -> Localizati
 
 
 def _sets(job: Job, blocks: Sequence[Block], found: Localization) -> list[tuple[Block, ...]]:
-    """What is tried; of equals the first is taken."""
+    """What is tried; of equals the first is taken. Of the early blocks none is tried alone: it
+    brings what all of them bring, or less.
+    """
     by_name = {block.name: block for block in blocks}
     early, worst = tuple(blocks[:EARLY]), by_name[found.worst]
+    scored = early if worst in early else (worst,)
     if job.data.pattern is not None:
-        sets = [early] if worst in early else [early, (worst,)]
+        sets = [early, scored]
     else:
-        sets = [(worst,), early, (blocks[-1],)]
+        sets = [scored, early, (blocks[-1],)]
     return list(dict.fromkeys(sets))

@@ -37,8 +37,10 @@ from timm_repair.models.surgery import extract, restore, swap
 from timm_repair.models.weights import part_of
 from timm_repair.options import check_types
 from timm_repair.runtime.runtime import Runtime
+from timm_repair.training.distilling import FeatureDistillation
 from timm_repair.training.history import Row
 from timm_repair.training.job import Job
+from timm_repair.training.losses import Losses, batch_losses
 from timm_repair.training.objective import objective
 from timm_repair.training.options import Training
 from timm_repair.training.prefix.forward import Forward
@@ -73,6 +75,10 @@ class ArchRepair:
             the search adds, measured in turns; the weakest are left out until it holds. Where one
             path alone takes longer, nothing is searched. None adds whatever is better. It is the
             one decision that depends on the machine as well as on the seed.
+        feature_distillation: where the failures have a pattern: weight, beside the cross-entropy,
+            of the squared distance of what leaves the blocks for a retained example, as it is or
+            seen through the pattern, to what left them before the repair for the example as it is,
+            in units of its variance. 0 leaves it out, as the paper does.
     """
 
     target: Target = field(default_factory=Target)
@@ -85,6 +91,7 @@ class ArchRepair:
     search_share: float = 0.25
     recalibration: int = 10
     max_latency: float | None = 1.1
+    feature_distillation: float = 3.0
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "archrepair"
     paper: ClassVar[str] = (
@@ -114,6 +121,8 @@ class ArchRepair:
                 f"max_latency={self.max_latency:g} asks that added paths make the model"
                 " faster: give a ratio from 1 on, or None"
             )
+        if self.feature_distillation < 0:
+            raise OptionError("feature_distillation must not be negative")
         if not 0 < self.search_share < 1:
             raise OptionError(f"search_share is a share between 0 and 1, got {self.search_share}")
 
@@ -123,6 +132,7 @@ class ArchRepair:
         with runtime.stage("localize"):
             found, chosen, localization = self.target.choose(model, data, training, runtime)
         forward = job.forward(part_of(model, *chosen))
+        losses, told = self._losses(job, max(chosen, key=found.index))
         size = data.preprocessing.input_size
         sites = [self._open(model, block, strategy, size) for block in chosen]
         fixed = self._irreplaceable(sites) + self._not_normalized(sites)
@@ -131,7 +141,7 @@ class ArchRepair:
         if normalizes:
             history, trained, notes = [], 0, normalize(job, sites, self.max_latency)
         else:
-            history, trained, notes = self._discrete(job, sites, strategy, forward)
+            history, trained, notes = self._discrete(job, sites, strategy, forward, losses)
 
         built = [cast(Cell, site.present) for site in sites]
         replaced = any(cell.genotype.replacements for cell in built)
@@ -146,6 +156,7 @@ class ArchRepair:
                 origin="discretized" if replaced else "original",
                 fresh=[p for cell in built for p in added_parameters(cell)],
                 forward=forward,
+                losses=losses,
             )
             if replaced:
                 more += self._gone_back(job, sites, forward)
@@ -157,13 +168,25 @@ class ArchRepair:
             genotypes[site.block.name] = cell.genotype
             if not cell.genotype.changed:  # give back the plain block
                 restore(model, site.block, cell.unwrapped())
-        notes = (*fixed, *notes, *more)
+        notes = (*told, *fixed, *notes, *more)
         return Outcome(model, found, chosen, localization, genotypes, history + rows, notes)
 
     @property
     def _searching(self) -> int:
         """Steps of a search."""
         return round(self.search_share * self.training.steps)
+
+    def _losses(self, job: Job, last: Block) -> tuple[Losses, tuple[str, ...]]:
+        """What is minimized where `last` is the last of the blocks; notes."""
+        if job.data.pattern is None or not self.feature_distillation:
+            return batch_losses, ()
+        found = FeatureDistillation.of(job, last, self.feature_distillation)
+        if found is not None:
+            return found, ()
+        return batch_losses, (
+            f"what leaves {last.name} cannot be compared with what left it before: nothing was"
+            " distilled (feature_distillation)",
+        )
 
     def _normalizes(self, job: Job, sites: list[Site]) -> bool:
         """Whether images are normalized on their way, and nothing is searched."""
@@ -207,7 +230,12 @@ class ArchRepair:
         return ()
 
     def _discrete(
-        self, job: Job, sites: list[Site], strategy: Strategy, forward: Forward
+        self,
+        job: Job,
+        sites: list[Site],
+        strategy: Strategy,
+        forward: Forward,
+        losses: Losses,
     ) -> tuple[list[Row], int, tuple[str, ...]]:
         """Put a discrete cell into each site; what `search` returns, with notes."""
         runtime, notes = job.runtime, ()
@@ -236,7 +264,7 @@ class ArchRepair:
         place(sites, relaxed)
         with runtime.stage("search"):
             steps = self._searching
-            history, trained = search(job, relaxed, steps=steps, forward=forward)
+            history, trained = search(job, relaxed, steps=steps, forward=forward, losses=losses)
             keeping = Keeping(
                 job,
                 sites,

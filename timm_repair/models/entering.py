@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from timm_repair.models.block import Block
 from timm_repair.models.surgery import is_dense
-from timm_repair.models.temporary import capture_inputs, evaluating, only_trainable
+from timm_repair.models.temporary import capture, capture_inputs, evaluating, only_trainable
 from timm_repair.models.tracing import Trace
 from timm_repair.models.weights import names_in
 
@@ -133,6 +134,25 @@ def arriving(
                 except _AllArrived:
                     pass
     return {path: torch.cat(parts) if len(parts) > 1 else parts[0] for path, parts in found.items()}
+
+
+@torch.no_grad()
+def leaving(model: nn.Module, path: str, x: Tensor) -> Any:
+    """What the module at `path` gives when the model is run on `x`, and no further, in the mode
+    that it is in.
+    """
+    found = []
+
+    def keep(_: nn.Module, inputs: tuple, output: Any) -> None:
+        found.append(output)
+        raise _AllArrived
+
+    with capture(model, {path: keep}):
+        try:
+            model(x)
+        except _AllArrived:
+            pass
+    return found[0]
 
 
 def resumes_exactly(

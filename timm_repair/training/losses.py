@@ -3,7 +3,7 @@ retained examples close to the original.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -34,6 +34,10 @@ def repair_loss(
         less = logits.new_tensor(math.log(wrong_class_weight or 1e-30))
         logits = logits.index_put((failing, answers[failing]), less, accumulate=True)
     return F.cross_entropy(logits, labels, reduction=reduction)
+
+
+# what `tune` and `search` minimize on a batch, as `batch_losses`
+Losses = Callable[[Batches, Forward], Iterator[Tensor]]
 
 
 def batch_losses(batches: Batches, forward: Forward) -> Iterator[Tensor]:

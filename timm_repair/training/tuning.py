@@ -1,6 +1,6 @@
 """Tuning: train the weights of one part of a model and keep the best state."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from timm_repair.training.history import Row
 from timm_repair.training.interpolation import interpolate
 from timm_repair.training.job import Job
 from timm_repair.training.loop import Monitor, Resumable, fit
-from timm_repair.training.losses import anchor_penalty, anchor_strength, batch_losses
+from timm_repair.training.losses import Losses, anchor_penalty, anchor_strength, batch_losses
 from timm_repair.training.mixing import rarer
 from timm_repair.training.objective import lost, objective
 from timm_repair.training.pace import Pace
@@ -32,7 +32,7 @@ def tune(
     origin: str = "original",
     fresh: Iterable[nn.Parameter] = (),
     forward: Forward | None = None,
-    losses: Callable[[Batches, Forward], Iterator[Tensor]] = batch_losses,
+    losses: Losses = batch_losses,
     carried: Mapping[str, Resumable] | None = None,
     rows: Mapping[str, Tensor] | None = None,
     descend: Callable[..., Descent] = Descent,

@@ -1,0 +1,120 @@
+"""Distillation of features (FitNets, Romero et al., ICLR 2015), from the original model.
+
+Where failures are ordinary images seen through something, the rest of the network, which is not
+repaired, is best given what it was given for the images themselves: what leaves the repaired blocks
+for a retained image seen through the pattern is to be what left them, before the repair, for the
+image as it is. What leaves them for the image as it is, is to stay so.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timm_repair.models.block import Block
+from timm_repair.models.copying import copied
+from timm_repair.models.entering import Entered, leaving
+from timm_repair.models.surgery import extract, swap
+from timm_repair.models.temporary import capture
+from timm_repair.runtime.processes import agreed, share_of_batch
+from timm_repair.training.batches import Batch, Batches
+from timm_repair.training.job import Job
+from timm_repair.training.losses import repair_loss
+from timm_repair.training.populations import Sample
+from timm_repair.training.prefix.forward import Forward
+
+EXAMPLES = 256  # retained ones, whose features give the unit of distances
+RETAINED = "retained", "pattern"  # of a batch: the same images, as they are and seen through it
+
+
+@dataclass(frozen=True)
+class FeatureDistillation:
+    """Cross-entropy, and the squared distance of what leaves a block to what left it before: a loss
+    for `tune` and `search`.
+
+    Args:
+        original: the model as it was.
+        path: of the block, in it and in the model under repair.
+        variance: of what left the block for retained examples; the unit of squared distances.
+        strength: what the distance of an example counts beside its cross-entropy.
+    """
+
+    original: nn.Module
+    path: str
+    variance: float
+    strength: float
+
+    @classmethod
+    def of(cls, job: Job, block: Block, strength: float) -> "FeatureDistillation | None":
+        """From the job's model as it is now, at the end of `block`, which is going to be swapped
+        (`models.surgery`). None where that gives no maps, vectors or tokens of the images, or the
+        same for all.
+        """
+        retained = job.data.retained
+        assert retained is not None, "there is a pattern of retained examples only"
+        original = copied(job.model).eval().requires_grad_(False)
+        swap(original, block, extract(original, block))
+        path = f"{block.paths[0]}.0"
+        rows = torch.arange(min(len(retained), EXAMPLES))
+
+        def left(rows: Tensor) -> Any:
+            pixels = retained.pixels(rows)
+            return leaving(
+                original, path, job.data.preprocessing.normalize(pixels, job.runtime.device)
+            )
+
+        found = list(job.runtime.in_batches(left, rows))
+        if not all(isinstance(each, Tensor) and each.is_floating_point() for each in found):
+            return None
+        if sum(len(each) for each in found) != len(rows):
+            return None  # windows of tokens, or what is shared by all images
+        variance = agreed(torch.cat(found).double().var().item(), job.runtime.accelerator)
+        return cls(original, path, variance, strength) if variance > 0 else None
+
+    def __call__(self, batches: Batches, forward: Forward) -> Iterator[Tensor]:
+        """As `losses.batch_losses`."""
+        accelerator, size = batches.runtime.accelerator, batches.training.batch_size
+        batch, pieces = batches.take(forward.keeps), accelerator.gradient_accumulation_steps
+        for piece in (batch[i::pieces] for i in range(pieces)):
+            left: list[Tensor] = []
+
+            def keep(_: nn.Module, inputs: tuple, output: Tensor, left: list = left) -> None:
+                left.append(output.clone())  # an in-place layer may overwrite it
+
+            with accelerator.autocast():
+                with capture(forward.model, {self.path: keep}):
+                    logits = forward.logits(piece.parts, piece.views)
+                loss = repair_loss(logits, piece.labels, piece.answers, batches.wrong_class_weight)
+                distance = self._distance(left[0], piece, forward)
+            loss = loss + self.strength * distance / len(piece.labels)
+            yield loss * share_of_batch(len(piece.labels), size, accelerator)
+
+    def _distance(self, left: Tensor, piece: Batch, forward: Forward) -> Tensor:
+        """The sum of its retained examples' squared distances, each the mean over features."""
+        stops = torch.tensor([len(part.rows) for part in piece.parts]).cumsum(0).tolist()
+        compared = [
+            (part, torch.arange(stop - len(part.rows), stop))
+            for part, stop in zip(piece.parts, stops, strict=True)
+            if part.name in RETAINED
+        ]
+        if not compared:
+            return left.new_zeros(())
+        parts, rows = zip(*compared, strict=True)
+        expected = self._expected(parts, forward)
+        differences = left[torch.cat(rows).to(left.device)].float() - expected.float()
+        return differences.square().flatten(1).mean(1).sum() / self.variance
+
+    @torch.no_grad()
+    def _expected(self, parts: Sequence[Sample], forward: Forward) -> Tensor:
+        """What left the block for the same images, in the same views, not seen through anything."""
+        # what arrives for a fixed view is kept for retained examples, which may have another view
+        samples = [
+            part if part.name == "retained" else Sample("retained", part.rows, None, part.drawn)
+            for part in parts
+        ]
+        if forward.place is None:
+            return leaving(self.original, self.path, forward.examples.images(*samples))
+        arrived = torch.cat([forward.arrived(sample) for sample in samples])
+        return leaving(Entered(self.original, forward.place), f"model.{self.path}", arrived)
