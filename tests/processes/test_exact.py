@@ -172,7 +172,7 @@ def test_training_in_double_precision_is_the_same(world, alone):
     compare(world["double"], alone["double"], 1e-11)
 
 
-@pytest.mark.parametrize("name", ["plain", "clipped", "anchored", *REPAIRS])
+@pytest.mark.parametrize("name", ["plain", "clipped", "anchored", "distilled", *REPAIRS])
 def test_training_is_the_same_up_to_rounding(world, alone, name):
     # a bias that has only begun to leave zero is a sum of gradients that were rounded at their size
     compare(world["states"][name], alone["states"][name], 5e-5, smallest=0.01)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -49,9 +50,10 @@ from timm_repair.runtime.randomness import own_randomness
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.batches import Batches
 from timm_repair.training.descent import Descent
+from timm_repair.training.distilling import FeatureDistillation
 from timm_repair.training.job import Job
 from timm_repair.training.loop import fit
-from timm_repair.training.losses import anchor_penalty, batch_losses
+from timm_repair.training.losses import Losses, anchor_penalty, batch_losses
 from timm_repair.training.options import Training
 from timm_repair.training.pace import Pace
 from timm_repair.training.recalibration import recalibrate
@@ -121,7 +123,12 @@ def norms(runtime: Runtime, dtype: torch.dtype) -> dict:
 
 
 def trained(
-    model: nn.Module, data: RepairData, runtime: Runtime, steps: int, **options
+    model: nn.Module,
+    data: RepairData,
+    runtime: Runtime,
+    steps: int,
+    losses: Losses = batch_losses,
+    **options,
 ) -> tuple[dict, list]:
     """The whole of `model` after so many steps without any choosing, and the history."""
     options = Training(**PLAIN | options)
@@ -132,7 +139,7 @@ def trained(
 
     def step(_: int) -> dict:
         return descent.step(
-            batch_losses(batches, forward),
+            losses(batches, forward),
             anchor_penalty(parameters, origin, options.anchor or 0.0),
         )
 
@@ -140,6 +147,16 @@ def trained(
         pace = Pace(options, steps, runtime.accelerator)
         history = fit(step, pace=pace, stage="test", runtime=runtime)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}, history
+
+
+def distilled(model: nn.Module, data: RepairData, runtime: Runtime) -> tuple[dict, list]:
+    """As `trained`, by the distillation of what leaves a block; the pattern changes nothing."""
+    data = replace(data, pattern=data.retained)
+    block = next(block for block in blocks(model) if block.name == "layer3")
+    loss = FeatureDistillation.of(Job(model, data, Training(**PLAIN), runtime), block, 3.0)
+    assert loss is not None
+    swap(model, block, extract(model, block))
+    return trained(model, data, runtime, STEPS, losses=loss)
 
 
 def searched(model: nn.Module, data: RepairData, runtime: Runtime) -> dict:
@@ -287,6 +304,9 @@ def found_in(folder: Path) -> dict:
         found["states"][name], found["histories"][name] = trained(
             model(), data, runtime, STEPS, **options
         )
+    found["states"]["distilled"], found["histories"]["distilled"] = distilled(
+        model(), data, runtime
+    )
     precise = model().double()
     precise.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     found["double"] = trained(precise, data, runtime, STEPS, learning_rate=0.02)
