@@ -24,7 +24,7 @@ from timm_repair.architecture.skeleton import skeleton_of
 from timm_repair.architecture.token_skeleton import skeleton_in
 from timm_repair.data.repair_data import RepairData
 from timm_repair.methods import named
-from timm_repair.methods.archrepair import GENOTYPES
+from timm_repair.methods.archrepair import GENOTYPES, UNSEARCHED
 from timm_repair.models.surgery import extract
 from timm_repair.runtime.runtime import Runtime
 from timm_repair.training.job import Job
@@ -193,6 +193,20 @@ def test_by_default_it_is_added_where_it_undoes_the_pattern(
     assert not named("archrepair")._normalizes(unknown, sites)
     sites[0].skeleton = replace(sites[0].skeleton, edges=())
     assert not named("archrepair", genotype="normalized")._normalizes(known, sites)
+
+
+@pytest.mark.parametrize(("genotype", "searched"), [("auto", False), ("search", True)])
+def test_where_failures_have_a_pattern_nothing_is_searched(
+    genotype, searched, data, classifier, runtime, monkeypatch
+):
+    monkeypatch.setattr("timm_repair.methods.archrepair.undoes_pattern", lambda *_: False)
+    known = replace(data, pattern=data.retained)
+    given = GENTLE | {"max_latency": None, "genotype": genotype, "block": "layer3"}
+    method = named("archrepair", **given)
+    outcome = method.repair(classifier, known, runtime)
+    assert any(row["stage"] == "search" for row in outcome.history) == searched
+    assert (UNSEARCHED in outcome.notes) != searched
+    assert searched or not outcome.genotypes["layer3"].edges
 
 
 def test_only_the_forward_pass_is_timed(data, classifier, runtime, monkeypatch):

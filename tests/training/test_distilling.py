@@ -181,7 +181,12 @@ def test_a_repair_brings_what_leaves_the_blocks_nearer_to_what_left_them(
     expected = left(classifier.eval(), "layer2", target)
     keep_the_last(monkeypatch)
     given = GENTLE | {"max_latency": None, "max_clean_loss": None, "max_class_loss": None}
-    given |= {"block": ("layer1", "layer2"), "genotype": genotype, "steps": 60, "learning_rate": 0.01}
+    given |= {
+        "block": ("layer1", "layer2"),
+        "genotype": genotype,
+        "steps": 60,
+        "learning_rate": 0.01,
+    }
     apart = []
     for strength in (0.0, 30.0):
         method = named("archrepair", **given, feature_distillation=strength)

@@ -48,6 +48,10 @@ from timm_repair.training.tuning import tune
 
 GENOTYPES = ("auto", "search", "normalized", "random", "raw")
 MODES = ("add", "replace")
+UNSEARCHED = (
+    "no architecture was searched: the failures have a pattern, and where they have one no searched"
+    " path brought more than weights alone (genotype='search' searches)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +63,9 @@ class ArchRepair:
         level: what an operation layer is, "unit" or "layer", see `skeleton_of`.
         strategy: how the search goes, a name from `STRATEGIES` or an object.
         genotype: "search" (the paper's method); "normalized" adds one path that normalizes images,
-            see `normalizing`, and searches nothing; "auto" is that where the failures have a
-            pattern that it undoes, else the search. Or a control: "random" draws every edge's
-            operation, "raw" keeps the raw architecture.
+            see `normalizing`, and searches nothing; "raw" keeps the raw architecture; "auto" is the
+            search where the failures have no pattern, "normalized" where they have one that it
+            undoes, else "raw". Or a control: "random" draws every edge's operation.
         selection: what chooses each edge's operation after the search: the largest "alpha", or
             "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
             `perturbing`.
@@ -192,8 +196,11 @@ class ArchRepair:
         """Whether images are normalized on their way, and nothing is searched."""
         if not can_normalize(sites):
             return False
-        chooses = self.genotype == "auto" and self.mode == "add" and job.data.pattern is not None
-        return self.genotype == "normalized" or (chooses and undoes_pattern(job, sites[0]))
+        return self.genotype == "normalized" or (self._knows(job) and undoes_pattern(job, sites[0]))
+
+    def _knows(self, job: Job) -> bool:
+        """Whether the failures have a pattern that says what is done, instead of a search."""
+        return self.genotype == "auto" and self.mode == "add" and job.data.pattern is not None
 
     def _not_normalized(self, sites: list[Site]) -> tuple[str, ...]:
         """A note where a path was asked for that there cannot be."""
@@ -240,6 +247,8 @@ class ArchRepair:
         """Put a discrete cell into each site; what `search` returns, with notes."""
         runtime, notes = job.runtime, ()
         searches = self.genotype in ("auto", "search", "normalized")
+        if self._knows(job):
+            searches, notes = False, (UNSEARCHED,)
         if searches and self.max_latency is not None:
             slow = too_slow(job, sites, self.max_latency)
             for site in sites if slow else ():

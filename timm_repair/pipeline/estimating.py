@@ -166,7 +166,10 @@ class _Trial:
         """What the numbers leave out."""
         told = ["times are rough: other work on the machine, and what is kept in memory, move them"]
         if diagnose and self.data.retained is not None:
-            told.append("the diagnosis is not counted; it takes seconds to a minute")
+            told.append(
+                "the diagnosis is not counted; it takes seconds to a minute, and where it finds a"
+                " pattern steps of archrepair take about a tenth longer"
+            )
         if localized and self.target is not None and self.target.open:
             told.append(
                 "the repair chooses blocks by the diagnosis and a short trial too, and may take"
