@@ -95,7 +95,7 @@ class ArchRepair:
     search_share: float = 0.25
     recalibration: int = 10
     max_latency: float | None = 1.1
-    feature_distillation: float = 3.0
+    feature_distillation: float = 1.0
     training: Training = field(default_factory=Training)
     name: ClassVar[str] = "archrepair"
     paper: ClassVar[str] = (
