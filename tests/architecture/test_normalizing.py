@@ -195,14 +195,17 @@ def test_by_default_it_is_added_where_it_undoes_the_pattern(
     assert not named("archrepair", genotype="normalized")._normalizes(known, sites)
 
 
-@pytest.mark.parametrize(("genotype", "searched"), [("auto", False), ("search", True)])
+@pytest.mark.parametrize(
+    ("options", "searched"),
+    [({}, False), ({"genotype": "search"}, True), ({"mode": "replace"}, True)],
+)
 def test_where_failures_have_a_pattern_nothing_is_searched(
-    genotype, searched, data, classifier, runtime, monkeypatch
+    options, searched, data, classifier, runtime, monkeypatch
 ):
     monkeypatch.setattr("timm_repair.methods.archrepair.undoes_pattern", lambda *_: False)
     known = replace(data, pattern=data.retained)
-    given = GENTLE | {"max_latency": None, "genotype": genotype, "block": "layer3"}
-    method = named("archrepair", **given)
+    given = GENTLE | {"max_latency": None, "block": "layer3"}
+    method = named("archrepair", **given, **options)
     outcome = method.repair(classifier, known, runtime)
     assert any(row["stage"] == "search" for row in outcome.history) == searched
     assert (UNSEARCHED in outcome.notes) != searched

@@ -12,7 +12,8 @@ import torch
 from diagnosis import scenes
 from torch import nn
 
-from timm_repair import corrupt
+from timm_repair import as_images, corrupt
+from timm_repair.diagnosis.applying import transformed
 from timm_repair.diagnosis.diagnosis import Diagnosis
 from timm_repair.diagnosis.draws import Draws
 from timm_repair.diagnosis.fitting import Fit, Setting, applied
@@ -236,3 +237,12 @@ def test_grey_images_at_another_size():
     fit = Fit(statistics, x, statistics((x * 0.5).flip(0)), Draws(0, range(30)))
     ((found,), cost) = fit.refined((Setting("exposure", (0.7,)),), 8)
     assert found.values[0] == pytest.approx(0.5, rel=0.05) and cost < 0.1
+
+
+def test_an_image_seen_through_something_was_prepared_as_it_is(model):
+    """By the user's own transform, where there is one."""
+    pairs = planted.pictures(8, mode="RGB")
+    images = as_images(pairs, model, transform=lambda image: image.rotate(180))
+    seen, rows = transformed(images, [((), 1.0)], seed=0), torch.arange(len(pairs))
+    assert torch.equal(seen.pixels(rows), images.pixels(rows))
+    assert not torch.equal(seen.pixels(rows), as_images(pairs, model).pixels(rows))

@@ -75,6 +75,13 @@ def test_a_model_of_one_block_has_one_place(job, tried):
     assert [each["blocks"] for each in told] == [[only.name]] and not tried
 
 
+def test_of_two_blocks_both_are_repaired(job, tried):
+    two = blocks(job)[:2]
+    for worst in ("layer1", "layer2"):
+        told = places.placed(job, two, found(worst)).details["places"]
+        assert [each["blocks"] for each in told] == [["layer1", "layer2"]] and not tried
+
+
 def test_a_trial_leaves_the_model_as_it_was(job):
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     one, again = (brings(job, blocks(job)[:2]) for _ in range(2))

@@ -101,13 +101,15 @@ def test_it_learns_from_the_block_and_the_original_stays():
     job, block, loss, batches, forward = opened(cache="never")
     names = [n for n, _ in job.model.named_parameters() if n.startswith(f"{block.paths[0]}.")]
     before = {k: v.clone() for k, v in loss.original.state_dict().items()}
+    parameters = dict(job.model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            parameters[name].mul_(1.1)
+    _, _, _, same, _ = opened(cache="never")
     with only_trainable(job.model, names):
-        total(loss, batches, forward).backward()
-        parameters = dict(job.model.named_parameters())
-        assert all(parameters[name].grad is not None for name in names)
-        with torch.no_grad():
-            for name in names:
-                parameters[name].add_(1.0)
+        more = total(loss, batches, forward) - total(batch_losses, same, forward)
+        more.backward()
+        assert all(parameters[name].grad.norm() > 1e-4 for name in names)
     assert not any(p.requires_grad or p.grad is not None for p in loss.original.parameters())
     for name, value in loss.original.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -129,12 +131,15 @@ def test_what_is_kept_gives_what_the_images_give(name, which):
     torch.testing.assert_close(found["always"], found["never"], rtol=1e-4, atol=1e-4)
 
 
-def test_pieces_of_a_batch_add_up(monkeypatch):
+@pytest.mark.parametrize("cache", ["never", "always"])
+@pytest.mark.parametrize(("size", "pieces"), [(24, 3), (6, 6)])
+def test_pieces_of_a_batch_add_up(cache, size, pieces, monkeypatch):
+    """Also where a piece has failures alone."""
     sums = []
-    for pieces in (1, 3):
-        job, _, loss, batches, forward = opened(cache="never", strength=5.0)
+    for number in (1, pieces):
+        job, _, loss, batches, forward = opened(cache=cache, strength=5.0, batch_size=size)
         accelerator = job.runtime.accelerator
-        monkeypatch.setattr(accelerator, "gradient_accumulation_steps", pieces)
+        monkeypatch.setattr(accelerator, "gradient_accumulation_steps", number)
         with torch.no_grad():
             job.model.get_submodule(loss.path)[0].conv1.weight.mul_(1.5)
         sums.append(total(loss, batches, forward))
@@ -182,7 +187,7 @@ def test_a_repair_brings_what_leaves_the_blocks_nearer_to_what_left_them(
     keep_the_last(monkeypatch)
     given = GENTLE | {"max_latency": None, "max_clean_loss": None, "max_class_loss": None}
     given |= {
-        "block": ("layer1", "layer2"),
+        "block": ("layer2", "layer1"),
         "genotype": genotype,
         "steps": 60,
         "learning_rate": 0.01,

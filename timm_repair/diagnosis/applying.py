@@ -30,8 +30,9 @@ class TransformedPool(Pool):
 
     def __init__(self, pool: Pool, patterns: Weighted, seed: int):
         key = ("seen through", tuple((settings, weight) for settings, weight in patterns), seed)
-        super().__init__(_Keyed(pool.reader, key), pool.ids, pool.preprocessing, pool.budget)
-        self.scales = pool.scales
+        reader = _Keyed(pool.reader, key)
+        super().__init__(reader, pool.ids, pool.preprocessing, pool.budget, pool.transform)
+        self.scales, self.made = pool.scales, pool.made
         self.patterns, self.seed = list(patterns), seed
 
     def decode_one(self, row: int, raw: Any) -> Tensor | None:

@@ -25,7 +25,7 @@ def placed(job: Job, blocks: Sequence[Block], found: Localization) -> Localizati
         blocks: those that can be repaired, in network order.
     """
     sets = _sets(job, blocks, found)
-    if len(sets) == 1 and job.data.pattern is None:
+    if len(blocks) == 1 and job.data.pattern is None:
         return found  # a model of one block: nothing was found, nor is there anything to try
     values = {"+".join(b.name for b in some): brings(job, some) if len(sets) > 1 else None
               for some in sets}  # fmt: skip
@@ -42,10 +42,9 @@ def _sets(job: Job, blocks: Sequence[Block], found: Localization) -> list[tuple[
     brings what all of them bring, or less.
     """
     by_name = {block.name: block for block in blocks}
-    early, worst = tuple(blocks[:EARLY]), by_name[found.worst]
-    scored = early if worst in early else (worst,)
-    if job.data.pattern is not None:
-        sets = [early, scored]
-    else:
-        sets = [scored, early, (blocks[-1],)]
+    early = tuple(blocks[:EARLY])
+    scored, last = (
+        early if block in early else (block,) for block in (by_name[found.worst], blocks[-1])
+    )
+    sets = [early, scored] if job.data.pattern is not None else [scored, early, last]
     return list(dict.fromkeys(sets))

@@ -64,8 +64,9 @@ class ArchRepair:
         strategy: how the search goes, a name from `STRATEGIES` or an object.
         genotype: "search" (the paper's method); "normalized" adds one path that normalizes images,
             see `normalizing`, and searches nothing; "raw" keeps the raw architecture; "auto" is the
-            search where the failures have no pattern, "normalized" where they have one that it
-            undoes, else "raw". Or a control: "random" draws every edge's operation.
+            search where the failures have no pattern, or layers may be replaced, "normalized" where
+            they have one that it undoes, else "raw". Or a control: "random" draws every edge's
+            operation.
         selection: what chooses each edge's operation after the search: the largest "alpha", or
             "perturbation", the one that is missed most when it is taken out (DARTS-PT), see
             `perturbing`.
@@ -82,7 +83,8 @@ class ArchRepair:
         feature_distillation: where the failures have a pattern: weight, beside the cross-entropy,
             of the squared distance of what leaves the blocks for a retained example, as it is or
             seen through the pattern, to what left them before the repair for the example as it is,
-            in units of its variance. 0 leaves it out, as the paper does.
+            in units of its variance. It keeps a copy of the model on the device. 0 leaves it out,
+            as the paper does.
     """
 
     target: Target = field(default_factory=Target)

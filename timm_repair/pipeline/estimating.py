@@ -168,7 +168,7 @@ class _Trial:
         if diagnose and self.data.retained is not None:
             told.append(
                 "the diagnosis is not counted; it takes seconds to a minute, and where it finds a"
-                " pattern steps of archrepair take about a tenth longer"
+                " pattern steps of archrepair take longer: a tenth for early blocks"
             )
         if localized and self.target is not None and self.target.open:
             told.append(

@@ -8,7 +8,6 @@ image as it is. What leaves them for the image as it is, is to stay so.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,8 @@ class FeatureDistillation:
     Args:
         original: the model as it was.
         path: of the block, in it and in the model under repair.
-        variance: of what left the block for retained examples; the unit of squared distances.
+        variance: of what left the block, over retained examples, channels and positions; the unit
+            of squared distances.
         strength: what the distance of an example counts beside its cross-entropy.
     """
 
@@ -49,8 +49,8 @@ class FeatureDistillation:
     @classmethod
     def of(cls, job: Job, block: Block, strength: float) -> "FeatureDistillation | None":
         """From the job's model as it is now, at the end of `block`, which is going to be swapped
-        (`models.surgery`). None where that gives no maps, vectors or tokens of the images, or the
-        same for all.
+        (`models.surgery`). None where that gives no maps, vectors or tokens of the images, or one
+        number only.
         """
         retained = job.data.retained
         assert retained is not None, "there is a pattern of retained examples only"
@@ -59,19 +59,24 @@ class FeatureDistillation:
         path = f"{block.paths[0]}.0"
         rows = torch.arange(min(len(retained), EXAMPLES))
 
-        def left(rows: Tensor) -> Any:
+        def moments(rows: Tensor) -> Tensor | None:
+            """Mean and mean square of what leaves the block, image by image."""
             pixels = retained.pixels(rows)
-            return leaving(
-                original, path, job.data.preprocessing.normalize(pixels, job.runtime.device)
-            )
+            images = job.data.preprocessing.normalize(pixels, job.runtime.device)
+            left = leaving(original, path, images)
+            if not isinstance(left, Tensor) or not left.is_floating_point():
+                return None
+            if len(left) != len(rows):
+                return None  # windows of tokens, or what is shared by all images
+            flat = left.flatten(1).float()
+            return torch.stack([flat.mean(1), flat.square().mean(1)]).double().cpu()
 
-        found = list(job.runtime.in_batches(left, rows))
-        if not all(isinstance(each, Tensor) and each.is_floating_point() for each in found):
+        found = [each for each in job.runtime.in_batches(moments, rows) if each is not None]
+        if sum(each.shape[1] for each in found) < len(rows):
             return None
-        if sum(len(each) for each in found) != len(rows):
-            return None  # windows of tokens, or what is shared by all images
-        variance = agreed(torch.cat(found).double().var().item(), job.runtime.accelerator)
-        return cls(original, path, variance, strength) if variance > 0 else None
+        mean, square = torch.cat(found, 1).mean(1).tolist()
+        variance = agreed(square - mean**2, job.runtime.accelerator)
+        return cls(original, path, variance, strength) if variance > 1e-6 * square else None
 
     def __call__(self, batches: Batches, forward: Forward) -> Iterator[Tensor]:
         """As `losses.batch_losses`."""
@@ -97,7 +102,7 @@ class FeatureDistillation:
         compared = [
             (part, torch.arange(stop - len(part.rows), stop))
             for part, stop in zip(piece.parts, stops, strict=True)
-            if part.name in RETAINED
+            if part.name in RETAINED and len(part.rows)
         ]
         if not compared:
             return left.new_zeros(())
