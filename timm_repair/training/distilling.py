@@ -98,17 +98,12 @@ class FeatureDistillation:
 
     def _distance(self, left: Tensor, piece: Batch, forward: Forward) -> Tensor:
         """The sum of its retained examples' squared distances, each the mean over features."""
-        stops = torch.tensor([len(part.rows) for part in piece.parts]).cumsum(0).tolist()
-        compared = [
-            (part, torch.arange(stop - len(part.rows), stop))
-            for part, stop in zip(piece.parts, stops, strict=True)
-            if part.name in RETAINED and len(part.rows)
-        ]
-        if not compared:
+        parts = [part for part in piece.parts if part.name in RETAINED and len(part.rows)]
+        if not parts:
             return left.new_zeros(())
-        parts, rows = zip(*compared, strict=True)
-        expected = self._expected(parts, forward)
-        differences = left[torch.cat(rows).to(left.device)].float() - expected.float()
+        compared = [torch.full_like(part.rows, part.name in RETAINED) for part in piece.parts]
+        chosen = left[torch.cat(compared).bool().to(left.device)]
+        differences = chosen.float() - self._expected(parts, forward).float()
         return differences.square().flatten(1).mean(1).sum() / self.variance
 
     @torch.no_grad()
